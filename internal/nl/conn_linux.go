@@ -1,0 +1,384 @@
+package nl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"syscall"
+
+	"github.com/mdlayher/netlink"
+	vnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/netns"
+)
+
+const (
+	readSize     = 64 << 10 // the kernel fills at most 32 KiB of a dump per read
+	forcedBuffer = 4 << 20  // what we ask for; a user namespace grants about 208 KiB instead
+	dumpTries    = 6
+	usualSize    = 64 // of a request for a table entry over IPv4, in bytes
+)
+
+// ErrInterrupted: the kernel's table changed while it was listed, again and again (NLM_F_DUMP_INTR).
+var ErrInterrupted = errors.New("list kept changing while it was read")
+
+// errLost: the kernel's answers did not fit in the socket's buffer, so it is unknown which requests failed.
+var errLost = errors.New("answers lost: receive buffer full")
+
+// Conn is a set of rtnetlink sockets in one network namespace. It is safe for concurrent use; requests are sent one batch
+// at a time.
+type Conn struct {
+	links *vnl.Handle // links and addresses
+	table *netlink.Conn
+	raw   syscall.RawConn
+
+	mu    sync.Mutex
+	seq   uint32
+	read  []byte
+	chunk int // messages per send
+}
+
+// Dial opens the sockets in the namespace at netnsPath; empty is the caller's. Close frees them.
+func Dial(netnsPath string) (*Conn, error) {
+	c := &Conn{seq: 1, read: make([]byte, readSize)}
+	err := netns.Do(netnsPath, func() (err error) {
+		if c.links, err = vnl.NewHandle(unix.NETLINK_ROUTE); err != nil {
+			return err
+		}
+		c.table, err = netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Strict: true})
+		return err
+	})
+	if err == nil {
+		c.raw, err = c.table.SyscallConn()
+	}
+	if err != nil {
+		c.Close()
+		return nil, &podweft.OpError{Op: "open", Object: podweft.Named("netlink socket"), Err: err}
+	}
+	// Acknowledge with the header alone, not the whole request: four times as many fit in the buffer.
+	_ = c.table.SetOption(netlink.CapAcknowledge, true)
+	c.chunk = chunkFor(c.raw)
+	return c, nil
+}
+
+// Close frees the sockets and changes nothing in the kernel.
+func (c *Conn) Close() error {
+	if c.links != nil {
+		c.links.Close()
+	}
+	if c.table != nil {
+		return c.table.Close()
+	}
+	return nil
+}
+
+// chunkFor enlarges the buffers as far as permitted and returns how many requests may be sent at once so that their
+// answers fit even if every one fails: an answer occupies below 1 KiB of the buffer, bookkeeping included.
+func chunkFor(raw syscall.RawConn) int {
+	granted := 0
+	_ = raw.Control(func(fd uintptr) {
+		for _, opt := range []int{unix.SO_RCVBUFFORCE, unix.SO_SNDBUFFORCE} {
+			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, opt, forcedBuffer) == nil {
+				continue
+			}
+			plain := map[int]int{unix.SO_RCVBUFFORCE: unix.SO_RCVBUF, unix.SO_SNDBUFFORCE: unix.SO_SNDBUF}[opt]
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, plain, forcedBuffer)
+		}
+		granted, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF)
+	})
+	return max(16, min(512, granted/1024))
+}
+
+// Batch is a list of requests that are sent together. Its zero value is empty. Requests are carried out in the order in
+// which they were put in; one that fails does not stop the others.
+type Batch struct {
+	msg    message
+	starts []int
+	fine   map[int]error // by request: the error that is as good as none
+}
+
+// Len is the number of requests.
+func (b *Batch) Len() int { return len(b.starts) }
+
+// Reset empties the batch and keeps its memory.
+func (b *Batch) Reset() {
+	b.msg.buf = b.msg.buf[:0]
+	b.starts = b.starts[:0]
+	clear(b.fine)
+}
+
+// tolerate makes err as good as success for the request that was added last.
+func (b *Batch) tolerate(err error) {
+	if b.fine == nil {
+		b.fine = map[int]error{}
+	}
+	b.fine[b.Len()-1] = err
+}
+
+func (b *Batch) tolerates(i int, err error) bool {
+	fine, ok := b.fine[i]
+	return ok && errors.Is(err, fine)
+}
+
+// Grow makes room for n more requests of the usual size.
+func (b *Batch) Grow(n int) {
+	b.starts = slices.Grow(b.starts, n)
+	b.msg.buf = slices.Grow(b.msg.buf, n*usualSize)
+}
+
+// begin starts a request; the caller writes its body to the message returned and calls finish on it.
+func (b *Batch) begin(kind, flags uint16) *message {
+	b.starts = append(b.starts, len(b.msg.buf))
+	b.msg.begin(kind, flags)
+	return &b.msg
+}
+
+func (b *Batch) add(kind, flags uint16, body func(m *message)) {
+	m := b.begin(kind, flags)
+	body(m)
+	m.finish()
+}
+
+// Do sends the batch and returns nil when every request succeeded, else one error (or nil) for each request, in order.
+// An error is the kernel's errno, with its explanation where it gave one. When ctx ends, the rest is not sent and has
+// ctx's error.
+func (c *Conn) Do(ctx context.Context, b *Batch) []error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := results{n: b.Len()}
+	for from := 0; from < b.Len(); from += c.chunk {
+		to := min(from+c.chunk, b.Len())
+		err := ctx.Err()
+		if err == nil {
+			err = c.doChunk(b, from, to, &r)
+		}
+		if err != nil {
+			r.fill(from, to, err)
+		}
+	}
+	return r.errs
+}
+
+// results collects errors by request; answered marks those whose fate is known after answers were lost.
+type results struct {
+	n    int
+	errs []error
+}
+
+func (r *results) set(i int, err error) {
+	if r.errs == nil {
+		r.errs = make([]error, r.n)
+	}
+	r.errs[i] = err
+}
+
+// fill gives err to all requests in [from, to) that have none yet.
+func (r *results) fill(from, to int, err error) {
+	for i := from; i < to; i++ {
+		if r.errs == nil || r.errs[i] == nil {
+			r.set(i, err)
+		}
+	}
+}
+
+// doChunk sends requests [from, to) in one system call with an acknowledgement asked for the last alone: a request that
+// fails is answered anyway, so whatever was not answered when the last acknowledgement arrives has succeeded.
+func (c *Conn) doChunk(b *Batch, from, to int, r *results) error {
+	end := len(b.msg.buf)
+	if to < b.Len() {
+		end = b.starts[to]
+	}
+	first := c.seq
+	for i := from; i < to; i++ {
+		at := b.starts[i]
+		native.PutUint32(b.msg.buf[at+8:], first+uint32(i-from))
+	}
+	c.seq += uint32(to - from)
+	last := b.starts[to-1]
+	native.PutUint16(b.msg.buf[last+6:], native.Uint16(b.msg.buf[last+6:])|unix.NLM_F_ACK)
+	if err := c.send(b.msg.buf[b.starts[from]:end]); err != nil {
+		return err
+	}
+	for {
+		done := false
+		err := c.receive(func(h header, body []byte) {
+			i := int(int32(h.seq - first))
+			if h.kind != unix.NLMSG_ERROR || i < 0 || i >= to-from {
+				return // an answer to an earlier, abandoned request
+			}
+			if err := answer(h, body); err != nil && !b.tolerates(from+i, err) {
+				r.set(from+i, err)
+			}
+			done = done || i == to-from-1
+		})
+		if err != nil {
+			return err
+		}
+		if done {
+			return nil
+		}
+	}
+}
+
+// Dump sends one listing request and calls each for every entry's body (the fixed header and the attributes); the body is
+// only valid during the call. Before a new try of an interrupted listing it calls restart: forget what was listed so far.
+func (c *Conn) dump(ctx context.Context, kind uint16, body func(m *message), restart func(), each func(body []byte)) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for range dumpTries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		restart()
+		interrupted, err := c.ask(kind, unix.NLM_F_DUMP, body, each)
+		if err != nil || !interrupted {
+			return err
+		}
+	}
+	return ErrInterrupted
+}
+
+// get asks for one thing and calls each for its body, which is only valid during the call.
+func (c *Conn) get(ctx context.Context, kind uint16, body func(m *message), each func(body []byte)) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	_, err := c.ask(kind, unix.NLM_F_ACK, body, each) // the acknowledgement ends the answer, as DONE ends a listing
+	return err
+}
+
+func (c *Conn) ask(kind, flags uint16, body func(m *message), each func(body []byte)) (interrupted bool, err error) {
+	var m message
+	m.begin(kind, flags)
+	body(&m)
+	m.finish()
+	seq := c.seq
+	c.seq++
+	native.PutUint32(m.buf[8:], seq)
+	if err := c.send(m.buf); err != nil {
+		return false, err
+	}
+	var failure error
+	for done := false; !done; {
+		err := c.receive(func(h header, body []byte) {
+			if h.seq != seq {
+				return
+			}
+			interrupted = interrupted || h.flags&unix.NLM_F_DUMP_INTR != 0
+			switch h.kind {
+			case unix.NLMSG_DONE:
+				done = true
+				if len(body) >= 4 {
+					failure = errnoOf(int32(native.Uint32(body)))
+				}
+			case unix.NLMSG_ERROR:
+				done, failure = true, answer(h, body)
+			default:
+				each(body)
+			}
+		})
+		if err != nil {
+			return false, err
+		}
+	}
+	return interrupted, failure
+}
+
+// header is what we use of a netlink message's header.
+type header struct {
+	kind, flags uint16
+	seq         uint32
+}
+
+func (c *Conn) send(b []byte) error {
+	var err error
+	werr := c.raw.Write(func(fd uintptr) bool {
+		err = unix.Sendto(int(fd), b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		return err != unix.EAGAIN
+	})
+	return errors.Join(werr, err)
+}
+
+// receive reads once and yields each message. rtnetlink answers within the send, so there is always something to read.
+func (c *Conn) receive(yield func(h header, body []byte)) error {
+	n, err := readFrom(c.raw, c.read)
+	if err == unix.ENOBUFS {
+		return errLost
+	}
+	if err != nil {
+		return err
+	}
+	return messages(c.read[:n], yield)
+}
+
+func readFrom(raw syscall.RawConn, buf []byte) (n int, err error) {
+	rerr := raw.Read(func(fd uintptr) bool {
+		for {
+			n, _, err = unix.Recvfrom(int(fd), buf, unix.MSG_TRUNC)
+			if err != unix.EINTR {
+				return err != unix.EAGAIN
+			}
+		}
+	})
+	if rerr != nil {
+		return 0, rerr
+	}
+	if err == nil && n > len(buf) {
+		err = fmt.Errorf("netlink message of %d bytes does not fit in %d", n, len(buf))
+	}
+	return n, err
+}
+
+func messages(b []byte, yield func(h header, body []byte)) error {
+	for len(b) >= unix.NLMSG_HDRLEN {
+		size := int(native.Uint32(b))
+		if size < unix.NLMSG_HDRLEN || size > len(b) {
+			return fmt.Errorf("netlink message of %d bytes in a buffer of %d", size, len(b))
+		}
+		yield(header{kind: native.Uint16(b[4:]), flags: native.Uint16(b[6:]), seq: native.Uint32(b[8:])},
+			b[unix.NLMSG_HDRLEN:size])
+		b = b[min((size+3)&^3, len(b)):]
+	}
+	return nil
+}
+
+// Extended acknowledgement attributes, linux/netlink.h enum nlmsgerr_attrs.
+const nlmsgerrMsg = 1
+
+// answer decodes an NLMSG_ERROR: nil for an acknowledgement, else the errno with the kernel's explanation.
+func answer(h header, body []byte) error {
+	if len(body) < 4 {
+		return fmt.Errorf("netlink acknowledgement of %d bytes", len(body))
+	}
+	err := errnoOf(int32(native.Uint32(body)))
+	if err == nil || h.flags&unix.NLM_F_ACK_TLVS == 0 {
+		return err
+	}
+	skip := 4 + unix.NLMSG_HDRLEN // errno and the request's header, and without NLM_F_CAPPED also its body
+	if h.flags&unix.NLM_F_CAPPED == 0 && len(body) >= 8 {
+		skip = 4 + int(native.Uint32(body[4:]))
+	}
+	if skip > len(body) {
+		return err
+	}
+	explained := err
+	attrs(body[skip:], func(kind uint16, v []byte) {
+		if kind == nlmsgerrMsg {
+			explained = fmt.Errorf("%w (%s)", err, unix.ByteSliceToString(v))
+		}
+	})
+	return explained
+}
+
+func errnoOf(code int32) error {
+	if code == 0 {
+		return nil
+	}
+	return unix.Errno(-code)
+}
