@@ -1,0 +1,254 @@
+package nft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podweft/podweft"
+)
+
+// dumpTries is how often a list that changes while it is read is begun anew.
+const dumpTries = 8
+
+// Table reads one table. The error is ENOENT (and so fs.ErrNotExist) if it is not there.
+func (c *Conn) Table(ctx context.Context, t Table) (TableInfo, error) {
+	var info TableInfo
+	err := c.get(ctx, t, question{
+		kind: unix.NFT_MSG_GETTABLE, family: t.Family,
+		body: func(m *message) { m.str(unix.NFTA_TABLE_NAME, t.Name) },
+		each: func(r reply) { info, _ = parseTable(r) },
+	})
+	return info, err
+}
+
+// Generation is the number of the namespace's present ruleset: every transaction, anybody's, makes another.
+func (c *Conn) Generation(ctx context.Context) (uint32, error) {
+	var generation uint32
+	err := c.get(ctx, podweft.Named("ruleset generation"), generationQuestion(&generation))
+	return generation, err
+}
+
+func generationQuestion(generation *uint32) question {
+	return question{
+		kind: unix.NFT_MSG_GETGEN,
+		each: func(r reply) {
+			if r.is(unix.NFT_MSG_NEWGEN) {
+				*generation = u32(find(r.attrs(), unix.NFTA_GEN_ID))
+			}
+		},
+	}
+}
+
+// Tables lists the tables of a family.
+func (c *Conn) Tables(ctx context.Context, family Family) ([]TableInfo, error) {
+	l := lister[TableInfo]{parse: parseTable, keep: func(t TableInfo) bool { return t.Family == family }}
+	return l.list(ctx, c, "tables of family "+family.String(), question{
+		kind: unix.NFT_MSG_GETTABLE, family: family,
+	})
+}
+
+// Chains lists the chains of a table.
+func (c *Conn) Chains(ctx context.Context, t Table) ([]Chain, error) {
+	l := lister[Chain]{parse: parseChain, keep: func(chain Chain) bool { return chain.Table == t }}
+	return l.list(ctx, c, "chains of "+t.ID(), question{
+		kind: unix.NFT_MSG_GETCHAIN, family: t.Family,
+		body: func(m *message) { m.str(unix.NFTA_CHAIN_TABLE, t.Name) }, // older kernels list those of all tables
+	})
+}
+
+// Rules lists the rules of a table, those of each chain in order.
+func (c *Conn) Rules(ctx context.Context, t Table) ([]Rule, error) {
+	l := lister[Rule]{parse: parseRule, keep: func(rule Rule) bool { return rule.Table == t }}
+	return l.list(ctx, c, "rules of "+t.ID(), question{
+		kind: unix.NFT_MSG_GETRULE, family: t.Family,
+		body: func(m *message) { m.str(unix.NFTA_RULE_TABLE, t.Name) },
+	})
+}
+
+// Sets lists the named sets and maps of a table, without their elements. Sets that nft made for a single rule are left out:
+// they come and go with the rule.
+func (c *Conn) Sets(ctx context.Context, t Table) ([]Set, error) {
+	l := lister[Set]{parse: parseSet, keep: func(s Set) bool { return s.Table == t && s.Flags&unix.NFT_SET_ANONYMOUS == 0 }}
+	return l.list(ctx, c, "sets of "+t.ID(), question{
+		kind: unix.NFT_MSG_GETSET, family: t.Family,
+		body: func(m *message) { m.str(unix.NFTA_SET_TABLE, t.Name) },
+	})
+}
+
+// Elements lists the elements of a set, sorted by key.
+func (c *Conn) Elements(ctx context.Context, s Set) ([]Element, error) {
+	var ends []end
+	err := c.list(ctx, podweft.Named("elements of "+s.ID()), question{
+		kind: unix.NFT_MSG_GETSETELEM, family: s.Table.Family,
+		body: func(m *message) {
+			m.str(unix.NFTA_SET_ELEM_LIST_TABLE, s.Table.Name)
+			m.str(unix.NFTA_SET_ELEM_LIST_SET, s.Name)
+		},
+		restart: func() { ends = nil },
+		each:    func(r reply) { ends = parseElements(r, ends) },
+		whole:   func() bool { return sortEnds(ends) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	return join(s, ends), nil
+}
+
+// lister collects what a question lists.
+type lister[T any] struct {
+	parse func(reply) (T, bool)
+	keep  func(T) bool
+}
+
+func (l lister[T]) list(ctx context.Context, c *Conn, what string, q question) ([]T, error) {
+	var all []T
+	q.restart = func() { all = nil }
+	q.each = func(r reply) {
+		if v, ok := l.parse(r); ok && l.keep(v) {
+			all = append(all, v)
+		}
+	}
+	if err := c.list(ctx, podweft.Named(what), q); err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// question is a request for information and what becomes of the replies, which are valid during each only.
+type question struct {
+	kind    uint16
+	family  Family
+	body    func(*message)
+	each    func(reply)
+	restart func()      // before a new try of a list: forget what came so far
+	whole   func() bool // after a list: can it be what was there?
+}
+
+// get asks for one thing.
+func (c *Conn) get(ctx context.Context, what podweft.Object, q question) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := ctx.Err()
+	if err == nil {
+		_, err = c.ask(q, 0)
+	}
+	if err != nil {
+		return opError("list", what, err)
+	}
+	return nil
+}
+
+// list asks for many things, again when they changed meanwhile. The kernel is not to be trusted to say so: it does not
+// while it sends a set's elements (seen on 6.18: both sides of one transaction in one list, without NLM_F_DUMP_INTR). So
+// the ruleset's generation must be the same before and after.
+func (c *Conn) list(ctx context.Context, what podweft.Object, q question) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for range dumpTries {
+		if err := ctx.Err(); err != nil {
+			return opError("list", what, err)
+		}
+		whole, err := c.listOnce(q)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return opError("list", what, err)
+		}
+		if err == nil && whole {
+			return nil
+		}
+	}
+	return opError("list", what, ErrInterrupted)
+}
+
+func (c *Conn) listOnce(q question) (whole bool, err error) {
+	var before, after uint32
+	q.restart()
+	if _, err := c.ask(generationQuestion(&before), 0); err != nil {
+		return false, err
+	}
+	interrupted, err := c.ask(q, unix.NLM_F_DUMP)
+	if err != nil {
+		return false, err
+	}
+	if _, err := c.ask(generationQuestion(&after), 0); err != nil {
+		return false, err
+	}
+	return !interrupted && before == after && (q.whole == nil || q.whole()), nil
+}
+
+// ask sends the question and reads the answer to its end.
+func (c *Conn) ask(q question, flags uint16) (interrupted bool, err error) {
+	seq, err := c.sendQuestion(q, flags)
+	if err != nil {
+		return false, err
+	}
+	ended := false
+	var refusal, lost error
+	for more := true; more && !ended; {
+		more, err = c.receive(func(r reply) {
+			if r.seq != seq {
+				return // an answer to something older
+			}
+			interrupted = interrupted || r.flags&unix.NLM_F_DUMP_INTR != 0
+			switch r.kind {
+			case unix.NLMSG_ERROR:
+				ended, refusal = true, refusalOf(r)
+			case unix.NLMSG_DONE:
+				ended, refusal = true, breakOf(r)
+			default:
+				q.each(r)
+			}
+		})
+		if err != nil {
+			lost = err
+		}
+	}
+	switch {
+	case refusal != nil:
+		return false, refusal
+	case lost != nil:
+		return false, lost
+	case !ended:
+		return false, errors.New("the kernel's answer has no end")
+	}
+	return interrupted, nil
+}
+
+func (c *Conn) sendQuestion(q question, flags uint16) (seq uint32, err error) {
+	m := message{buf: c.out[:0]}
+	m.begin(q.kind, q.family, flags|unix.NLM_F_ACK)
+	if q.body != nil {
+		q.body(&m)
+	}
+	m.finish()
+	c.out = m.buf
+	c.seq++
+	native.PutUint32(c.out[8:], c.seq)
+	return c.seq, c.send(c.out)
+}
+
+// refusalOf is the error in an NLMSG_ERROR, nil for an acknowledgement.
+func refusalOf(r reply) error {
+	f, refused := parseFailure(r)
+	switch {
+	case !refused:
+		return nil
+	case f.errno == unix.EINVAL && f.text == "", f.errno == unix.EOPNOTSUPP:
+		// What nfnetlink_rcv_msg says when there is no nf_tables module.
+		return fmt.Errorf("%w: %w", podweft.ErrNotSupported, f.err())
+	}
+	return f.err()
+}
+
+// breakOf is the error with which the kernel broke a list off; nil at its regular end.
+func breakOf(r reply) error {
+	if len(r.body) < 4 {
+		return nil
+	}
+	if code := int32(native.Uint32(r.body)); code < 0 {
+		return unix.Errno(-code)
+	}
+	return nil
+}

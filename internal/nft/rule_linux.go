@@ -1,0 +1,177 @@
+package nft
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// Rule is a rule to be made, or one that Rules has read. It is a [podweft.Object].
+type Rule struct {
+	Table   Table
+	Chain   string
+	Text    string     // the rule in nft's language, for people; a rule that was read has none
+	Comment string     // what it is for; nft lists it
+	Exprs   []expr.Any // what it does; a rule that was read has none
+
+	Handle uint64 // of a rule that was read
+	raw    []byte // its expressions
+}
+
+// ID returns the rule as nft names it. One that was read is named by its handle.
+func (r Rule) ID() string { return "rule " + r.Table.path() + " " + r.Chain + " " + r.text() }
+
+// String adds the comment.
+func (r Rule) String() string {
+	if r.Comment == "" {
+		return r.ID()
+	}
+	return fmt.Sprintf("%s comment %q", r.ID(), r.Comment)
+}
+
+// text of a rule that was read says what can be said without decompiling it: its handle and the expressions' names.
+func (r Rule) text() string {
+	if r.Text != "" || r.Handle == 0 {
+		return r.Text
+	}
+	var names []string
+	for a := range attrs(r.raw) {
+		names = append(names, str(find(a.value, unix.NFTA_EXPR_NAME)))
+	}
+	return fmt.Sprintf("handle %d (%s)", r.Handle, strings.Join(names, ", "))
+}
+
+// AddRule puts the rule behind the others of its chain.
+func (b *Batch) AddRule(r Rule) {
+	raw, err := marshalExprs(r.Table.Family, r.Exprs)
+	if err != nil && b.err == nil {
+		b.err = opError("create", r, err)
+	}
+	b.request(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, r.Table.Family, "create", r, func(m *message) {
+		m.str(unix.NFTA_RULE_TABLE, r.Table.Name)
+		m.str(unix.NFTA_RULE_CHAIN, r.Chain)
+		m.bytes(unix.NFTA_RULE_EXPRESSIONS|unix.NLA_F_NESTED, raw)
+		if r.Comment != "" {
+			m.bytes(unix.NFTA_RULE_USERDATA, comment(r.Comment))
+		}
+	})
+}
+
+// DeleteRule deletes a rule that Rules has read.
+func (b *Batch) DeleteRule(r Rule) {
+	b.request(unix.NFT_MSG_DELRULE, 0, r.Table.Family, "delete", r, func(m *message) {
+		m.str(unix.NFTA_RULE_TABLE, r.Table.Name)
+		m.str(unix.NFTA_RULE_CHAIN, r.Chain)
+		m.u64(unix.NFTA_RULE_HANDLE, r.Handle)
+	})
+}
+
+// maxComment is the longest comment nft shows: NFTNL_UDATA_COMMENT_MAXLEN, with the zero at its end.
+const maxComment = 128
+
+// comment wraps a comment as libnftnl's user data does: type NFTNL_UDATA_RULE_COMMENT, length, text with a zero.
+func comment(text string) []byte {
+	text = text[:min(len(text), maxComment-1)]
+	return append(append([]byte{0, byte(len(text) + 1)}, text...), 0)
+}
+
+func parseComment(b []byte) string {
+	for len(b) >= 2 && len(b) >= 2+int(b[1]) {
+		if b[0] == 0 {
+			return str(b[2 : 2+int(b[1])])
+		}
+		b = b[2+int(b[1]):]
+	}
+	return ""
+}
+
+func marshalExprs(family Family, exprs []expr.Any) ([]byte, error) {
+	var m message
+	for _, e := range exprs {
+		raw, err := expr.Marshal(byte(family), e)
+		if err != nil {
+			return nil, err
+		}
+		m.bytes(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, raw)
+	}
+	return m.buf, nil
+}
+
+func parseRule(r reply) (Rule, bool) {
+	if !r.is(unix.NFT_MSG_NEWRULE) {
+		return Rule{}, false
+	}
+	rule := Rule{Table: Table{Family: r.family()}}
+	for a := range attrs(r.attrs()) {
+		switch a.kind {
+		case unix.NFTA_RULE_TABLE:
+			rule.Table.Name = str(a.value)
+		case unix.NFTA_RULE_CHAIN:
+			rule.Chain = str(a.value)
+		case unix.NFTA_RULE_HANDLE:
+			rule.Handle = u64(a.value)
+		case unix.NFTA_RULE_USERDATA:
+			rule.Comment = parseComment(a.value)
+		case unix.NFTA_RULE_EXPRESSIONS:
+			rule.raw = bytes.Clone(a.value)
+		}
+	}
+	return rule, true
+}
+
+// Same reports whether have, which Rules has read, does what r says: the same expressions in the same order, with the
+// attributes that we give them. What the kernel or nft adds must be zero, which is what missing means; a counter's numbers
+// and comments do not count.
+//
+// Registers must be written as the kernel writes them back: NFT_REG_1 to NFT_REG_4 for the first of each four words,
+// NFT_REG32_00 and up for the others only (net/netfilter/nf_tables_api.c, nft_dump_register).
+func (r Rule) Same(have Rule) bool {
+	raw, err := marshalExprs(r.Table.Family, r.Exprs)
+	if err != nil || r.Chain != have.Chain || r.Table != have.Table {
+		return false
+	}
+	return slices.EqualFunc(slices.Collect(attrs(raw)), slices.Collect(attrs(have.raw)), func(want, have attr) bool {
+		return sameExpr(want.value, have.value)
+	})
+}
+
+func sameExpr(want, have []byte) bool {
+	name := find(want, unix.NFTA_EXPR_NAME)
+	if !bytes.Equal(name, find(have, unix.NFTA_EXPR_NAME)) {
+		return false
+	}
+	w, h := find(want, unix.NFTA_EXPR_DATA), find(have, unix.NFTA_EXPR_DATA)
+	switch str(name) {
+	case "counter":
+		return true
+	case "lookup":
+		return sameAttrs(w, h, unix.NFTA_LOOKUP_SET_ID) // stands for the name while a set is being made; never read back
+	}
+	return sameAttrs(w, h, 0)
+}
+
+// sameAttrs compares all attributes but those of the kind skipped. Only want says reliably which ones are made of others.
+func sameAttrs(want, have []byte, skip uint16) bool {
+	for w := range attrs(want) {
+		value := find(have, w.kind)
+		switch {
+		case w.kind == skip:
+		case value == nil:
+			return false
+		case w.nested && !sameAttrs(w.value, value, 0), !w.nested && !bytes.Equal(w.value, value):
+			return false
+		}
+	}
+	for h := range attrs(have) {
+		if find(want, h.kind) == nil && !zero(h.value) {
+			return false
+		}
+	}
+	return true
+}
+
+func zero(b []byte) bool { return !slices.ContainsFunc(b, func(c byte) bool { return c != 0 }) }

@@ -1,0 +1,115 @@
+package nft
+
+import (
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Family is what kind of packets a table sees.
+type Family uint8
+
+// The families of tables. INet tables see IPv4 and IPv6.
+const (
+	INet Family = unix.NFPROTO_INET
+	IPv4 Family = unix.NFPROTO_IPV4
+	IPv6 Family = unix.NFPROTO_IPV6
+)
+
+// String returns the family's name in nft's language.
+func (f Family) String() string {
+	switch f {
+	case INet:
+		return "inet"
+	case IPv4:
+		return "ip"
+	case IPv6:
+		return "ip6"
+	}
+	return fmt.Sprintf("family %d", uint8(f))
+}
+
+// Table names a table. It is a [podweft.Object].
+type Table struct {
+	Family Family
+	Name   string
+}
+
+// ID returns the table as nft names it: "table inet filter".
+func (t Table) ID() string { return "table " + t.path() }
+
+// String is ID: a table has nothing else.
+func (t Table) String() string { return t.ID() }
+
+func (t Table) path() string { return t.Family.String() + " " + t.Name }
+
+// TableFlags are a table's flags, linux/netfilter/nf_tables.h enum nft_table_flags.
+type TableFlags uint32
+
+// Dormant tables see no packets. Owned ones may be changed by one socket alone, and go when it closes unless they Persist.
+const (
+	Dormant TableFlags = 1
+	Owned   TableFlags = 2
+	Persist TableFlags = 4
+)
+
+// String lists the flags as nft does: "dormant, owner".
+func (f TableFlags) String() string {
+	var names []string
+	for _, flag := range []struct {
+		bit  TableFlags
+		name string
+	}{{Dormant, "dormant"}, {Owned, "owner"}, {Persist, "persist"}} {
+		if f&flag.bit != 0 {
+			names = append(names, flag.name)
+			f &^= flag.bit
+		}
+	}
+	if f != 0 {
+		names = append(names, fmt.Sprintf("%#x", uint32(f)))
+	}
+	return strings.Join(names, ", ")
+}
+
+// TableInfo is a table as the kernel has it.
+type TableInfo struct {
+	Table
+	Flags TableFlags
+	Owner uint32 // port of the netlink socket that owns the table; 0 is none
+}
+
+const nftaTableOwner = 7 // NFTA_TABLE_OWNER, since 5.12; missing in x/sys
+
+// AddTable makes the table if it is missing, else gives it these flags.
+func (b *Batch) AddTable(t Table, flags TableFlags) {
+	b.request(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, t.Family, "create", t, func(m *message) {
+		m.str(unix.NFTA_TABLE_NAME, t.Name)
+		m.u32(unix.NFTA_TABLE_FLAGS, uint32(flags))
+	})
+}
+
+// DeleteTable deletes the table with everything in it.
+func (b *Batch) DeleteTable(t Table) {
+	b.request(unix.NFT_MSG_DELTABLE, 0, t.Family, "delete", t, func(m *message) {
+		m.str(unix.NFTA_TABLE_NAME, t.Name)
+	})
+}
+
+func parseTable(r reply) (TableInfo, bool) {
+	if !r.is(unix.NFT_MSG_NEWTABLE) {
+		return TableInfo{}, false
+	}
+	t := TableInfo{Table: Table{Family: r.family()}}
+	for a := range attrs(r.attrs()) {
+		switch a.kind {
+		case unix.NFTA_TABLE_NAME:
+			t.Name = str(a.value)
+		case unix.NFTA_TABLE_FLAGS:
+			t.Flags = TableFlags(u32(a.value))
+		case nftaTableOwner:
+			t.Owner = u32(a.value)
+		}
+	}
+	return t, true
+}
