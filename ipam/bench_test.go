@@ -1,0 +1,112 @@
+package ipam
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// filled opens a pool on a /16 with n addresses taken.
+func filled(b *testing.B, n int) (*Pool, Config) {
+	cfg := Config{Path: storePath(b), Prefixes: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}}
+	p, err := Open(cfg)
+	require.NoError(b, err)
+	b.Cleanup(func() { p.Close() })
+	for i := range n {
+		_, err := p.Allocate(b.Context(), benchOwner(i))
+		require.NoError(b, err)
+	}
+	return p, cfg
+}
+
+func benchOwner(i int) Owner {
+	return Owner{Network: "cbr0", Container: fmt.Sprintf("%064x", i), Interface: "eth0"}
+}
+
+// BenchmarkAllocate is one pod after the other: ns/op is Allocate and Release together, allocate-ns the former alone.
+func BenchmarkAllocate(b *testing.B) {
+	for _, n := range []int{0, 5_000, 60_000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			p, _ := filled(b, n)
+			var allocating time.Duration
+			i := n
+			for b.Loop() {
+				i++
+				start := time.Now()
+				_, err := p.Allocate(b.Context(), benchOwner(i))
+				allocating += time.Since(start)
+				require.NoError(b, err)
+				require.NoError(b, p.Release(b.Context(), benchOwner(i)))
+			}
+			b.ReportMetric(float64(allocating.Nanoseconds())/float64(b.N), "allocate-ns")
+		})
+	}
+}
+
+// BenchmarkOpen is what a process started for one pod does: open, allocate, close. With cold pages the file is first
+// dropped from the page cache, so that it is read from the disk.
+func BenchmarkOpen(b *testing.B) {
+	for _, n := range []int{0, 5_000, 60_000} {
+		for _, cache := range []string{"warm", "cold"} {
+			b.Run(fmt.Sprintf("%d/%s", n, cache), func(b *testing.B) {
+				p, cfg := filled(b, n)
+				require.NoError(b, p.Close())
+				var opening time.Duration
+				i := n
+				for b.Loop() {
+					i++
+					if cache == "cold" {
+						evictPages(b, cfg.Path)
+					}
+					start := time.Now()
+					p, err := Open(cfg)
+					require.NoError(b, err)
+					_, err = p.Allocate(b.Context(), benchOwner(i))
+					opening += time.Since(start)
+					require.NoError(b, err)
+					require.NoError(b, p.Release(b.Context(), benchOwner(i)))
+					require.NoError(b, p.Close())
+				}
+				b.ReportMetric(float64(opening.Nanoseconds())/float64(b.N), "open+allocate-ns")
+			})
+		}
+	}
+}
+
+func evictPages(b *testing.B, path string) {
+	f, err := os.Open(path)
+	require.NoError(b, err)
+	defer f.Close()
+	require.NoError(b, f.Sync())
+	require.NoError(b, unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED))
+}
+
+// BenchmarkAll is what reads every allocation: GC, people, asking for an address that somebody has.
+func BenchmarkAll(b *testing.B) {
+	p, _ := filled(b, 60_000)
+	for b.Loop() {
+		all, err := p.All(b.Context())
+		require.NoError(b, err)
+		require.Len(b, all, 60_000)
+	}
+}
+
+// BenchmarkChangeRanges is the first Allocate after the node's prefix moved.
+func BenchmarkChangeRanges(b *testing.B) {
+	p, cfg := filled(b, 60_000)
+	require.NoError(b, p.Close())
+	for i := 0; b.Loop(); i++ {
+		cfg.Prefixes = []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i % 200), 0, 0}), 16)}
+		p, err := Open(cfg)
+		require.NoError(b, err)
+		_, err = p.Allocate(b.Context(), benchOwner(60_000+i))
+		require.NoError(b, err)
+		require.NoError(b, p.Close())
+	}
+}
