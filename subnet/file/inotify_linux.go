@@ -1,0 +1,69 @@
+package file
+
+import (
+	"encoding/binary"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// watchDir sends on changed when a file in dir was written, renamed, or removed, except the one named ignore. The channel
+// never closes; it stays silent where the kernel gives no notifications. stop ends what watchDir has started.
+func watchDir(dir, ignore string) (changed <-chan struct{}, stop func()) {
+	events := make(chan struct{}, 1)
+	f, err := openInotify(dir)
+	if err != nil {
+		return events, func() {}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 16<<10)
+		for {
+			n, err := f.Read(buf) // returns when f is closed: it is in the runtime's poller
+			if err != nil {
+				return
+			}
+			if concerns(buf[:n], ignore) {
+				select {
+				case events <- struct{}{}:
+				default:
+				}
+			}
+		}
+	}()
+	return events, func() {
+		f.Close()
+		<-done
+	}
+}
+
+func openInotify(dir string) (*os.File, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	const events = unix.IN_CLOSE_WRITE | unix.IN_MOVED_TO | unix.IN_MOVED_FROM | unix.IN_DELETE
+	if _, err := unix.InotifyAddWatch(fd, dir, events); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "inotify"), nil
+}
+
+// concerns reports whether any of the events is about another file than ignore. An event without a name, such as an overflow
+// of the queue, is about any file. The layout is struct inotify_event of inotify(7): wd, mask, cookie, len, name.
+func concerns(events []byte, ignore string) bool {
+	for len(events) >= unix.SizeofInotifyEvent {
+		end := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(events[12:]))
+		if end > len(events) {
+			return true
+		}
+		if name := strings.TrimRight(string(events[unix.SizeofInotifyEvent:end]), "\x00"); name != ignore {
+			return true
+		}
+		events = events[end:]
+	}
+	return false
+}

@@ -1,0 +1,20 @@
+package subnet
+
+// Snapshot is everything a Store holds at one revision. It and what it points to never change; a lease that did not change
+// is the same *Lease in the next snapshot.
+type Snapshot struct {
+	Revision uint64    // no two different snapshots of a Store have the same; not less than that of any of its Leases
+	Network  *Network  // never nil in a Store's snapshots; in one made by hand nil means that any address will do
+	Leases   []*Lease  // everybody's, sorted by Key
+	Problems []Problem // what could not be read at all
+}
+
+// Lease returns the node's lease, or nil: the first by Key, should there be more than one.
+func (s *Snapshot) Lease(node string) *Lease {
+	for _, l := range s.Leases {
+		if l.Node == node {
+			return l
+		}
+	}
+	return nil
+}
