@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net"
+	"net/netip"
 )
 
 // MAC is an Ethernet address (48 bits). It is comparable, unlike net.HardwareAddr; the zero MAC means "none".
@@ -50,6 +51,12 @@ func (m MAC) IsZero() bool { return m == MAC{} }
 
 // IsUnicast reports whether m can be one station's address: it is neither zero nor a group address.
 func (m MAC) IsUnicast() bool { return !m.IsZero() && m[0]&0x01 == 0 }
+
+// LinkLocal returns the IPv6 address that a station with this MAC makes for its link: fe80::/64 with the modified EUI-64
+// (RFC 4291, appendix A).
+func (m MAC) LinkLocal() netip.Addr {
+	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: m[0] ^ 0x02, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5]})
+}
 
 // MarshalText writes the form of String; the zero MAC is the empty text.
 func (m MAC) MarshalText() ([]byte, error) {

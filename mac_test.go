@@ -3,6 +3,7 @@ package podweft_test
 import (
 	"encoding/json"
 	"net"
+	"net/netip"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -113,4 +114,10 @@ func FuzzParseMAC(f *testing.F) {
 		require.NoError(t, back.UnmarshalText(text))
 		assert.Equal(t, m, back)
 	})
+}
+
+func TestMACLinkLocal(t *testing.T) {
+	m, err := podweft.ParseMAC("02:00:5e:10:00:01")
+	require.NoError(t, err)
+	assert.Equal(t, netip.MustParseAddr("fe80::5eff:fe10:1"), m.LinkLocal())
 }

@@ -1,7 +1,9 @@
 package podweft
 
 import (
+	"context"
 	"iter"
+	"log/slog"
 	"strings"
 )
 
@@ -101,6 +103,18 @@ func (p Plan) String() string {
 		b.WriteByte('\n')
 	}
 	return b.String()
+}
+
+// Log writes each change that was made to log, at level debug. Where that level is off it costs nothing.
+func (p Plan) Log(ctx context.Context, log *slog.Logger) {
+	if !log.Enabled(ctx, slog.LevelDebug) {
+		return
+	}
+	for _, c := range p {
+		if c.Err == nil {
+			log.DebugContext(ctx, c.Op.String(), "object", c.Object)
+		}
+	}
 }
 
 // Failed yields the changes that were not made, each with its error.

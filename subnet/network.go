@@ -148,7 +148,7 @@ func (b Backend) complete() (Backend, error) {
 	if named.Type == nil || *named.Type == "" {
 		return b, &podweft.FieldError{Field: "Backend.Type", Problem: "is missing", Remedy: `name a backend, such as "vxlan" or "host-gw"`}
 	}
-	if b.Type != "" && strings.ToLower(b.Type) != strings.ToLower(*named.Type) {
+	if b.Type != "" && !strings.EqualFold(b.Type, *named.Type) {
 		return b, &podweft.FieldError{Field: "Backend.Type", Value: b.Type, Problem: "is not the Type in Backend.Config", Remedy: "give one of them"}
 	}
 	return Backend{Type: strings.ToLower(*named.Type), Config: compact(b.Config)}, nil

@@ -234,7 +234,7 @@ func (b *Batch) AddVeth(host, peer Link, peerNetNS int) {
 }
 
 // CreateVeth adds a request to create a veth pair as AddVeth does, with host down and without an alias. It fails with
-// EEXIST when one of the names is taken, and with EBUSY when peer's index is; an index of 0 leaves that to the kernel.
+// EEXIST when one of the names is taken. The kernel chooses the indexes; host's Pair tells peer's.
 func (b *Batch) CreateVeth(host, peer Link, peerNetNS int) {
 	b.link(unix.NLM_F_CREATE|unix.NLM_F_EXCL, 0, 0, 0, func(m *message) {
 		m.str(unix.IFLA_IFNAME, host.Name)
@@ -247,7 +247,7 @@ func (b *Batch) CreateVeth(host, peer Link, peerNetNS int) {
 			m.nest(iflaInfoData, func() {
 				m.nest(vethInfoPeer, func() {
 					// The peer cannot be born up (ENOTCONN): its end is not joined yet.
-					m.ifinfomsg(peer.Index, 0, 0)
+					m.ifinfomsg(0, 0, 0)
 					m.str(unix.IFLA_IFNAME, peer.Name)
 					m.linkAttrs(peer)
 					m.u32(unix.IFLA_NET_NS_FD, uint32(peerNetNS))

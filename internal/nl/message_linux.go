@@ -71,7 +71,8 @@ func (m *message) addr(kind uint16, a netip.Addr) {
 	m.bytes(kind, b[:])
 }
 
-func (m *message) mac(kind uint16, a podweft.MAC) { m.bytes(kind, a[:]) }
+// hardware writes a neighbour's NDA_LLADDR.
+func (m *message) hardware(a podweft.MAC) { m.bytes(unix.NDA_LLADDR, a[:]) }
 
 // nest writes an attribute made of attributes.
 func (m *message) nest(kind uint16, inner func()) {

@@ -44,7 +44,7 @@ func (b *Batch) SetNeighbor(n Neighbor) {
 	m := b.begin(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
 	m.ndmsg(family(n.Addr), n.Link, unix.NUD_PERMANENT, 0)
 	m.addr(unix.NDA_DST, n.Addr)
-	m.mac(unix.NDA_LLADDR, n.MAC)
+	m.hardware(n.MAC)
 	m.finish()
 }
 
@@ -60,7 +60,7 @@ func (b *Batch) DeleteNeighbor(k NeighborKey) {
 func (b *Batch) SetForward(f Forward) {
 	m := b.begin(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
 	m.ndmsg(unix.AF_BRIDGE, f.Link, unix.NUD_PERMANENT|unix.NUD_NOARP, unix.NTF_SELF)
-	m.mac(unix.NDA_LLADDR, f.MAC)
+	m.hardware(f.MAC)
 	m.addr(unix.NDA_DST, f.To)
 	m.finish()
 }
@@ -69,7 +69,7 @@ func (b *Batch) SetForward(f Forward) {
 func (b *Batch) DeleteForward(f Forward) {
 	m := b.begin(unix.RTM_DELNEIGH, 0)
 	m.ndmsg(unix.AF_BRIDGE, f.Link, 0, unix.NTF_SELF)
-	m.mac(unix.NDA_LLADDR, f.MAC)
+	m.hardware(f.MAC)
 	m.addr(unix.NDA_DST, f.To)
 	m.finish()
 }

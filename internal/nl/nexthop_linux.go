@@ -87,11 +87,14 @@ func parseNexthop(body []byte) (nh Nexthop, ok bool) {
 	return nh, nh.ID != 0
 }
 
-// Format writes the nexthop as `ip nexthop` does.
+// Format writes the nexthop as `ip nexthop` does; dev is the link's name, as in Route.Format.
 func (nh Nexthop) Format(dev string) string {
-	onlink := ""
-	if nh.Onlink {
-		onlink = " onlink"
+	text := fmt.Sprintf("nexthop %d via %s", nh.ID, nh.Gateway)
+	if dev != "" {
+		text += " dev " + dev
 	}
-	return fmt.Sprintf("nexthop %d via %s dev %s%s", nh.ID, nh.Gateway, dev, onlink)
+	if nh.Onlink {
+		text += " onlink"
+	}
+	return text
 }

@@ -3,11 +3,14 @@ package nl
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/podweft/podweft"
 )
 
 // TableMain is the routing table that ordinary routes live in.
@@ -107,6 +110,27 @@ func (c *Conn) Routes(ctx context.Context, restart func(), each func(Route)) err
 			each(r)
 		}
 	}))
+}
+
+// Local reports whether packets to a stay in the namespace. For an IPv6 address that was just added this is not so at once,
+// even if it skips duplicate address detection: the kernel joins its multicast group, without which nobody finds it, and
+// makes its local route from a work queue (addrconf_dad_work in net/ipv6/addrconf.c).
+func (c *Conn) Local(ctx context.Context, a netip.Addr) (local bool, err error) {
+	request := func(m *message) {
+		m.fixed(family(a), uint8(a.BitLen()), 0, 0, 0, 0, 0, 0)
+		m.buf = native.AppendUint32(m.buf, 0)
+		m.addr(unix.RTA_DST, a)
+	}
+	err = c.get(ctx, unix.RTM_GETROUTE, request, func(body []byte) {
+		local = len(body) >= unix.SizeofRtMsg && body[7] == unix.RTN_LOCAL
+	})
+	if errors.Is(err, unix.ENETUNREACH) {
+		err = nil
+	}
+	if err != nil {
+		err = &podweft.OpError{Op: "find", Object: podweft.Named("route to " + a.String()), Err: err}
+	}
+	return local, err
 }
 
 // parseRoute decodes a route of IPv4 or IPv6 without TOS or source prefix; ok is false for any other.

@@ -17,13 +17,13 @@ type Events struct {
 	Link    func(index int, name string)
 	Address func(link int)
 	// Neighbor and Forward are called for permanent entries, and for all deleted ones, on links that OfLink accepts: the
-	// churn of other links' neighbours is dropped at the cost of reading a header.
+	// churn of other links' neighbours is dropped at the cost of reading a header. OfLink is required with them.
 	Neighbor func(n Neighbor, deleted bool)
 	Forward  func(f Forward, deleted bool)
 	OfLink   func(link int) bool
 	Route    func(r Route, deleted bool)
 	Nexthop  func(nh Nexthop, deleted bool)
-	// Lost is called when messages were dropped: anything may have happened.
+	// Lost, which is required, is called when messages were dropped: anything may have happened until then.
 	Lost func()
 }
 
@@ -79,6 +79,10 @@ func Watch(ctx context.Context, netnsPath string, e Events, listening func()) er
 		case ctx.Err() != nil:
 			return nil
 		case err == unix.ENOBUFS:
+			// Lost covers what is queued, and the kernel takes in nothing more before the queue is empty.
+			if err := drain(raw); err != nil && ctx.Err() == nil {
+				return watchError("read", err)
+			}
 			e.Lost()
 		case err != nil:
 			return watchError("read", err)

@@ -112,18 +112,16 @@ func (l *Ledger) choose(c subnet.Claim) (subnet.Prefixes, error) {
 	if !c.Exact {
 		return l.Network.Pick([]subnet.Prefixes{own, l.reservedFor(c.Node), c.Prefer}, l.takenFrom(c.Node))
 	}
-	taken := func(why string) (subnet.Prefixes, error) {
-		return subnet.Prefixes{}, fmt.Errorf("%w: %s %s", subnet.ErrTaken, c.Prefer, why)
-	}
+	taken := func(why string) error { return fmt.Errorf("%w: %s %s", subnet.ErrTaken, c.Prefer, why) }
 	if !l.Network.Fits(c.Prefer) {
-		return taken("does not fit the network")
+		return subnet.Prefixes{}, taken("does not fit the network")
 	}
 	if !own.IsZero() && own != c.Prefer {
-		return taken("is not what the node holds: " + own.String())
+		return subnet.Prefixes{}, taken("is not what the node holds: " + own.String())
 	}
 	for t := range l.takenFrom(c.Node) {
 		if t.Overlaps(c.Prefer) {
-			return taken("overlaps " + t.String())
+			return subnet.Prefixes{}, taken("overlaps " + t.String())
 		}
 	}
 	return c.Prefer, nil

@@ -1,0 +1,74 @@
+package hostgw_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/hostgw"
+	"github.com/podweft/podweft/testnet"
+)
+
+// bigSpec is n peers on one link of 2^16 addresses.
+func bigSpec(n int) hostgw.Spec {
+	spec := hostgw.Spec{Device: "eth0"}
+	for i := 1; i <= n; i++ {
+		spec.Peers = append(spec.Peers, hostgw.Peer{
+			Node: fmt.Sprint("node-", i), Underlay: netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}),
+			Prefixes: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)},
+		})
+	}
+	return spec
+}
+
+func bigNode(b *testing.B) *hostgw.Driver {
+	b.Helper()
+	n := testnet.NewFabric(b, testnet.FabricConfig{Nodes: 1, V4: netip.MustParsePrefix("198.18.0.0/16")}).Nodes[0]
+	d, err := hostgw.New(hostgw.Config{NetNS: n.NetNS()})
+	require.NoError(b, err)
+	b.Cleanup(func() { d.Close() })
+	return d
+}
+
+// BenchmarkFirstApply is linear: the routes go through nexthop objects (see internal/nl).
+func BenchmarkFirstApply(b *testing.B) {
+	for _, n := range []int{1000, 5000, 20000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			d, spec := bigNode(b), bigSpec(n)
+			for b.Loop() {
+				b.StopTimer()
+				_, err := d.Teardown(b.Context())
+				require.NoError(b, err)
+				b.StartTimer()
+				_, err = d.Apply(b.Context(), spec)
+				require.NoError(b, err)
+			}
+		})
+	}
+}
+
+// BenchmarkOnePeer moves one of 5,000 peers: from Set to the kernel.
+func BenchmarkOnePeer(b *testing.B) {
+	d := bigNode(b)
+	loop := podweft.NewLoop(d, podweft.LoopConfig{Coalesce: -1})
+	ctx, cancel := context.WithCancel(b.Context())
+	done := make(chan error, 1)
+	go func() { done <- loop.Run(ctx) }()
+	defer func() { cancel(); require.NoError(b, <-done) }()
+	spec := bigSpec(5000)
+	require.NoError(b, loop.Wait(ctx, loop.Set(spec)))
+	settle(b, loop)
+	i := 0
+	for b.Loop() {
+		i++
+		moved := spec
+		moved.Peers = slices.Clone(spec.Peers)
+		moved.Peers[2500].Underlay = netip.AddrFrom4([4]byte{198, 18, 200, byte(i % 200)})
+		require.NoError(b, loop.Wait(ctx, loop.Set(moved)))
+	}
+}

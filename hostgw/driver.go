@@ -1,0 +1,249 @@
+package hostgw
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/delta"
+	"github.com/podweft/podweft/internal/fib"
+	"github.com/podweft/podweft/internal/nl"
+)
+
+// ErrOffLink: the peer's address is on no network of the underlay interface, so it cannot be a gateway.
+var ErrOffLink = errors.New("not on the link")
+
+// DefaultOwner is the owner of an instance that does not name itself.
+const DefaultOwner = "podweft"
+
+// Config says how a Driver reaches the kernel. Its zero value is a driver for the caller's network namespace.
+type Config struct {
+	// Owner names the instance; empty means DefaultOwner. Its routes and nexthop objects are marked with a protocol and an id
+	// range derived from it and from the package's name. Two instances in one namespace need two owners.
+	Owner string
+	// NetNS is the path of the network namespace to work in, such as /run/netns/blue; empty means the caller's.
+	NetNS string
+	// Logger gets every change at level debug; nil means silence.
+	Logger *slog.Logger
+}
+
+// Driver keeps the routes to other nodes' pod subnets equal to a Spec. It is a podweft.Driver; give it to a podweft.Loop. It
+// is safe for concurrent use.
+type Driver struct {
+	netns string
+	log   *slog.Logger
+	conn  *nl.Conn
+	table *fib.Table
+
+	mu   sync.Mutex // one pass at a time
+	last *applied   // nil when the next pass must look at everything
+}
+
+// applied is the Spec that the kernel agrees with, as far as events tell, and the link it was applied to.
+type applied struct {
+	spec   Spec
+	owners owners
+	link   link
+	moves  uint64
+}
+
+// link is the underlay interface at one moment.
+type link struct {
+	index    int
+	name     string
+	networks []netip.Prefix // that it is on
+}
+
+func (l link) scope() fib.Scope {
+	if l.index == 0 {
+		return fib.Scope{}
+	}
+	return fib.Scope{Others: map[int]string{l.index: l.name}}
+}
+
+var _ podweft.Driver[Spec] = (*Driver)(nil)
+
+// New opens the driver's sockets. It changes nothing in the kernel.
+func New(cfg Config) (*Driver, error) {
+	conn, err := nl.Dial(cfg.NetNS)
+	if err != nil {
+		return nil, err
+	}
+	log := cfg.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Driver{netns: cfg.NetNS, log: log, conn: conn, table: fib.New(conn, fib.MarkOf(Type+" "+cmp.Or(cfg.Owner, DefaultOwner)))}, nil
+}
+
+// Close frees the driver's sockets. The routes stay; use Teardown to remove them.
+func (d *Driver) Close() error { return d.conn.Close() }
+
+// Plan says what Apply would do. See [podweft.Driver].
+func (d *Driver) Plan(ctx context.Context, spec Spec) (podweft.Plan, error) {
+	if err := spec.Validate(); err != nil {
+		return nil, err
+	}
+	link, err := d.link(spec)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := d.table.Plan(ctx, link.scope(), link.entries(spec, spec.Peers))
+	return append(plan, link.unreachable(spec.Peers)...), err
+}
+
+// Apply makes the kernel agree with spec. See [podweft.Driver]. Its errors are [podweft.ErrInvalid] for a Spec that makes no
+// sense, of which nothing is then applied, and an [*podweft.OpError] for each object that failed: [ErrOffLink] for a peer
+// that cannot be a gateway, [podweft.ErrConflict] for a route of another program that stands in the way.
+func (d *Driver) Apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	apply := d.all
+	if d.sameLink(ctx, spec) {
+		apply = d.change
+	}
+	plan, err := apply(ctx, spec)
+	plan.Log(ctx, d.log)
+	return plan, cmp.Or(err, plan.Err())
+}
+
+// sameLink reports whether only peers may differ from what was applied last, and what is remembered of the kernel holds.
+func (d *Driver) sameLink(ctx context.Context, spec Spec) bool {
+	return podweft.PassOf(ctx).Watching() && d.last != nil && d.last.moves == d.table.Moves() &&
+		spec.Table == d.last.spec.Table && spec.Metric == d.last.spec.Metric && spec.Device == d.last.spec.Device &&
+		d.table.Trusted(d.last.link.scope())
+}
+
+// all reads and compares everything.
+func (d *Driver) all(ctx context.Context, spec Spec) (podweft.Plan, error) {
+	d.last = nil
+	if err := spec.Validate(); err != nil {
+		return nil, err
+	}
+	spec.Peers = delta.InOrder(spec.Peers, comparePeers)
+	moves := d.table.Moves()
+	d.table.Follow([]string{spec.Device}, fib.Scope{})
+	link, err := d.link(spec)
+	if err != nil {
+		return nil, err
+	}
+	d.table.Follow([]string{spec.Device}, link.scope())
+	plan, err := d.table.Apply(ctx, link.scope(), link.entries(spec, spec.Peers))
+	if err == nil {
+		d.last = &applied{spec, owners{}, link, moves}
+		for _, p := range spec.Peers {
+			d.last.owners.add(nil, p)
+		}
+	}
+	return append(plan, link.unreachable(spec.Peers)...), err
+}
+
+// change writes the difference between two lists of peers, and checks only what differs.
+func (d *Driver) change(ctx context.Context, spec Spec) (podweft.Plan, error) {
+	last := d.last
+	d.last = nil
+	spec.Peers = delta.InOrder(spec.Peers, comparePeers)
+	removed, added := delta.Sorted(last.spec.Peers, spec.Peers, comparePeers, Peer.equal)
+	for _, p := range removed {
+		last.owners.remove(p)
+	}
+	var errs []error
+	for _, p := range added {
+		errs = append(errs, last.owners.add(func() string { return "Peers of " + p.Node }, p)...)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	plan, err := d.table.Change(ctx, last.link.scope(), last.link.entries(spec, removed), last.link.entries(spec, added))
+	if err == nil {
+		last.spec = spec
+		d.last = last
+	}
+	return append(plan, last.link.unreachable(spec.Peers)...), err
+}
+
+// link finds the underlay interface. There is none when spec wants none.
+func (d *Driver) link(spec Spec) (link, error) {
+	if spec.Device == "" {
+		return link{}, nil
+	}
+	device, err := d.conn.Link(spec.Device)
+	if err != nil {
+		return link{}, err
+	}
+	addrs, err := d.conn.Addresses(device.Index)
+	out := link{index: device.Index, name: device.Name}
+	for _, a := range addrs {
+		out.networks = append(out.networks, a.Prefix.Masked())
+	}
+	return out, err
+}
+
+// reaches reports whether p can be a gateway.
+func (l link) reaches(p Peer) bool {
+	return slices.ContainsFunc(l.networks, func(n netip.Prefix) bool { return n.Contains(p.Underlay) })
+}
+
+// unreachable reports the peers that are off the link.
+func (l link) unreachable(peers []Peer) (plan podweft.Plan) {
+	for _, p := range peers {
+		if l.reaches(p) {
+			continue
+		}
+		o := peerObject(p)
+		plan = append(plan, podweft.Change{Op: podweft.Create, Object: o, Err: &podweft.OpError{
+			Op: "reach", Object: o, Err: fmt.Errorf("%w of %s, which is on %v", ErrOffLink, l.name, l.networks),
+		}})
+	}
+	return plan
+}
+
+// entries is what the peers need in the kernel's tables. One that is off the link needs nothing.
+func (l link) entries(spec Spec, peers []Peer) []fib.Entry {
+	entries := make([]fib.Entry, 0, len(peers))
+	for _, p := range peers {
+		if !l.reaches(p) {
+			continue
+		}
+		var e fib.Entry
+		for _, prefix := range p.Prefixes {
+			e.Routes = append(e.Routes, fib.Route{
+				Table: spec.Table, Metric: spec.Metric, Prefix: prefix, Gateway: p.Underlay, Link: l.index,
+			})
+		}
+		entries = append(entries, e)
+	}
+	return entries
+}
+
+// peerObject is an object of our plans: a peer that no route can be made for.
+type peerObject Peer
+
+func (p peerObject) ID() string { return fmt.Sprintf("peer %s for %v", p.Underlay, p.Prefixes) }
+
+func (p peerObject) String() string {
+	return fmt.Sprintf("peer %s (%s) for %v", p.Underlay, p.Node, p.Prefixes)
+}
+
+// Watch calls changed whenever somebody else may have changed what the driver made or depends on. See [podweft.Driver].
+func (d *Driver) Watch(ctx context.Context, changed func()) error {
+	return nl.Watch(ctx, d.netns, d.table.Events(changed), changed)
+}
+
+// Teardown removes everything that bears the driver's mark.
+func (d *Driver) Teardown(ctx context.Context) (podweft.Plan, error) { return d.Apply(ctx, Spec{}) }
+
+// Stats are counters since New.
+type Stats struct {
+	// Listings is how often the kernel's tables were read whole. It stays put while nobody interferes.
+	Listings uint64
+}
+
+// Stats returns the driver's counters.
+func (d *Driver) Stats() Stats { return Stats{Listings: d.table.Reads()} }

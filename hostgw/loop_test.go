@@ -1,0 +1,243 @@
+package hostgw_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/hostgw"
+	"github.com/podweft/podweft/testnet"
+)
+
+// runLoop keeps node number i at its Spec until the test ends.
+func (c *cluster) runLoop(t testing.TB, i int) *podweft.Loop[hostgw.Spec] {
+	t.Helper()
+	loop := podweft.NewLoop(c.drivers[i], podweft.LoopConfig{})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- loop.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		assert.NoError(t, <-done)
+	})
+	_ = loop.Wait(t.Context(), loop.Set(c.specs[i]))
+	return loop
+}
+
+// requireRepaired waits until the driver of node number i has nothing to do but what cannot be done.
+func (c *cluster) requireRepaired(t testing.TB, i int) {
+	t.Helper()
+	start := time.Now()
+	for {
+		plan, err := c.drivers[i].Plan(t.Context(), c.specs[i])
+		todo := slices.DeleteFunc(slices.Clone(plan), func(c podweft.Change) bool { return c.Err != nil })
+		if err == nil && len(todo) == 0 {
+			return
+		}
+		require.Less(t, time.Since(start), patience, "not repaired: %v\n%s", err, plan)
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// settle waits until the loop has seen the echoes of its own writes.
+func settle(t testing.TB, loop *podweft.Loop[hostgw.Spec]) {
+	t.Helper()
+	passes := uint64(0)
+	require.Eventually(t, func() bool {
+		before := passes
+		passes = loop.Status().Passes
+		return before == passes
+	}, patience, 100*time.Millisecond)
+}
+
+// TestRepair breaks what the driver made under a running Loop, alone and while ten other peers fail.
+func TestRepair(t *testing.T) {
+	for _, failing := range []int{0, 10} {
+		c := newCluster(t, testnet.FabricConfig{})
+		for i := range failing {
+			c.specs[0].Peers = append(c.specs[0].Peers, peer("failing", fmt.Sprintf("198.51.100.%d", 1+i), fmt.Sprintf("10.244.%d.0/24", 100+i)))
+		}
+		c.apply1(t)
+		loop := c.runLoop(t, 0)
+		c.requireRepaired(t, 0)
+		// Taking a link down deletes its IPv6 addresses, also the link-local one, without which nobody asks for a neighbour;
+		// whoever configures the host puts them back.
+		addrs, err := c.handles[0].AddrList(c.link(t, 0, "eth0"), unix.AF_INET6)
+		require.NoError(t, err)
+		restore := func() {
+			for _, a := range addrs {
+				require.NoError(t, c.handles[0].AddrReplace(c.link(t, 0, "eth0"), &netlink.Addr{IPNet: a.IPNet, Flags: unix.IFA_F_NODAD}))
+			}
+		}
+		for _, tt := range []struct {
+			name string
+			do   func(t *testing.T, h *netlink.Handle, eth0 netlink.Link)
+		}{
+			{"IPv4 route deleted", func(t *testing.T, h *netlink.Handle, _ netlink.Link) {
+				require.NoError(t, h.RouteDel(&netlink.Route{Dst: ipNet(netip.MustParsePrefix("10.244.2.0/24"))}))
+			}},
+			{"IPv6 route deleted", func(t *testing.T, h *netlink.Handle, _ netlink.Link) {
+				require.NoError(t, h.RouteDel(&netlink.Route{Dst: ipNet(netip.MustParsePrefix("fd00:244:0:2::/64"))}))
+			}},
+			{"link down and up", func(t *testing.T, h *netlink.Handle, eth0 netlink.Link) {
+				require.NoError(t, h.LinkSetDown(eth0))
+				require.NoError(t, h.LinkSetUp(eth0))
+				restore()
+			}},
+			{"address moved away and back", func(t *testing.T, h *netlink.Handle, eth0 netlink.Link) {
+				a := &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("192.0.2.1/24"))}
+				require.NoError(t, h.AddrDel(eth0, a))
+				require.Eventually(t, func() bool { return len(loop.Status().Failing) > failing }, patience, time.Millisecond)
+				require.NoError(t, h.AddrAdd(eth0, a))
+			}},
+			{"link renamed and back", func(t *testing.T, h *netlink.Handle, eth0 netlink.Link) {
+				require.NoError(t, h.LinkSetDown(eth0))
+				require.NoError(t, h.LinkSetName(eth0, "renamed"))
+				require.NoError(t, h.LinkSetName(eth0, "eth0"))
+				require.NoError(t, h.LinkSetUp(eth0))
+				restore()
+			}},
+		} {
+			t.Run(fmt.Sprintf("%s, %d failing peers", tt.name, failing), func(t *testing.T) {
+				tt.do(t, c.handles[0], c.link(t, 0, "eth0"))
+				require.Eventually(t, func() bool { return len(loop.Status().Failing) == failing }, patience, time.Millisecond)
+				c.requireRepaired(t, 0)
+				c.requireReach(t, 0, 1)
+			})
+		}
+	}
+}
+
+// apply1 applies the specs of all nodes but the first, which a Loop keeps.
+func (c *cluster) apply1(t testing.TB) {
+	t.Helper()
+	for i := 1; i < len(c.drivers); i++ {
+		_, err := c.drivers[i].Apply(t.Context(), c.specs[i])
+		require.NoError(t, err)
+	}
+}
+
+// TestPeerComesOntoTheLink: an address that the underlay interface gets makes a peer reachable that was not.
+func TestPeerComesOntoTheLink(t *testing.T) {
+	c := newCluster(t, testnet.FabricConfig{V4: netip.MustParsePrefix("192.0.2.0/24")})
+	c.addAddress(t, 1, "eth0", netip.MustParsePrefix("198.51.100.2/24"))
+	c.specs[0].Peers = []hostgw.Peer{peer("node2", "198.51.100.2", "10.244.2.0/24")}
+	c.apply1(t)
+	loop := c.runLoop(t, 0)
+	require.Len(t, loop.Status().Failing, 1)
+	require.ErrorIs(t, loop.Status().Failing[0].Err, hostgw.ErrOffLink)
+	c.addAddress(t, 0, "eth0", netip.MustParsePrefix("198.51.100.1/24"))
+	require.Eventually(t, func() bool { return len(loop.Status().Failing) == 0 }, patience, time.Millisecond)
+	c.requireReach(t, 0, 1)
+}
+
+// TestConflictEnds: another program's route that goes away is no reason to wait.
+func TestConflictEnds(t *testing.T) {
+	c := newCluster(t, testnet.FabricConfig{})
+	foreign := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("10.244.2.0/24")), LinkIndex: c.link(t, 0, "eth0").Attrs().Index, Protocol: unix.RTPROT_STATIC}
+	require.NoError(t, c.handles[0].RouteAdd(foreign))
+	c.apply1(t)
+	loop := c.runLoop(t, 0)
+	require.Len(t, loop.Status().Failing, 1)
+	require.NoError(t, c.handles[0].RouteDel(foreign))
+	require.Eventually(t, func() bool { return len(loop.Status().Failing) == 0 }, patience, time.Millisecond)
+	c.requireReach(t, 0, 1)
+}
+
+// TestLaterConflictIsNoticed: another program puts its route in front of ours, or in its place, after we made ours.
+func TestLaterConflictIsNoticed(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		prefix string
+		metric int
+	}{
+		{"IPv4, replaced", "10.244.2.0/24", 0},
+		{"IPv6, in front", "fd00:244:0:2::/64", 100},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newCluster(t, testnet.FabricConfig{})
+			loop := c.runLoop(t, 0)
+			settle(t, loop)
+			require.Empty(t, loop.Status().Failing)
+			foreign := &netlink.Route{
+				Dst: ipNet(netip.MustParsePrefix(tt.prefix)), Priority: tt.metric, LinkIndex: c.link(t, 0, "eth0").Attrs().Index, Protocol: unix.RTPROT_STATIC,
+			}
+			require.NoError(t, c.handles[0].RouteReplace(foreign))
+			require.Eventually(t, func() bool { return len(loop.Status().Failing) == 1 }, patience, time.Millisecond)
+			assert.ErrorIs(t, loop.Status().Failing[0].Err, podweft.ErrConflict)
+			require.NoError(t, c.handles[0].RouteDel(foreign))
+			require.Eventually(t, func() bool { return len(loop.Status().Failing) == 0 }, patience, time.Millisecond)
+			c.requireRepaired(t, 0)
+		})
+	}
+}
+
+// TestDeviceAppears: a Loop may run before its underlay interface is there.
+func TestDeviceAppears(t *testing.T) {
+	n := testnet.NewNode(t, "n")
+	d, err := hostgw.New(hostgw.Config{NetNS: n.NetNS()})
+	require.NoError(t, err)
+	defer d.Close()
+	c := &cluster{fabric: &testnet.Fabric{Nodes: []*testnet.Node{n}}, drivers: []*hostgw.Driver{d}, handles: []*netlink.Handle{handle(t, n)}}
+	c.specs = []hostgw.Spec{{Device: "late", Peers: []hostgw.Peer{peer("two", "192.0.2.2", "10.244.2.0/24")}}}
+	loop := c.runLoop(t, 0)
+	require.Error(t, loop.Status().Last.Err)
+	require.NoError(t, c.handles[0].LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "late"}}))
+	require.NoError(t, c.handles[0].LinkSetUp(c.link(t, 0, "late")))
+	c.addAddress(t, 0, "late", netip.MustParsePrefix("192.0.2.1/24"))
+	require.Eventually(t, func() bool { return loop.Status().Last.Err == nil && len(loop.Status().Failing) == 0 }, patience, time.Millisecond)
+	c.requireRepaired(t, 0)
+	assert.Len(t, c.routes(t, 0, unix.RT_TABLE_MAIN), 1)
+}
+
+// TestForeignEventsCauseNoListing is the promise that a node's pod churn costs nothing; and neither do the echoes of what the
+// driver writes itself.
+func TestForeignEventsCauseNoListing(t *testing.T) {
+	c := newCluster(t, testnet.FabricConfig{})
+	loop := c.runLoop(t, 0)
+	settle(t, loop)
+	listings, passes := c.drivers[0].Stats().Listings, loop.Status().Passes
+	eth0 := c.link(t, 0, "eth0").Attrs().Index
+	for i := range 200 {
+		pod := &netlink.Route{Dst: ipNet(netip.MustParsePrefix(fmt.Sprintf("198.51.100.%d/32", i))), LinkIndex: eth0}
+		require.NoError(t, c.handles[0].RouteAdd(pod))
+		require.NoError(t, c.handles[0].RouteDel(pod))
+	}
+	time.Sleep(50 * time.Millisecond)
+	assert.Equal(t, listings, c.drivers[0].Stats().Listings)
+	assert.Equal(t, passes, loop.Status().Passes)
+
+	spec := c.specs[0]
+	for i := range 50 {
+		spec.Peers = append(slices.Clip(c.specs[0].Peers), peer("moving", fmt.Sprintf("192.0.2.%d", 50+i), "10.244.77.0/24"))
+		require.NoError(t, loop.Wait(t.Context(), loop.Set(spec)))
+	}
+	settle(t, loop)
+	assert.Equal(t, listings, c.drivers[0].Stats().Listings)
+	plan, err := c.drivers[0].Plan(t.Context(), spec)
+	require.NoError(t, err)
+	assert.Empty(t, plan.String())
+}
+
+// TestTornDownIsAtRest: with the zero Spec nothing on the node concerns the driver any more.
+func TestTornDownIsAtRest(t *testing.T) {
+	c := newCluster(t, testnet.FabricConfig{})
+	loop := c.runLoop(t, 0)
+	require.NoError(t, loop.Wait(t.Context(), loop.Set(hostgw.Spec{})))
+	settle(t, loop)
+	assert.Empty(t, c.routes(t, 0, unix.RT_TABLE_MAIN))
+	passes := loop.Status().Passes
+	c.addAddress(t, 0, "eth0", netip.MustParsePrefix("203.0.113.1/24"))
+	c.addAddress(t, 0, "lo", netip.MustParsePrefix("203.0.113.2/32"))
+	time.Sleep(50 * time.Millisecond)
+	assert.Equal(t, passes, loop.Status().Passes)
+}

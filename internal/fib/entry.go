@@ -1,0 +1,50 @@
+package fib
+
+import (
+	"net/netip"
+
+	"github.com/podweft/podweft/internal/nl"
+)
+
+// Entry is what one peer needs in the kernel. Two entries of one Spec never need the same neighbour, forwarding entry or
+// route; they may share a gateway.
+type Entry struct {
+	Neighbors []nl.Neighbor
+	Forwards  []nl.Forward
+	Routes    []Route
+}
+
+// Route says by which gateway a prefix is reached.
+type Route struct {
+	Table   uint32 // 0 is the main table
+	Prefix  netip.Prefix
+	Metric  uint32
+	Gateway netip.Addr
+	Link    int
+	Onlink  bool
+}
+
+func (r Route) key() nl.RouteKey {
+	table := r.Table
+	if table == 0 {
+		table = nl.TableMain
+	}
+	return nl.RouteKey{Table: table, Prefix: r.Prefix.Masked(), Metric: kernelMetric(r.Prefix, r.Metric)}
+}
+
+func (r Route) via() via { return via{r.Link, r.Gateway, r.Onlink} }
+
+// via is what a nexthop object stands for. Routes with the same via share one.
+type via struct {
+	link    int
+	gateway netip.Addr
+	onlink  bool
+}
+
+// place is where a route stands for the purpose of conflicts: whatever its metric.
+type place struct {
+	table  uint32
+	prefix netip.Prefix
+}
+
+func placeOf(k nl.RouteKey) place { return place{k.Table, k.Prefix} }

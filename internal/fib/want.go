@@ -1,0 +1,103 @@
+package fib
+
+import (
+	"github.com/podweft/podweft/internal/nl"
+)
+
+// want is what should be there, and which keys may differ from what is.
+type want struct {
+	neighbors map[nl.NeighborKey]nl.Neighbor
+	forwards  map[nl.ForwardKey]nl.Forward
+	routes    map[nl.RouteKey]Route
+	users     map[via]int              // how many routes need the nexthop
+	places    map[place]uint32         // where our routes stand, and with which metric
+	blocked   map[nl.RouteKey]struct{} // routes that another program's kept us from making
+	ids       *ids
+
+	touched touched
+}
+
+// touched are the keys that may differ: what was added or removed since the last comparison, and what failed after it.
+type touched struct {
+	neighbors map[nl.NeighborKey]struct{}
+	forwards  map[nl.ForwardKey]struct{}
+	routes    map[nl.RouteKey]struct{}
+	nexthops  map[via]struct{}
+}
+
+// newWant is what entries need.
+func newWant(ids *ids, entries []Entry) want {
+	n := len(entries)
+	w := want{
+		neighbors: make(map[nl.NeighborKey]nl.Neighbor, n),
+		forwards:  make(map[nl.ForwardKey]nl.Forward, n),
+		routes:    make(map[nl.RouteKey]Route, n),
+		users:     make(map[via]int, n),
+		places:    make(map[place]uint32, n),
+		blocked:   map[nl.RouteKey]struct{}{},
+		ids:       ids,
+		touched: touched{
+			neighbors: map[nl.NeighborKey]struct{}{},
+			forwards:  map[nl.ForwardKey]struct{}{},
+			routes:    map[nl.RouteKey]struct{}{},
+			nexthops:  map[via]struct{}{},
+		},
+	}
+	for _, e := range entries {
+		w.add(e)
+	}
+	return w
+}
+
+func (w *want) add(e Entry) {
+	for _, n := range e.Neighbors {
+		w.neighbors[n.NeighborKey] = n
+	}
+	for _, f := range e.Forwards {
+		w.forwards[f.ForwardKey] = f
+	}
+	for _, r := range e.Routes {
+		k := r.key()
+		w.routes[k] = r
+		w.users[r.via()]++
+		w.places[placeOf(k)] = k.Metric
+	}
+}
+
+func (w *want) remove(e Entry) {
+	for _, n := range e.Neighbors {
+		delete(w.neighbors, n.NeighborKey)
+	}
+	for _, f := range e.Forwards {
+		delete(w.forwards, f.ForwardKey)
+	}
+	for _, r := range e.Routes {
+		k := r.key()
+		delete(w.routes, k)
+		delete(w.places, placeOf(k))
+		if w.users[r.via()]--; w.users[r.via()] <= 0 {
+			delete(w.users, r.via())
+		}
+	}
+}
+
+// touch has the entry's keys compared.
+func (w *want) touch(e Entry) {
+	for _, n := range e.Neighbors {
+		w.touched.neighbors[n.NeighborKey] = struct{}{}
+	}
+	for _, f := range e.Forwards {
+		w.touched.forwards[f.ForwardKey] = struct{}{}
+	}
+	for _, r := range e.Routes {
+		w.touched.routes[r.key()] = struct{}{}
+		w.touched.nexthops[r.via()] = struct{}{}
+	}
+}
+
+// concerns reports whether another program's route stands in a place that we want and wins against ours there. In IPv4
+// and IPv6 alike the lower metric wins; at the same metric the kernel refuses a second route.
+func (w *want) concerns(p place, r nl.Route) bool {
+	metric, ok := w.places[p]
+	return ok && r.Metric <= metric
+}

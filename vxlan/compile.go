@@ -1,0 +1,137 @@
+package vxlan
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/subnet"
+)
+
+// Compile makes the Spec of a node from the leases of all. It is pure. What other nodes wrote and cannot be used is left
+// out and reported: a bad lease costs its own node the connection, and nobody else. The error says why nothing at all can
+// be compiled: the configuration is wrong, or the node has no lease of its own (yet).
+//
+// The subnet of each family goes over the VTEP of that family. Where one of the two nodes lacks an underlay address of it,
+// the other family's VTEP carries both.
+func Compile(node subnet.Node, snap *subnet.Snapshot) (Spec, []subnet.Problem, error) {
+	c, err := parseConfig(snap.Network)
+	if err != nil {
+		return Spec{}, nil, err
+	}
+	own := snap.Lease(node.Name)
+	if own == nil {
+		return Spec{}, nil, fmt.Errorf("compile vxlan for %s: it has no lease", node.Name)
+	}
+	spec := Spec{DirectRouting: c.DirectRouting}
+	var vteps subnet.Addrs
+	macs := map[macOf]string{}
+	for _, local := range carriers(own.Prefixes, node.Underlay) {
+		v, err := ownVTEP(node, own, c, local)
+		if err != nil {
+			return Spec{}, nil, err
+		}
+		spec.VTEPs = append(spec.VTEPs, v)
+		if local.Is4() {
+			vteps.V4 = local
+		} else {
+			vteps.V6 = local
+		}
+		macs[macOf{local.Is4(), v.MAC}] = node.Name
+	}
+	leases, problems := snap.Peers(node.Name)
+	spec.Peers = make([]Peer, 0, len(leases)*len(spec.VTEPs))
+	for _, l := range leases {
+		peers, err := peersOf(vteps, l, macs)
+		if err != nil {
+			problems = append(problems, subnet.Problem{Key: l.Key, Node: l.Node, Err: err})
+		}
+		spec.Peers = append(spec.Peers, peers...)
+	}
+	slices.SortFunc(spec.Peers, comparePeers)
+	return spec, problems, nil
+}
+
+func ownVTEP(node subnet.Node, own *subnet.Lease, c backendConfig, local netip.Addr) (VTEP, error) {
+	data, err := parseLeaseData(dataOf(own.Data, local))
+	if err != nil {
+		return VTEP{}, fmt.Errorf("own lease %s: %w", own.Key, err)
+	}
+	v := VTEP{
+		VNI: c.VNI, Port: c.Port, Device: node.Device, Local: local, MAC: data.VtepMAC,
+		MTU: podMTU(node, c, local), GBP: c.GBP, Learning: c.Learning,
+	}
+	for prefix := range own.Prefixes.All() {
+		if carrier(prefix, node.Underlay, node.Underlay) == local {
+			v.Addresses = append(v.Addresses, netip.PrefixFrom(prefix.Addr(), prefix.Addr().BitLen()))
+		}
+	}
+	return v, nil
+}
+
+// carriers returns the node's own underlay addresses that its VTEPs have: those that carry one of its prefixes.
+func carriers(prefixes subnet.Prefixes, ours subnet.Addrs) []netip.Addr {
+	var all []netip.Addr
+	for prefix := range prefixes.All() {
+		if local := carrier(prefix, ours, ours); !slices.Contains(all, local) {
+			all = append(all, local)
+		}
+	}
+	return all
+}
+
+// carrier returns which of the peer's underlay addresses leads to prefix, from a node that has the addresses ours.
+func carrier(prefix netip.Prefix, ours, peers subnet.Addrs) netip.Addr {
+	v4, v6 := ours.V4.IsValid() && peers.V4.IsValid(), ours.V6.IsValid() && peers.V6.IsValid()
+	switch {
+	case prefix.Addr().Is4() && v4, !v6 && v4:
+		return peers.V4
+	case v6:
+		return peers.V6
+	}
+	return netip.Addr{}
+}
+
+// peersOf returns the lease as one Peer for each of our VTEPs, which have the addresses vteps, that it needs. macs remembers whose the MACs are: two VTEPs with
+// one MAC would take each other's packets.
+func peersOf(vteps subnet.Addrs, l *subnet.Lease, macs map[macOf]string) ([]Peer, error) {
+	if l.Backend != Type {
+		return nil, &podweft.FieldError{Field: "BackendType", Value: fmt.Sprintf("%q", l.Backend), Problem: "is not ours", Remedy: "all nodes of a network run one backend"}
+	}
+	var peers []Peer
+	for prefix := range l.Prefixes.All() {
+		to := carrier(prefix, vteps, l.Underlay)
+		if !to.IsValid() {
+			return peers, &podweft.FieldError{Field: "PublicIP", Value: l.Underlay, Problem: "has no family in common with this node's " + vteps.String()}
+		}
+		if i := slices.IndexFunc(peers, func(p Peer) bool { return p.Underlay == to }); i >= 0 {
+			peers[i].Prefixes = append(peers[i].Prefixes, prefix)
+			continue
+		}
+		data, err := parseLeaseData(dataOf(l.Data, to))
+		if err != nil {
+			return peers, err
+		}
+		key := macOf{to.Is4(), data.VtepMAC}
+		if other, double := macs[key]; double {
+			return peers, &podweft.FieldError{Field: "VtepMAC", Value: data.VtepMAC, Problem: "is that of " + other + " too"}
+		}
+		macs[key] = l.Node
+		peers = append(peers, Peer{Node: l.Node, MAC: data.VtepMAC, Underlay: to, Prefixes: []netip.Prefix{prefix}})
+	}
+	return peers, nil
+}
+
+// comparePeers orders by what no two peers share, their first prefix.
+func comparePeers(a, b Peer) int {
+	return cmp.Or(firstPrefix(a).Compare(firstPrefix(b)), a.Underlay.Compare(b.Underlay))
+}
+
+func firstPrefix(p Peer) netip.Prefix {
+	if len(p.Prefixes) == 0 {
+		return netip.Prefix{}
+	}
+	return p.Prefixes[0]
+}

@@ -1,0 +1,93 @@
+package vxlan_test
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/testnet"
+)
+
+// TestResidentMemory is that of a process which keeps a node at 5,000 peers, at rest and at its height.
+func TestResidentMemory(t *testing.T) {
+	const bar = 40 << 10 // KiB
+	node := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 1}).Nodes[0]
+	a := startAgent(t, node)
+	spec := manyPeers(node, 5000)
+	a.keep(t, spec)
+	for i := range 20 { // the change of one peer
+		moved := spec
+		moved.Peers = slices.Clone(spec.Peers)
+		moved.Peers[2500].MAC[2] = byte(i)
+		a.keep(t, moved)
+	}
+	time.Sleep(50 * time.Millisecond)
+	now, most := residentKiB(t, a, "VmRSS"), residentKiB(t, a, "VmHWM")
+	t.Logf("5,000 peers: %.1f MiB resident, %.1f MiB at the most", float64(now)/1024, float64(most)/1024)
+	if raceDetector() {
+		return // it has its own memory for ours
+	}
+	assert.LessOrEqual(t, now, bar)
+}
+
+func residentKiB(t testing.TB, a *agent, line string) int {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", a.cmd.Process.Pid))
+	require.NoError(t, err)
+	for l := range strings.Lines(string(status)) {
+		if text, ok := strings.CutPrefix(l, line+":"); ok {
+			n, err := strconv.Atoi(strings.Fields(text)[0])
+			require.NoError(t, err)
+			return n
+		}
+	}
+	require.Fail(t, "not in /proc/PID/status", line)
+	return 0
+}
+
+func raceDetector() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+}
+
+// TestSystemCalls counts those that a change of k peers among 5,000 costs: two for each full batch of requests.
+func TestSystemCalls(t *testing.T) {
+	node := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 1}).Nodes[0]
+	a := startAgent(t, node)
+	spec := manyPeers(node, 5000)
+	a.keep(t, spec)
+	time.Sleep(200 * time.Millisecond) // the echoes of its own writes
+	tr := startTrace(t, a.cmd.Process.Pid)
+	// An order of its own, so that what the trace begins with is not counted.
+	a.keep(t, spec)
+	tr.calls(t)
+	for i, k := range []int{0, 1, 10, 100, 1000, 5000} {
+		t.Run(fmt.Sprint(k), func(t *testing.T) {
+			moved := spec
+			moved.Peers = slices.Clone(spec.Peers)
+			for j := range k { // another MAC and another address: a neighbour, two forwarding entries
+				p := &moved.Peers[j]
+				p.MAC = podweft.MAC{0x0e, 3, byte(i), 0, byte(j >> 8), byte(j)}
+				p.Underlay = netip.AddrFrom4([4]byte{198, 51, byte(j >> 8), byte(j)})
+			}
+			a.keep(t, moved)
+			calls := tr.calls(t)
+			t.Logf("%d changed peers: %d system calls", k, calls)
+			assert.LessOrEqual(t, calls, 2+k*4/250)
+			assert.Equal(t, k > 0, calls > 0)
+			spec = moved
+		})
+	}
+	a.kill(t)
+	<-tr.ended
+}

@@ -1,0 +1,422 @@
+package vxlan_test
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	vnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/nl"
+	"github.com/podweft/podweft/testnet"
+	"github.com/podweft/podweft/vxlan"
+)
+
+// modes are the ways in which a VXLAN network can be laid out.
+var modes = []struct {
+	name   string
+	fabric testnet.FabricConfig
+	change func(*vxlan.Spec)
+	direct bool // packets to peers take no tunnel
+}{
+	{name: "over IPv4", fabric: testnet.FabricConfig{V4: netip.MustParsePrefix(testnet.DefaultV4)}},
+	{name: "over IPv6", fabric: testnet.FabricConfig{V6: netip.MustParsePrefix(testnet.DefaultV6)}},
+	{name: "dual stack"},
+	{name: "both families over IPv4", fabric: testnet.FabricConfig{V4: netip.MustParsePrefix(testnet.DefaultV4)}, change: carryBoth},
+	{name: "direct routing", change: func(s *vxlan.Spec) { s.DirectRouting = true }, direct: true},
+}
+
+// fire is a node under a running loop, about to be sabotaged.
+type fire struct {
+	*overlay
+	loop *podweft.Loop[vxlan.Spec]
+	h    *vnl.Handle // in node 1
+	peer vxlan.Peer
+	deaf *deaf
+}
+
+func (f *fire) node() *testnet.Node { return f.fabric.Nodes[0] }
+
+func (f *fire) vtep(t testing.TB) vnl.Link {
+	return linkNamed(t, f.h, vxlan.LinkName(1, f.peer.Underlay))
+}
+
+// deaf is a driver that hears nothing of what happens while it is locked: the first hint then waits, and the others with it.
+type deaf struct {
+	*vxlan.Driver
+	sync.Mutex
+}
+
+func (d *deaf) Watch(ctx context.Context, changed func()) error {
+	return d.Driver.Watch(ctx, func() {
+		d.Lock()
+		defer d.Unlock()
+		changed()
+	})
+}
+
+// run keeps the driver at spec until it is stopped, at the test's end if not before. When it returns, the first pass has ended.
+func run[S any](t testing.TB, d podweft.Driver[S], spec S) (loop *podweft.Loop[S], stop func()) {
+	t.Helper()
+	loop = podweft.NewLoop(d, podweft.LoopConfig{})
+	return loop, keepLoop(t, loop, spec)
+}
+
+// keepLoop is run for a loop that is not like the others.
+func keepLoop[S any](t testing.TB, loop *podweft.Loop[S], spec S) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- loop.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		assert.NoError(t, <-done)
+	})
+	t.Cleanup(stop)
+	_ = loop.Wait(t.Context(), loop.Set(spec))
+	return stop
+}
+
+func keep[S any](t testing.TB, d podweft.Driver[S], spec S) *podweft.Loop[S] {
+	t.Helper()
+	loop, _ := run(t, d, spec)
+	return loop
+}
+
+func lightFire(t *testing.T, fabric testnet.FabricConfig, change func(*vxlan.Spec)) *fire {
+	t.Helper()
+	o := newOverlay(t, fabric, change)
+	o.apply(t)
+	f := &fire{overlay: o, h: inNode(t, o.fabric.Nodes[0]), peer: o.specs[0].Peers[0], deaf: &deaf{Driver: o.drivers[0]}}
+	f.loop = keep(t, f.deaf, o.specs[0])
+	o.requireRepaired(t, 0)
+	o.requireReachable(t)
+	return f
+}
+
+// requireBack waits until the kernel agrees with the Spec and packets flow both ways, and says how long that took.
+func (f *fire) requireBack(t *testing.T, since time.Time) {
+	t.Helper()
+	f.requireRepaired(t, 0)
+	f.requireReachable(t)
+	t.Logf("traffic was back after %v", time.Since(since).Round(time.Millisecond))
+}
+
+// TestUnderFire breaks each object in each way in every mode, and sees the kernel agree with the Spec and packets flow again.
+func TestUnderFire(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode.name, func(t *testing.T) {
+			f := lightFire(t, mode.fabric, mode.change)
+			for _, b := range breakages {
+				if mode.direct && (strings.HasPrefix(b.name, "neighbour ") || strings.HasPrefix(b.name, "fdb ")) {
+					continue // there are none
+				}
+				t.Run(b.name, func(t *testing.T) {
+					start := time.Now()
+					b.do(t, f.h, f.vtep(t), f.peer)
+					f.requireBack(t, start)
+				})
+			}
+			for _, m := range mishaps {
+				t.Run(m.name, func(t *testing.T) { m.do(f, t) })
+			}
+		})
+	}
+}
+
+// mishaps are breakages that are more than one request.
+var mishaps = []struct {
+	name string
+	do   func(f *fire, t *testing.T)
+}{
+	{"nexthop deleted", func(f *fire, t *testing.T) {
+		start := time.Now()
+		batch, conn := nl.Batch{}, dial(t, f.node())
+		batch.DeleteNexthop(f.nexthop(t).ID)
+		require.Nil(t, conn.Do(t.Context(), &batch))
+		f.requireBack(t, start)
+	}},
+	{"nexthop replaced by a foreign one", (*fire).replaceNexthop},
+	{"foreign address added", func(f *fire, t *testing.T) {
+		start := time.Now()
+		require.NoError(t, f.h.AddrAdd(f.vtep(t), &vnl.Addr{IPNet: ipNet(netip.MustParsePrefix("198.51.100.1/32"))}))
+		f.requireBack(t, start)
+	}},
+	{"route replaced by a foreign one", (*fire).replaceRoute},
+	{"link taken over by another program", (*fire).takeLink},
+	{"watch overflowed", (*fire).overflow},
+	{"underlay renamed", (*fire).renameUnderlay},
+	{"underlay address changed", (*fire).moveUnderlay}, // the last: the node stays there
+}
+
+func dial(t testing.TB, n *testnet.Node) *nl.Conn {
+	t.Helper()
+	conn, err := nl.Dial(n.NetNS())
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// nexthop is the nexthop object of the peer's first route.
+func (f *fire) nexthop(t testing.TB) nl.Nexthop {
+	t.Helper()
+	all := nexthops(t, f.node())
+	at := slices.IndexFunc(all, func(nh nl.Nexthop) bool { return nh.ID == f.routeOf(t).Nexthop })
+	require.GreaterOrEqual(t, at, 0)
+	return all[at]
+}
+
+func nexthops(t testing.TB, n *testnet.Node) []nl.Nexthop {
+	t.Helper()
+	var all []nl.Nexthop
+	require.NoError(t, dial(t, n).Nexthops(t.Context(), func() { all = nil }, func(nh nl.Nexthop) { all = append(all, nh) }))
+	return all
+}
+
+// routeOf is what the kernel has at the peer's first prefix.
+func (f *fire) routeOf(t testing.TB) nl.Route {
+	t.Helper()
+	var found nl.Route
+	require.NoError(t, dial(t, f.node()).Routes(t.Context(), func() {}, func(r nl.Route) {
+		if r.Prefix == f.peer.Prefixes[0] && r.Table == nl.TableMain {
+			found = r
+		}
+	}))
+	return found
+}
+
+// replaceNexthop is `ip nexthop replace` by somebody who does not care whose it is: the kernel gives it away with its
+// routes. The stranger's stays, and ours moves to another id.
+func (f *fire) replaceNexthop(t *testing.T) {
+	start := time.Now()
+	lost := f.nexthop(t)
+	theirs := nl.Nexthop{ID: lost.ID, Protocol: unix.RTPROT_STATIC, Gateway: other(f.peer.Underlay), Link: linkNamed(t, f.h, "eth0").Attrs().Index}
+	seizeNexthop(t, f.node(), theirs)
+	f.requireBack(t, start)
+	assert.Contains(t, nexthops(t, f.node()), theirs, "another program's is not ours to change")
+	assert.NotEqual(t, theirs.ID, f.routeOf(t).Nexthop)
+	batch := nl.Batch{}
+	batch.DeleteNexthop(theirs.ID)
+	require.Nil(t, dial(t, f.node()).Do(t.Context(), &batch))
+	f.requireBack(t, start)
+}
+
+// seizeNexthop puts nh in place of the nexthop object with its id, whosever that is.
+func seizeNexthop(t *testing.T, n *testnet.Node, nh nl.Nexthop) {
+	t.Helper()
+	const nhaID, nhaOIF, nhaGateway = 1, 5, 6 // linux/nexthop.h
+	attrs := netlink.NewAttributeEncoder()
+	attrs.Uint32(nhaID, nh.ID)
+	attrs.Uint32(nhaOIF, uint32(nh.Link))
+	attrs.Bytes(nhaGateway, nh.Gateway.AsSlice())
+	encoded, err := attrs.Encode()
+	require.NoError(t, err)
+	family := byte(unix.AF_INET6)
+	if nh.Gateway.Is4() {
+		family = unix.AF_INET
+	}
+	var conn *netlink.Conn
+	require.NoError(t, n.Do(func() (err error) {
+		conn, err = netlink.Dial(unix.NETLINK_ROUTE, nil)
+		return err
+	}))
+	defer conn.Close()
+	_, err = conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.RTM_NEWNEXTHOP, Flags: netlink.Request | netlink.Acknowledge | netlink.Create | netlink.Replace},
+		Data:   append([]byte{family, 0, nh.Protocol, 0, 0, 0, 0, 0}, encoded...),
+	})
+	require.NoError(t, err)
+}
+
+// replaceRoute is `ip route replace` by somebody else, who gets away with it: the conflict is reported. When theirs goes,
+// ours is back at once.
+func (f *fire) replaceRoute(t *testing.T) {
+	theirs := &vnl.Route{
+		Dst: ipNet(f.peer.Prefixes[0]), LinkIndex: linkNamed(t, f.h, "eth0").Attrs().Index,
+		Protocol: unix.RTPROT_STATIC, Priority: int(f.routeOf(t).Metric),
+	}
+	require.NoError(t, f.h.RouteReplace(theirs))
+	f.requireConflict(t, "route "+f.peer.Prefixes[0].String())
+	assert.EqualValues(t, unix.RTPROT_STATIC, f.routeOf(t).Protocol, "another program's is not ours to change")
+	start := time.Now()
+	require.NoError(t, f.h.RouteDel(theirs))
+	f.requireBack(t, start)
+	f.requireNothingFails(t)
+}
+
+// takeLink has another program put its name on the VTEP. It stays as it is, until the other deletes it.
+func (f *fire) takeLink(t *testing.T) {
+	taken := f.vtep(t)
+	require.NoError(t, f.h.LinkSetAlias(taken, "theirs"))
+	f.requireConflict(t, "link "+taken.Attrs().Name)
+	assert.Equal(t, taken.Attrs().Index, f.vtep(t).Attrs().Index)
+	start := time.Now()
+	require.NoError(t, f.h.LinkDel(taken))
+	f.requireBack(t, start)
+	f.requireNothingFails(t)
+}
+
+func (f *fire) requireConflict(t *testing.T, id string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		return slices.ContainsFunc(f.loop.Status().Failing, func(failing podweft.Failure) bool {
+			return strings.HasPrefix(failing.ID, id)
+		})
+	}, patience, time.Millisecond)
+	for _, failing := range f.loop.Status().Failing {
+		assert.ErrorIs(t, failing.Err, podweft.ErrConflict)
+	}
+}
+
+func (f *fire) requireNothingFails(t *testing.T) {
+	t.Helper()
+	require.Eventually(t, func() bool { return len(f.loop.Status().Failing) == 0 }, patience, time.Millisecond)
+}
+
+// overflow lets the loop miss a sabotage: the notification is among those that do not fit in the socket, behind 100,000 foreign
+// routes. Then the routes go again, in a storm that the loop hears, with another sabotage in it.
+func (f *fire) overflow(t *testing.T) {
+	const foreign = 100_000
+	sabotage := func() { require.NoError(t, f.h.RouteDel(&vnl.Route{Dst: ipNet(f.peer.Prefixes[0])})) }
+	conn := dial(t, f.node())
+	eth0 := linkNamed(t, f.h, "eth0").Attrs().Index
+	storm := func(from, to int, request func(*nl.Batch, nl.Route)) {
+		batch := nl.Batch{}
+		batch.Grow(to - from)
+		for i := from; i < to; i++ {
+			a := netip.AddrFrom4([4]byte{100, 64 + byte(i>>16), byte(i >> 8), byte(i)})
+			request(&batch, nl.Route{
+				RouteKey: nl.RouteKey{Table: 4242, Prefix: netip.PrefixFrom(a, 32)}, Protocol: unix.RTPROT_STATIC, Link: eth0,
+			})
+		}
+		require.Nil(t, conn.Do(t.Context(), &batch))
+	}
+	before := lostMessages(t, f.node())
+	f.deaf.Lock()
+	require.NoError(t, f.h.LinkSetMTU(f.vtep(t), 1400)) // for the loop to wake up to, and go deaf
+	storm(0, foreign, (*nl.Batch).AddRoute)
+	sabotage()
+	require.Greater(t, lostMessages(t, f.node()), before, "the storm fits in the socket")
+	start := time.Now()
+	f.deaf.Unlock()
+	f.requireBack(t, start)
+
+	passes := f.loop.Status().Passes
+	start = time.Now()
+	storm(0, foreign/2, (*nl.Batch).DeleteRoute)
+	sabotage()
+	storm(foreign/2, foreign, (*nl.Batch).DeleteRoute)
+	f.requireBack(t, start)
+	settle(t, f.loop)
+	passes = f.loop.Status().Passes - passes
+	t.Logf("%d passes while 100,000 foreign routes went", passes)
+	assert.Less(t, passes, uint64(100), "the loop runs in circles")
+	start = time.Now()
+	sabotage()
+	f.requireBack(t, start)
+}
+
+// lostMessages is how many the kernel could not put into the netlink sockets of the node.
+func lostMessages(t *testing.T, n *testnet.Node) (lost int) {
+	t.Helper()
+	var table []byte
+	require.NoError(t, n.Do(func() (err error) {
+		table, err = os.ReadFile("/proc/thread-self/net/netlink")
+		return err
+	}))
+	for line := range strings.Lines(string(table)) {
+		const protocol, drops = 1, 8 // columns: sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode
+		if column := strings.Fields(line); column[protocol] == strconv.Itoa(unix.NETLINK_ROUTE) {
+			dropped, err := strconv.Atoi(column[drops])
+			require.NoError(t, err)
+			lost += dropped
+		}
+	}
+	return lost
+}
+
+// renameUnderlay gives the underlay interface another name, which is found out by node; until then packets flow by the old
+// Spec, which names an interface that is not there. The VTEP stays the same throughout.
+func (f *fire) renameUnderlay(t *testing.T) {
+	before := f.vtep(t).Attrs().Index
+	rename := func(from, to string) {
+		l := linkNamed(t, f.h, from)
+		require.NoError(t, f.h.LinkSetDown(l)) // kernels before 6.2 demand it
+		require.NoError(t, f.h.LinkSetName(l, to))
+		require.NoError(t, f.h.LinkSetUp(l))
+		if v6 := f.node().V6; v6.IsValid() { // it went with the link
+			require.NoError(t, f.h.AddrReplace(l, &vnl.Addr{IPNet: ipNet(netip.PrefixFrom(v6, 64)), Flags: unix.IFA_F_NODAD}))
+		}
+	}
+	follow := func(device string) {
+		spec := f.specs[0]
+		spec.VTEPs = slices.Clone(spec.VTEPs)
+		eachVTEP(&spec, func(v *vxlan.VTEP) { v.Device = device })
+		f.specs[0] = spec
+		require.NoError(t, f.loop.Wait(t.Context(), f.loop.Set(spec)))
+	}
+	start := time.Now()
+	rename("eth0", "uplink0")
+	require.Eventually(t, func() bool { return len(f.loop.Status().Failing) > 0 }, patience, time.Millisecond)
+	require.ErrorIs(t, f.loop.Status().Failing[0].Err, nl.ErrNoLink)
+	f.requireBack(t, start)
+	start = time.Now()
+	follow("uplink0")
+	f.requireBack(t, start)
+	f.requireNothingFails(t)
+	rename("uplink0", "eth0")
+	follow("eth0")
+	f.requireBack(t, start)
+	assert.Equal(t, before, f.vtep(t).Attrs().Index)
+}
+
+// moveUnderlay gives node 1 other underlay addresses, as a lease of DHCP does, and both nodes the Specs that follow.
+func (f *fire) moveUnderlay(t *testing.T) {
+	before := f.vtep(t).Attrs().Index
+	far := keep(t, f.drivers[1], f.specs[1])
+	eth0 := linkNamed(t, f.h, "eth0")
+	moved := map[netip.Addr]netip.Addr{}
+	start := time.Now()
+	for _, old := range f.node().Addrs() {
+		bits := map[bool]int{true: 24, false: 64}[old.Is4()]
+		raw := old.AsSlice()
+		raw[len(raw)-1] = 77
+		moved[old], _ = netip.AddrFromSlice(raw)
+		require.NoError(t, f.h.AddrDel(eth0, &vnl.Addr{IPNet: ipNet(netip.PrefixFrom(old, bits))}))
+		require.NoError(t, f.h.AddrAdd(eth0, &vnl.Addr{IPNet: ipNet(netip.PrefixFrom(moved[old], bits)), Flags: unix.IFA_F_NODAD}))
+	}
+	for i := range f.specs {
+		spec := f.specs[i]
+		spec.VTEPs, spec.Peers = slices.Clone(spec.VTEPs), slices.Clone(spec.Peers)
+		for j := range spec.VTEPs {
+			spec.VTEPs[j].Local = movedTo(moved, spec.VTEPs[j].Local)
+		}
+		for j := range spec.Peers {
+			spec.Peers[j].Underlay = movedTo(moved, spec.Peers[j].Underlay)
+		}
+		f.specs[i] = spec
+	}
+	require.NoError(t, f.loop.Wait(t.Context(), f.loop.Set(f.specs[0])))
+	require.NoError(t, far.Wait(t.Context(), far.Set(f.specs[1])))
+	f.requireBack(t, start)
+	f.requireRepaired(t, 1)
+	assert.Equal(t, before, f.vtep(t).Attrs().Index, "changed in place")
+}
+
+func movedTo(moved map[netip.Addr]netip.Addr, a netip.Addr) netip.Addr {
+	if to, ok := moved[a]; ok {
+		return to
+	}
+	return a
+}

@@ -1,0 +1,83 @@
+package vxlan_test
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft/testnet"
+)
+
+// stream is pings at even intervals, each of which is sent once and counted.
+type stream struct {
+	pinger *testnet.Pinger
+	stop   chan struct{}
+	sent   int
+	group  sync.WaitGroup // of all that are under way, and of the one that sends them
+
+	mu   sync.Mutex
+	lost []time.Time // when those were sent that nobody answered
+}
+
+// startStream pings until it is asked for its result.
+func startStream(t testing.TB, from *testnet.Node, to netip.Addr, every time.Duration) *stream {
+	t.Helper()
+	pinger, err := from.Pinger()
+	require.NoError(t, err)
+	s := &stream{pinger: pinger, stop: make(chan struct{})}
+	s.group.Go(func() { s.run(t.Context(), to, every) })
+	return s
+}
+
+func (s *stream) run(ctx context.Context, to netip.Addr, every time.Duration) {
+	for next := time.Now(); ; next = next.Add(every) { // a machine that is busy delays pings, and leaves none out
+		select {
+		case <-s.stop:
+			return
+		case <-time.After(time.Until(next)):
+			s.sent++
+			s.group.Go(func() { s.one(ctx, to, time.Now()) })
+		}
+	}
+}
+
+func (s *stream) one(ctx context.Context, to netip.Addr, now time.Time) {
+	ctx, cancel := context.WithTimeout(ctx, patience/2) // nothing on the way holds a packet back for so long
+	defer cancel()
+	if _, err := s.pinger.Ping(ctx, to); err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.lost = append(s.lost, now)
+	}
+}
+
+// result is that of a stream that has been stopped. gap is the time from the first ping that was lost to the last.
+func (s *stream) result(t testing.TB) (sent, lost int, gap time.Duration) {
+	t.Helper()
+	s.group.Wait()
+	require.NoError(t, s.pinger.Close())
+	if len(s.lost) == 0 {
+		return s.sent, 0, 0
+	}
+	first, last := slices.MinFunc(s.lost, time.Time.Compare), slices.MaxFunc(s.lost, time.Time.Compare)
+	return s.sent, len(s.lost), last.Sub(first)
+}
+
+// requireShort stops the streams, says how much of them was lost, and requires that it was bearable.
+func requireShort(t testing.TB, streams []*stream, what string) {
+	t.Helper()
+	time.Sleep(100 * time.Millisecond)
+	for _, s := range streams {
+		close(s.stop)
+	}
+	for _, s := range streams {
+		sent, lost, gap := s.result(t)
+		t.Logf("%s: %d of %d pings lost within %v", what, lost, sent, gap.Round(time.Millisecond))
+		require.Less(t, gap, patience)
+	}
+}
