@@ -1,0 +1,146 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/nl"
+	"github.com/podweft/podweft/internal/sysctl"
+)
+
+// converge makes b as it should be. Creation is exclusive, everything else is compared and written: so it does not matter
+// who else is at it, or where one who was killed left off.
+func (a *Attacher) converge(ctx context.Context, b Bridge) (nl.Link, error) {
+	want := nl.Link{Name: b.Name, Alias: a.mark, Kind: "bridge", MTU: b.MTU, MAC: b.MAC}
+	if want.MAC.IsZero() {
+		want.MAC = bridgeMAC(a.owner, b)
+	}
+	have, err := a.bridge(ctx, want)
+	if err != nil {
+		return have, err
+	}
+	if !ours(have, want) {
+		return have, &podweft.OpError{
+			Op: "create", Object: podweft.Named("link " + b.Name + " type bridge"),
+			Err: fmt.Errorf("%w: delete it, or give the bridge another name", conflict(have)),
+		}
+	}
+	steps := bridgeSteps(have, want, b)
+	addresses, err := a.addressSteps(have, b)
+	if err != nil {
+		return have, err
+	}
+	if steps = append(steps, addresses...); len(steps) == 0 {
+		return have, nil
+	}
+	if have.Alias == "" {
+		a.refuseAdvertisements(ctx, b.Name) // before it has one: should we be killed, the next to come does it
+	}
+	if err := a.node.do(ctx, steps...); err != nil {
+		return have, err
+	}
+	for _, s := range steps {
+		a.log.DebugContext(ctx, "bridge converged", "op", s.op, "object", s.object)
+	}
+	return a.node.conn.Link(b.Name)
+}
+
+// bridge returns the link of the bridge's name, whosever it is, and makes it if there is none.
+func (a *Attacher) bridge(ctx context.Context, want nl.Link) (nl.Link, error) {
+	have, err := a.node.conn.Link(want.Name)
+	if !errors.Is(err, nl.ErrNoLink) {
+		return have, err
+	}
+	create := step{
+		op: "create", object: fmt.Sprintf("link %s type bridge address %s", want.Name, want.MAC),
+		request: func(b *nl.Batch) { b.CreateBridge(want) }, fine: unix.EEXIST, // somebody else was faster: see whose it is
+	}
+	if err := a.node.do(ctx, create); err != nil {
+		return have, err
+	}
+	return a.node.conn.Link(want.Name)
+}
+
+// bridgeSteps is what have lacks.
+func bridgeSteps(have, want nl.Link, b Bridge) (steps []step) {
+	update := func(what string, request func(*nl.Batch)) {
+		steps = append(steps, step{op: "update", object: fmt.Sprintf("link %s %s", want.Name, what), request: request})
+	}
+	if have.Alias == "" || !have.Up {
+		update("up alias "+want.Alias, func(b *nl.Batch) { b.Mark(want) })
+	}
+	if want.MTU != 0 && have.MTU != want.MTU {
+		update(fmt.Sprintf("mtu %d", want.MTU), func(b *nl.Batch) { b.SetMTU(have.Index, want.MTU) })
+	}
+	if !b.MAC.IsZero() && have.MAC != b.MAC {
+		update("address "+b.MAC.String(), func(r *nl.Batch) { r.SetMAC(have.Index, b.MAC) })
+	}
+	return steps
+}
+
+// addresses are the bridge's gateways and, for IPv6, a link-local address: the node asks for a pod's MAC with it when it
+// forwards a packet whose source is not on the bridge (ndisc_solicit in net/ipv6/ndisc.c sends nothing without one).
+func (b Bridge) addresses(mac podweft.MAC) []netip.Prefix {
+	all := slices.Clone(b.Gateways)
+	if slices.ContainsFunc(all, func(g netip.Prefix) bool { return g.Addr().Is6() }) {
+		all = append(all, netip.PrefixFrom(mac.LinkLocal(), 64))
+	}
+	return all
+}
+
+// addressSteps gives the bridge its addresses and takes all others off it, but for link-local ones.
+func (a *Attacher) addressSteps(br nl.Link, b Bridge) (steps []step, err error) {
+	have, err := a.node.conn.Addresses(br.Index)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range have {
+		if !h.LinkScope && !slices.Contains(b.Gateways, h.Prefix) {
+			steps = append(steps, deleteAddress(b.Name, h))
+		}
+	}
+	mac := br.MAC
+	if !b.MAC.IsZero() {
+		mac = b.MAC
+	}
+	for _, g := range b.addresses(mac) {
+		if !slices.ContainsFunc(have, func(h nl.Address) bool { return h.Prefix == g }) {
+			steps = append(steps, addAddress(b.Name, nl.Address{Link: br.Index, Prefix: g}))
+		}
+	}
+	return steps, nil
+}
+
+// refuseAdvertisements keeps a pod that sends router advertisements from becoming the node's router (CVE-2020-10749). A node
+// that forwards IPv6 ignores them anyway, so where /proc/sys cannot be written this is no reason to attach nothing.
+func (a *Attacher) refuseAdvertisements(ctx context.Context, name string) {
+	err := sysctl.Ensure(a.node.path, "net/ipv6/conf/"+name+"/accept_ra", "0")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		a.log.WarnContext(ctx, "bridge may accept router advertisements", "link", name, "err", err)
+	}
+}
+
+// ours reports whether have is the link want. Its alias says so; until it has one (it is given right after a link is made)
+// its MAC does, which is derived and nobody else's.
+func ours(have, want nl.Link) bool {
+	return have.Kind == want.Kind && (have.Alias == want.Alias || have.Alias == "" && have.MAC == want.MAC)
+}
+
+// conflict names the link that is in the way.
+func conflict(have nl.Link) error {
+	kind, alias := have.Kind, "without an alias"
+	if kind == "" {
+		kind = "hardware"
+	}
+	if have.Alias != "" {
+		alias = fmt.Sprintf("alias %q", have.Alias)
+	}
+	return fmt.Errorf("%w: link %s, index %d, %s, %s", podweft.ErrConflict, have.Name, have.Index, kind, alias)
+}

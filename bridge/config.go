@@ -1,0 +1,39 @@
+package bridge
+
+import (
+	"log/slog"
+	"regexp"
+
+	"github.com/podweft/podweft"
+)
+
+// DefaultOwner is the owner of an instance that does not name itself.
+const DefaultOwner = "podweft"
+
+// Config says how an Attacher reaches the kernel. Its zero value is an attacher for the caller's network namespace.
+type Config struct {
+	// Owner names the instance; empty means DefaultOwner. The bridge bears it in its alias, "podweft:OWNER", and so do the
+	// host ends of ports, "podweft:OWNER/CONTAINER/INTERFACE". Two instances in one namespace need two owners and two
+	// bridges.
+	Owner string
+	// NetNS is the path of the node's network namespace, such as /run/netns/node1; empty means the caller's.
+	NetNS string
+	// Logger gets every change at level debug; nil means silence.
+	Logger *slog.Logger
+}
+
+// maxOwner keeps an alias below the kernel's limit, together with maxContainer.
+const maxOwner = 64
+
+var ownerPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+
+// Validate reports everything that is wrong with cfg, each as a [*podweft.FieldError].
+func (cfg Config) Validate() error {
+	if cfg.Owner != "" && (!ownerPattern.MatchString(cfg.Owner) || len(cfg.Owner) > maxOwner) {
+		return &podweft.FieldError{
+			Field: "Owner", Value: cfg.Owner, Problem: "cannot be part of a mark",
+			Remedy: "use up to 64 letters, digits, dots, dashes and underscores, a letter or digit first",
+		}
+	}
+	return nil
+}

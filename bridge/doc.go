@@ -1,0 +1,40 @@
+// Package bridge attaches pods to a node's bridge, in the calling process and within a millisecond or two.
+//
+//	pods, err := bridge.New(bridge.Config{})
+//	...
+//	cni0 := bridge.Bridge{MTU: 1450, Gateways: []netip.Prefix{netip.MustParsePrefix("10.244.1.1/24")}}
+//	at, err := pods.Attach(ctx, cni0, bridge.Port{
+//		Container: id, NetNS: "/run/netns/blue", Addresses: []netip.Prefix{netip.MustParsePrefix("10.244.1.2/24")},
+//	})
+//	...
+//	err = pods.Detach(ctx, bridge.Port{Container: id})
+//
+// A pod's port is a veth pair: one end in the pod, the other a port of the bridge. The bridge has an address of the node's
+// in each family, the gateway that pods send everything to that is not for their neighbours.
+//
+//	pod blue                          node
+//	eth0 10.244.1.2/24 ---- veth3f0c (port of) cni0 10.244.1.1/24 ---- routes, tunnels, the world
+//
+// # What is promised
+//
+// When [Attacher.Attach] returns, packets flow, the first one too: IPv6 addresses skip duplicate address detection, the
+// pod knows the gateway's MAC, and the bridge has begun to forward for the port. When it fails it has undone what it did,
+// but for the bridge, which is the node's. Attached again, a port is left as it is.
+//
+// The bridge is converged: made if it is not there, brought up, given the MTU and the addresses that are asked for and
+// relieved of others, as after a change of the node's lease. That any number of goroutines and processes do so at once
+// is fine.
+//
+// Everything this package makes in the node's namespace bears its mark, a link alias that begins with "podweft:OWNER". What
+// does not is never changed or deleted; where it is in the way, the error is [podweft.ErrConflict]. That includes a bridge
+// of the wanted name which a person or another network plugin made: delete it, or choose another name.
+//
+// # What will surprise you
+//
+// Pods have a permanent neighbour entry for each gateway: no other pod can pose as it, and a bridge that gets another MAC
+// is out of their reach. So the bridge's is given at its birth and then kept (see [Bridge]).
+//
+// The package allocates no addresses (package ipam), masquerades and publishes nothing (package nat), does not turn on
+// forwarding (net.ipv4.ip_forward, net.ipv6.conf.all.forwarding; package node does), filters nothing, and does not keep
+// pods from posing as one another.
+package bridge

@@ -1,0 +1,183 @@
+package bridge_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft/bridge"
+	"github.com/podweft/podweft/internal/nl"
+	"github.com/podweft/podweft/testnet"
+)
+
+// machine is a network namespace with a socket to look into it, and to meddle.
+type machine struct {
+	*testnet.Node
+	nl *nl.Conn
+}
+
+func newMachine(t testing.TB, name string) *machine {
+	t.Helper()
+	m := &machine{Node: testnet.NewNode(t, name)}
+	var err error
+	m.nl, err = nl.Dial(m.NetNS())
+	require.NoError(t, err)
+	t.Cleanup(func() { m.nl.Close() })
+	return m
+}
+
+// host is a node with an attacher.
+type host struct {
+	*machine
+	pods *bridge.Attacher
+}
+
+func newHost(t testing.TB, cfg bridge.Config) *host {
+	t.Helper()
+	h := &host{machine: newMachine(t, "node")}
+	h.pods = h.attacher(t, cfg)
+	return h
+}
+
+// attacher is one more on the same node, as another process would have.
+func (h *host) attacher(t testing.TB, cfg bridge.Config) *bridge.Attacher {
+	t.Helper()
+	cfg.NetNS = h.NetNS()
+	a, err := bridge.New(cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { a.Close() })
+	return a
+}
+
+func (h *host) attach(t testing.TB, b bridge.Bridge, p bridge.Port) bridge.Attached {
+	t.Helper()
+	at, err := h.pods.Attach(t.Context(), b, p)
+	require.NoError(t, err)
+	return at
+}
+
+// attachNew attaches a new pod, number i.
+func (h *host) attachNew(t testing.TB, b bridge.Bridge, i int) (*machine, bridge.Port) {
+	t.Helper()
+	pod := newMachine(t, fmt.Sprintf("pod-%d", i))
+	p := port(b, pod, i)
+	h.attach(t, b, p)
+	return pod, p
+}
+
+// change carries out requests, as somebody else does.
+func (m *machine) change(t testing.TB, requests func(*nl.Batch)) {
+	t.Helper()
+	var b nl.Batch
+	requests(&b)
+	for _, err := range m.nl.Do(t.Context(), &b) {
+		require.NoError(t, err)
+	}
+}
+
+func (m *machine) link(t testing.TB, name string) nl.Port {
+	t.Helper()
+	l, err := m.nl.Port(t.Context(), name)
+	require.NoError(t, err)
+	return l
+}
+
+func (m *machine) linkNames(t testing.TB) []string {
+	t.Helper()
+	all, err := m.nl.Links()
+	require.NoError(t, err)
+	var names []string
+	for _, l := range all {
+		names = append(names, l.Name)
+	}
+	return names
+}
+
+// addresses are those of a link, but for the kernel's own.
+func (m *machine) addresses(t testing.TB, link string) []netip.Prefix {
+	t.Helper()
+	all, err := m.nl.Addresses(m.link(t, link).Index)
+	require.NoError(t, err)
+	var own []netip.Prefix
+	for _, a := range all {
+		if !a.LinkScope {
+			own = append(own, a.Prefix)
+		}
+	}
+	return own
+}
+
+// state is everything in the namespace, a line for each thing, but for the addresses and routes that the kernel gives
+// itself in its own time.
+func (m *machine) state(t testing.TB) []string {
+	t.Helper()
+	links, err := m.nl.Links()
+	require.NoError(t, err)
+	var lines []string
+	for _, l := range links {
+		lines = append(lines, fmt.Sprintf("%+v", m.link(t, l.Name)))
+		for _, a := range m.addresses(t, l.Name) {
+			lines = append(lines, fmt.Sprintf("%s %s", l.Name, a))
+		}
+		require.NoError(t, m.nl.Neighbors(t.Context(), l.Index, func() {}, func(n nl.Neighbor) {
+			lines = append(lines, fmt.Sprintf("%+v", n))
+		}))
+	}
+	require.NoError(t, m.nl.Routes(t.Context(), func() {}, func(r nl.Route) {
+		if r.Table == nl.TableMain && !r.Prefix.Addr().IsLinkLocalUnicast() {
+			lines = append(lines, fmt.Sprintf("%+v", r))
+		}
+	}))
+	slices.Sort(lines)
+	return lines
+}
+
+// ping sends one echo request, never a second, and waits for a tenth of what a lost ARP request would cost.
+func (m *machine) ping(t testing.TB, to netip.Addr) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err := m.Ping(ctx, to)
+	require.NoError(t, err, "%s to %s", m.Name, to)
+}
+
+// families are the three sorts of cluster.
+var families = []struct {
+	name   string
+	bridge bridge.Bridge
+}{
+	{"v4", cni0("10.244.1.1/24")},
+	{"v6", cni0("fd00:244:0:1::1/64")},
+	{"dual", dual},
+}
+
+var dual = cni0("10.244.1.1/24", "fd00:244:0:1::1/64")
+
+func cni0(gateways ...string) bridge.Bridge {
+	return bridge.Bridge{MTU: 1450, Gateways: prefixes(gateways...)}
+}
+
+func prefixes(texts ...string) (all []netip.Prefix) {
+	for _, text := range texts {
+		all = append(all, netip.MustParsePrefix(text))
+	}
+	return all
+}
+
+// port is that of pod number i, from 1, with the i-th address behind each gateway.
+func port(b bridge.Bridge, pod *machine, i int) bridge.Port {
+	p := bridge.Port{Container: pod.Name, NetNS: pod.NetNS()}
+	for _, g := range b.Gateways {
+		a := g.Addr()
+		for range i {
+			a = a.Next()
+		}
+		p.Addresses = append(p.Addresses, netip.PrefixFrom(a, g.Bits()))
+	}
+	return p
+}
