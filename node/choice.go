@@ -1,0 +1,72 @@
+package node
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strings"
+
+	"github.com/podweft/podweft/subnet"
+)
+
+// Choice says how the underlay interface is chosen. Its zero value chooses the interface of the default route. Each field that
+// is set narrows the choice.
+type Choice struct {
+	// Name is the interface's name, or one of its addresses.
+	Name string
+	// Match is a pattern that its name or one of its addresses has to match.
+	Match *regexp.Regexp
+	// Reach is an address that packets leave by it for.
+	Reach netip.Addr
+}
+
+func (c Choice) isZero() bool { return c == Choice{} }
+
+// Candidate is an interface that could be the underlay, or why it could not.
+type Candidate struct {
+	// Node is what the interface would make of the node: its device, MTU and addresses. Name is left empty.
+	Node subnet.Node
+	// Reasons are what speaks for it: "default route of IPv4", "named eth1".
+	Reasons []string
+	// Excluded is what speaks against it; empty for one that can be chosen.
+	Excluded string
+}
+
+// String is the candidate as a line for people.
+func (c Candidate) String() string {
+	s := c.Node.Device
+	if !c.Node.Underlay.IsZero() {
+		s += " (" + c.Node.Underlay.String() + ")"
+	}
+	if c.Excluded != "" {
+		return s + ": " + c.Excluded
+	}
+	if len(c.Reasons) == 0 {
+		return s
+	}
+	return s + ": " + strings.Join(c.Reasons, ", ")
+}
+
+// ChoiceError is what Choose returns when no interface is left, or more than one.
+type ChoiceError struct {
+	Choice     Choice
+	Candidates []Candidate // all interfaces, those that can be chosen first
+}
+
+// Ambiguous reports whether there is more than one interface to choose from, rather than none.
+func (e *ChoiceError) Ambiguous() bool {
+	return len(e.Candidates) > 1 && e.Candidates[1].Excluded == ""
+}
+
+// Error lists the interfaces with what speaks for or against each, and says what to do.
+func (e *ChoiceError) Error() string {
+	problem, remedy := "no interface can be the underlay", "name one that has an address, or give one a default route"
+	if e.Ambiguous() {
+		problem, remedy = "several interfaces could be the underlay", "name one"
+	}
+	lines := make([]string, len(e.Candidates))
+	for i, c := range e.Candidates {
+		lines[i] = c.String()
+	}
+	return fmt.Sprintf("%s (%s): %s", problem, strings.Join(lines, "; "), remedy)
+}

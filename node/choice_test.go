@@ -1,0 +1,97 @@
+package node_test
+
+import (
+	"net/netip"
+	"regexp"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/podweft/podweft/node"
+	"github.com/podweft/podweft/testnet"
+	"github.com/podweft/podweft/vxlan"
+)
+
+// inNode opens netlink in a node, for what a person would do there with ip.
+func inNode(t testing.TB, n *testnet.Node) *netlink.Handle {
+	t.Helper()
+	var h *netlink.Handle
+	require.NoError(t, n.Do(func() (err error) {
+		h, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+		return err
+	}))
+	t.Cleanup(h.Close)
+	return h
+}
+
+func addLink(t testing.TB, h *netlink.Handle, l netlink.Link, addrs ...string) {
+	t.Helper()
+	require.NoError(t, h.LinkAdd(l))
+	link, err := h.LinkByName(l.Attrs().Name)
+	require.NoError(t, err)
+	require.NoError(t, h.LinkSetUp(link))
+	for _, s := range addrs {
+		a, err := netlink.ParseAddr(s)
+		require.NoError(t, err)
+		a.Flags = unix.IFA_F_NODAD
+		require.NoError(t, h.AddrAdd(link, a))
+	}
+}
+
+func TestChoose(t *testing.T) {
+	fabric := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 1, Outside: true})
+	n := fabric.Nodes[0]
+	h := inNode(t, n)
+	addLink(t, h, &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth1", MTU: 9000}, PeerName: "eth1-peer"}, "198.51.100.7/24", "2001:db8:1::7/64")
+	addLink(t, h, &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}, "198.51.101.1/24")
+	d, err := vxlan.New(vxlan.Config{NetNS: n.NetNS()})
+	require.NoError(t, err)
+	defer d.Close()
+	vtep, err := netip.ParseAddr("10.0.0.1")
+	require.NoError(t, err)
+	_, err = d.Apply(t.Context(), vxlan.Spec{VTEPs: []vxlan.VTEP{{
+		VNI: 1, Device: "eth0", Local: n.V4, MAC: [6]byte{0x0e, 1}, Addresses: []netip.Prefix{netip.PrefixFrom(vtep, 32)},
+	}}})
+	require.NoError(t, err)
+
+	for _, tc := range []struct {
+		name   string
+		choice node.Choice
+		want   string // the device, or a part of the error
+	}{
+		{"default route", node.Choice{}, "eth0"},
+		{"name", node.Choice{Name: "eth1"}, "eth1"},
+		{"address", node.Choice{Name: "2001:db8:1::7"}, "eth1"},
+		{"pattern", node.Choice{Match: regexp.MustCompile(`^198\.51\.100\.`)}, "eth1"},
+		{"reach", node.Choice{Reach: netip.MustParseAddr("198.51.100.99")}, "eth1"},
+		{"reach by the default route", node.Choice{Reach: netip.MustParseAddr("203.0.113.1")}, "eth0"},
+		{"a bridge by its name", node.Choice{Name: "br0"}, "br0"},
+		{"all of it", node.Choice{Name: "eth1", Match: regexp.MustCompile("eth"), Reach: netip.MustParseAddr("2001:db8:1::1")}, "eth1"},
+		{"ambiguous", node.Choice{Match: regexp.MustCompile("^eth[01]$")}, "several interfaces could be the underlay"},
+		{"unknown", node.Choice{Name: "eth9"}, "eth0 (192.0.2.1, 2001:db8::1): not named eth9"},
+		{"contradiction", node.Choice{Name: "eth1", Reach: netip.MustParseAddr("203.0.113.1")}, "does not lead to 203.0.113.1"},
+		{"a bridge by a pattern", node.Choice{Match: regexp.MustCompile("br0")}, "a bridge, which only its name chooses"},
+		{"our own", node.Choice{Name: "flannel.1"}, "flannel.1 (10.0.0.1): made by podweft"},
+		{"without address", node.Choice{Name: "eth1-peer"}, "eth1-peer: down"},
+		{"loopback", node.Choice{Name: "lo"}, "lo: loopback"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got, err := node.Choose(t.Context(), n.NetNS(), tc.choice)
+			if err != nil {
+				var choice *node.ChoiceError
+				require.ErrorAs(t, err, &choice)
+				assert.Equal(t, tc.name == "ambiguous", choice.Ambiguous())
+				assert.ErrorContains(t, err, tc.want)
+				return
+			}
+			assert.Equal(t, tc.want, got.Device)
+		})
+	}
+	got, err := node.Choose(t.Context(), n.NetNS(), node.Choice{Name: "eth1"})
+	require.NoError(t, err)
+	assert.Equal(t, 9000, got.MTU)
+	assert.Equal(t, "198.51.100.7, 2001:db8:1::7", got.Underlay.String())
+}

@@ -1,0 +1,399 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/nl"
+	"github.com/podweft/podweft/internal/sysctl"
+	"github.com/podweft/podweft/nat"
+	"github.com/podweft/podweft/subnet"
+)
+
+// Node is one node of a pod network. It is safe for concurrent use.
+type Node struct {
+	cfg   Config
+	log   *slog.Logger
+	ready chan struct{}
+
+	mu     sync.Mutex
+	status Status
+}
+
+// Status is how a Node is doing.
+type Status struct {
+	Node    subnet.Node     // as it was found on the underlay
+	Network *subnet.Network // nil until the store has told
+	Lease   *subnet.Lease   // nil until there is one
+	MTU     int             // for pods, in bytes
+	Peers   int             // other nodes' leases in the last snapshot, good or bad
+	// Problems are what other nodes wrote and was left out of the last snapshot.
+	Problems []subnet.Problem
+	Ready    bool
+	Backend  podweft.Status
+}
+
+// New returns a Node that does nothing before Run. The error is [podweft.ErrInvalid].
+func New(cfg Config) (*Node, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	log := cfg.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Node{cfg: cfg, log: log.With("node", cfg.Name), ready: make(chan struct{})}, nil
+}
+
+// Ready is closed when the network is ready for pods: the node has a lease, and every peer known then has been tried once.
+// Peers that failed hold nobody up; they are in Status.Backend.Failing.
+func (n *Node) Ready() <-chan struct{} { return n.ready }
+
+// Status returns how the node is doing.
+func (n *Node) Status() Status {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.status
+	s.Backend = n.cfg.Backend.Status()
+	return s
+}
+
+func (n *Node) update(change func(*Status)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	change(&n.status)
+}
+
+// Run takes part in the network until ctx ends; it then returns nil. It can be called once. Its other errors: what
+// [Config] names is not there or not permitted; [subnet.ErrExhausted]; [subnet.ErrLeaseLost], when the node's subnet has
+// become another's, in which case its pods have to be started anew.
+func (n *Node) Run(ctx context.Context) error {
+	self, err := n.choose(ctx)
+	if err != nil {
+		return err
+	}
+	group, inner := errgroup.WithContext(ctx)
+	r := &run{Node: n, self: self, group: group, snaps: make(chan *subnet.Snapshot), moved: make(chan struct{}, 1)}
+	group.Go(func() error { return n.cfg.Backend.Run(inner) })
+	group.Go(func() error { return r.feed(inner) })
+	group.Go(func() error { return r.watch(inner) })
+	group.Go(func() error { return r.follow(inner) })
+	err = group.Wait()
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil
+	}
+	return err
+}
+
+// choose finds the node on its underlay.
+func (n *Node) choose(ctx context.Context) (subnet.Node, error) {
+	self, err := Choose(ctx, n.cfg.NetNS, n.cfg.Underlay)
+	if err != nil {
+		return self, fmt.Errorf("underlay: %w", err)
+	}
+	self.Name = n.cfg.Name
+	n.update(func(s *Status) { s.Node = self })
+	return self, nil
+}
+
+// run is what one Run knows.
+type run struct {
+	*Node
+	group *errgroup.Group
+	snaps chan *subnet.Snapshot
+	moved chan struct{} // size 1: look at the underlay again
+
+	// Those of follow's goroutine.
+	self    subnet.Node
+	hold    *subnet.Hold
+	network *subnet.Network // as it was published last
+	last    *subnet.Snapshot
+	nat     *podweft.Loop[nat.Spec]
+}
+
+// feed passes the store's snapshots on.
+func (r *run) feed(ctx context.Context) error {
+	feed := subnet.NewFeed(subnet.FeedConfig{Store: r.cfg.Store, Logger: r.log})
+	for snap := range feed.Snapshots(ctx) {
+		select {
+		case r.snaps <- snap:
+		case <-ctx.Done():
+		}
+	}
+	return ctx.Err()
+}
+
+// watch has the underlay looked at when a link or an address changes. Where it cannot listen it says so and goes without.
+func (r *run) watch(ctx context.Context) error {
+	look := func() {
+		select {
+		case r.moved <- struct{}{}:
+		default:
+		}
+	}
+	err := nl.Watch(ctx, r.cfg.NetNS, nl.Events{
+		Link: func(int, string) { look() }, Address: func(int) { look() }, Lost: look,
+	}, func() {})
+	if err != nil {
+		r.log.WarnContext(ctx, "changes of the underlay will not be seen", "err", err)
+	}
+	return nil
+}
+
+// follow handles one change after the other: a snapshot, or the underlay.
+func (r *run) follow(ctx context.Context) error {
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case r.last = <-r.snaps:
+			err = r.observe(ctx, r.last)
+		case <-r.moved:
+			err = r.look(ctx)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// observe joins the network with the first snapshot; it gives each to the Hold and the backend.
+func (r *run) observe(ctx context.Context, snap *subnet.Snapshot) error {
+	if r.hold == nil {
+		if err := r.join(ctx, snap); err != nil {
+			return err
+		}
+	}
+	r.hold.Observe(snap)
+	if !snap.Network.Equal(r.network) {
+		r.publish(ctx, snap.Network)
+	}
+	return r.set(ctx, snap)
+}
+
+// look finds out whether the node has moved on its underlay, and publishes it if so.
+func (r *run) look(ctx context.Context) error {
+	if r.hold == nil {
+		return nil // join looks by itself
+	}
+	self, err := r.choose(ctx)
+	if err != nil {
+		r.log.WarnContext(ctx, "the node's place on the underlay is not known; the last one stays published", "err", err)
+		return nil
+	}
+	if self == r.self {
+		return nil
+	}
+	r.log.InfoContext(ctx, "the node has moved on its underlay", "from", r.self.Underlay, "to", self.Underlay, "mtu", self.MTU)
+	r.self = self
+	r.publish(ctx, r.network)
+	return r.set(ctx, r.last)
+}
+
+// publish says what follows for peers from the configuration and the node's place. What was published before stays in force
+// when it cannot.
+func (r *run) publish(ctx context.Context, network *subnet.Network) {
+	r.network = network
+	lease := r.hold.Lease()
+	if lease == nil {
+		return // hold.Run says why
+	}
+	data, mtu, err := r.cfg.Backend.Publish(r.self, network, lease.Data)
+	if err == nil {
+		err = r.hold.Publish(r.self.Underlay, data)
+	}
+	if err != nil {
+		r.log.WarnContext(ctx, "changes not published", "err", err)
+		return
+	}
+	r.update(func(s *Status) { s.MTU = mtu })
+}
+
+// join gets the node its lease.
+func (r *run) join(ctx context.Context, snap *subnet.Snapshot) (err error) {
+	if r.self, err = r.choose(ctx); err != nil {
+		return err
+	}
+	if err := r.forward(snap.Network); err != nil {
+		return err
+	}
+	before, err := loadState(r.cfg.StateFile)
+	if err != nil {
+		r.log.WarnContext(ctx, "previous lease not known", "err", err)
+	}
+	if old := snap.Lease(r.self.Name); old != nil && before.Data.Equal(subnet.Data{}) {
+		before = *old
+	}
+	data, mtu, err := r.cfg.Backend.Publish(r.self, snap.Network, before.Data)
+	if err != nil {
+		return err
+	}
+	hold, err := subnet.NewHold(subnet.HoldConfig{Store: r.cfg.Store, Logger: r.log, Claim: subnet.Claim{
+		Node: r.self.Name, Underlay: r.self.Underlay, Backend: r.cfg.Backend.Type(), Data: data,
+		Prefer: before.Prefixes, TTL: r.cfg.TTL,
+	}})
+	if err != nil {
+		return err
+	}
+	lease, err := hold.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	if err := saveState(r.cfg.StateFile, lease); err != nil {
+		return err
+	}
+	r.hold, r.network = hold, snap.Network
+	r.update(func(s *Status) { s.MTU = mtu })
+	r.group.Go(func() error { return hold.Run(ctx) })
+	return r.masquerade(ctx)
+}
+
+// set hands the snapshot to the backend.
+func (r *run) set(ctx context.Context, snap *subnet.Snapshot) error {
+	lease := r.hold.Lease()
+	if lease == nil {
+		return nil // hold.Run says why
+	}
+	generation, problems, err := r.cfg.Backend.Set(r.self, withOwn(snap, lease))
+	if err != nil {
+		r.log.WarnContext(ctx, "snapshot not applied", "revision", snap.Revision, "err", err)
+		return nil // the last good one stays in force
+	}
+	problems = append(problems, snap.Problems...)
+	r.reportNew(ctx, problems)
+	first := false
+	r.update(func(s *Status) {
+		first = s.Lease == nil
+		s.Network, s.Lease, s.Problems, s.Peers = snap.Network, lease, problems, len(snap.Leases)
+		if snap.Lease(r.self.Name) != nil {
+			s.Peers--
+		}
+	})
+	r.setMasquerade(snap.Network, lease)
+	if first {
+		r.group.Go(func() error { return r.becomeReady(ctx, generation) })
+	}
+	return nil
+}
+
+// withOwn is the snapshot with our lease as we hold it: right after it was acquired, and while the store has lost it, the
+// snapshot does not say so.
+func withOwn(snap *subnet.Snapshot, own *subnet.Lease) *subnet.Snapshot {
+	if snap.Lease(own.Node) == own {
+		return snap
+	}
+	leases := make([]*subnet.Lease, 0, len(snap.Leases)+1)
+	for _, l := range snap.Leases {
+		if l.Node != own.Node {
+			leases = append(leases, l)
+		}
+	}
+	at, _ := slices.BinarySearchFunc(leases, own, func(a, b *subnet.Lease) int { return cmp.Compare(a.Key, b.Key) })
+	with := *snap
+	with.Leases = slices.Insert(leases, at, own)
+	return &with
+}
+
+// reportNew logs the problems that the last snapshot did not have.
+func (r *run) reportNew(ctx context.Context, problems []subnet.Problem) {
+	r.mu.Lock()
+	old := r.status.Problems
+	r.mu.Unlock()
+	for _, p := range problems {
+		known := slices.ContainsFunc(old, func(o subnet.Problem) bool { return o.Error() == p.Error() })
+		if !known {
+			r.log.WarnContext(ctx, "lease left out", "key", p.Key, "peer", p.Node, "err", p.Err)
+		}
+	}
+}
+
+func (r *run) becomeReady(ctx context.Context, generation uint64) error {
+	if err := r.cfg.Backend.Wait(ctx, generation); err != nil && ctx.Err() == nil {
+		r.log.WarnContext(ctx, "ready, though not every peer can be reached", "err", err)
+	}
+	if r.nat != nil {
+		if err := r.nat.Wait(ctx, 1); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("masquerade: %w", err)
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	r.update(func(s *Status) { s.Ready = true })
+	close(r.ready)
+	return nil
+}
+
+// forward lets the node forward packets of the families that the network has.
+func (r *run) forward(network *subnet.Network) error {
+	for key, needed := range map[string]bool{
+		"net/ipv4/ip_forward":          network.V4.Network.IsValid(),
+		"net/ipv6/conf/all/forwarding": network.V6.Network.IsValid(),
+	} {
+		if !needed {
+			continue
+		}
+		if err := sysctl.Ensure(r.cfg.NetNS, key, "1"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// masquerade starts the loop that keeps the masquerade table.
+func (r *run) masquerade(ctx context.Context) error {
+	if !r.cfg.Masquerade {
+		return nil
+	}
+	driver, err := nat.New(nat.Config{Owner: r.cfg.Owner, NetNS: r.cfg.NetNS, Logger: r.cfg.Logger})
+	if err != nil {
+		return fmt.Errorf("masquerade: %w", err)
+	}
+	r.nat = podweft.NewLoop(driver, podweft.LoopConfig{Logger: r.cfg.Logger})
+	r.group.Go(func() error {
+		defer driver.Close()
+		return r.nat.Run(ctx)
+	})
+	return nil
+}
+
+func (r *run) setMasquerade(network *subnet.Network, lease *subnet.Lease) {
+	if r.nat == nil {
+		return
+	}
+	var cluster []netip.Prefix
+	for _, of := range []subnet.Range{network.V4, network.V6} {
+		if of.Network.IsValid() {
+			cluster = append(cluster, of.Network)
+		}
+	}
+	r.nat.Set(nat.Spec{Masquerade: slices.Collect(lease.Prefixes.All()), Exempt: cluster})
+}
+
+// Pods is what is needed to attach pods to this node.
+type Pods struct {
+	Prefixes subnet.Prefixes // their addresses
+	MTU      int             // of their interfaces, in bytes
+}
+
+// Pods waits until the node is ready and returns what is needed to attach pods to it. The error is ctx's.
+func (n *Node) Pods(ctx context.Context) (Pods, error) {
+	select {
+	case <-n.ready:
+	case <-ctx.Done():
+		return Pods{}, ctx.Err()
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return Pods{Prefixes: n.status.Lease.Prefixes, MTU: n.status.MTU}, nil
+}
