@@ -1,0 +1,40 @@
+# The few commands of a working day. CI runs .ci/run, which does all of this and more, from a clean clone.
+# `work` is the go command's name for the packages of every module in go.work; `./...` would stop at the root module.
+
+.PHONY: test race lint cross lab bench consumer apidiff release release-test ci
+
+test: # kernel tests make namespaces of their own: no root is needed
+	go test work
+
+race: # needs gcc
+	go test -race work
+
+lint:
+	gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go') | (! grep .)
+	go vet work
+	hack/tool golangci-lint run $$(go list -f '{{.Dir}}' work)
+
+cross: # every module, without a C compiler
+	CGO_ENABLED=0 GOARCH=amd64 go build -o /dev/null work
+	CGO_ENABLED=0 GOARCH=arm64 go vet work
+
+lab:
+	go run ./examples/lab
+
+bench: # make bench PKG=./vxlan
+	go test -run '^$$' -bench . -benchmem $(or $(PKG),work)
+
+consumer: # make consumer UPDATE=1 accepts what it found
+	hack/consumer $(if $(UPDATE),--update)
+
+apidiff:
+	hack/apidiff
+
+release: # make release VERSION=v0.1.0 [DRY=1]; pushes nothing
+	hack/release $(if $(DRY),--dry-run) $(VERSION)
+
+release-test:
+	hack/release-test
+
+ci: # as root
+	.ci/run

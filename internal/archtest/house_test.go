@@ -1,0 +1,110 @@
+package archtest
+
+import "slices"
+
+const module = "github.com/podweft/podweft"
+
+// A room is a package of the house, named by its directory.
+type room struct {
+	// may lists the packages of the house that it may import: directories, "internal/..." for all below one, or public
+	// for every package that is not internal.
+	may []string
+	// brings lists the modules that it may bring into a program, itself and through what it imports. It is not looked
+	// at in nested modules, whose dependencies are theirs alone.
+	brings []string
+}
+
+const (
+	root     = "."
+	internal = "internal/..."
+	public   = "public"
+)
+
+var (
+	namespaces = []string{
+		"github.com/vishvananda/netns",
+		"golang.org/x/sys",
+	}
+	rtnetlink = slices.Concat(namespaces, []string{
+		"github.com/mdlayher/netlink",
+		"github.com/mdlayher/socket",
+		"github.com/vishvananda/netlink",
+		"golang.org/x/net",
+		"golang.org/x/sync",
+	})
+	nftables = slices.Concat(rtnetlink, []string{
+		"github.com/google/nftables",
+	})
+)
+
+// A house is a module's packages and its rules. Keys and values name packages by their directory; a key that ends in "/..."
+// speaks for a tree of packages.
+type house struct {
+	rooms map[string]room
+	// importers are the only packages that may import a heavy module, so that one place turns its types into ours.
+	importers map[string][]string
+	// users are the only packages that may use a name, whichever package it is from.
+	users map[string][]string
+}
+
+// ours is this module. Arrows point downwards only: the vocabulary knows nobody, subnet and ipam know nothing of the kernel,
+// no driver knows another, and node gets its driver through an interface.
+var ours = house{
+	rooms: map[string]room{
+		root: {},
+
+		"subnet":                 {may: []string{root}},
+		"subnet/memory":          {may: []string{root, "subnet", "subnet/internal/..."}},
+		"subnet/file":            {may: []string{root, "subnet", "subnet/internal/..."}, brings: []string{"golang.org/x/sys"}}, // flock, inotify
+		"subnet/storetest":       {may: []string{root, "subnet"}},
+		"subnet/internal/ledger": {may: []string{root, "subnet"}},
+
+		"ipam": {may: []string{root}, brings: []string{"golang.org/x/sys"}},
+
+		"policy":     {may: []string{root}},
+		"policy/...": {may: []string{root, "policy"}},
+
+		"vxlan":  {may: []string{root, "subnet", internal}, brings: rtnetlink},
+		"hostgw": {may: []string{root, "subnet", internal}, brings: rtnetlink},
+		"ipip":   {may: []string{root, "subnet", internal}, brings: rtnetlink},
+		"bridge": {may: []string{root, "subnet", internal}, brings: rtnetlink},
+		"nat":    {may: []string{root, "subnet", internal}, brings: nftables},
+
+		"node":    {may: []string{root, "subnet", "nat", internal}, brings: nftables},
+		"testnet": {may: []string{root, internal}, brings: rtnetlink},
+
+		"internal/archtest": {},
+		"internal/delta":    {may: []string{root, internal}},
+		"internal/fib":      {may: []string{root, internal}, brings: rtnetlink},
+		"internal/netns":    {may: []string{root, internal}, brings: namespaces},
+		"internal/nft":      {may: []string{root, internal}, brings: nftables},
+		"internal/nl":       {may: []string{root, internal}, brings: rtnetlink},
+		"internal/sysctl":   {may: []string{root, internal}, brings: namespaces},
+
+		// Readers learn the SDK from the examples: what these need must be public. (Go itself would let them import internal
+		// packages, since their path lies below ours.)
+		"examples/...": {may: []string{public}},
+		// Objects of Kubernetes turned into ours.
+		"kube/...": {may: []string{root, "subnet", "policy"}},
+	},
+	importers: map[string][]string{
+		"github.com/containernetworking/cni":     {"cniplugin", "cnitest"},
+		"github.com/containernetworking/plugins": nil,
+		"github.com/google/nftables":             {"internal/nft", "nat"},
+		// The lab asks the kernel with it, not us, which way a packet goes.
+		"github.com/vishvananda/netlink": {"internal/nl", "testnet", "examples/lab"},
+		"github.com/vishvananda/netns":   {"internal/netns"},
+	},
+	users: map[string][]string{
+		// A thread that has entered a namespace must never go back to the scheduler, and only internal/netns sees to that.
+		"Setns":        {"internal/netns"},
+		"SYS_SETNS":    {"internal/netns"},
+		"Unshare":      {"internal/netns"},
+		"SYS_UNSHARE":  {"internal/netns"},
+		"Unshareflags": {"internal/netns"},
+		// A process that is born in new namespaces takes no thread of ours there.
+		"Cloneflags": {"testnet"},
+		// vishvananda/netlink's way into a namespace, which says nothing when it cannot bring the thread home.
+		"NewHandleAt": nil,
+	},
+}
