@@ -22,8 +22,6 @@ import (
 	"github.com/podweft/podweft/testnet"
 )
 
-func TestMain(m *testing.M) { testnet.Main(m) }
-
 const patience = 20 * time.Second
 
 // here names the calling thread's namespace, as in "net:[4026531840]".
@@ -187,36 +185,6 @@ func TestThreadsDoNotPileUp(t *testing.T) {
 		require.NoError(t, netns.Do(path, func() error { return nil }))
 	}
 	assert.Eventually(t, func() bool { return threads() <= before+8 }, patience, time.Millisecond, "%d threads before", before)
-}
-
-// TestFirstThreadStays calls Do from the process's first thread, which cannot end: its namespace is what /proc/PID/ns/net shows.
-func TestFirstThreadStays(t *testing.T) {
-	path, _ := newNS(t)
-	home, err := os.Readlink("/proc/self/ns/net")
-	require.NoError(t, err)
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // so that the calling thread takes up what Do starts
-	hits := 0
-	start := time.Now()
-	for hits < 20 {
-		require.Less(t, time.Since(start), patience, "%d times on the first thread", hits)
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			if unix.Gettid() != unix.Getpid() {
-				time.Sleep(10 * time.Microsecond) // let another thread come to the front
-				return
-			}
-			hits++
-			assert.NoError(t, netns.Do(path, func() error {
-				assert.NotEqual(t, unix.Getpid(), unix.Gettid())
-				return nil
-			}))
-		}()
-		<-done
-		first, err := os.Readlink("/proc/self/ns/net")
-		require.NoError(t, err)
-		require.Equal(t, home, first)
-	}
 }
 
 // TestGoexitIsAnError: a test's FailNow inside fn ends the goroutine; the caller must not wait for ever.
