@@ -16,8 +16,6 @@ import (
 	"github.com/podweft/podweft/testnet"
 )
 
-func TestMain(m *testing.M) { testnet.Main(m) }
-
 // patience is how long tests wait for what takes milliseconds: the kernel has one lock for the links of all namespaces, which
 // tests of other packages may hold for long.
 const patience = 20 * time.Second

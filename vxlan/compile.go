@@ -1,7 +1,6 @@
 package vxlan
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -24,6 +23,9 @@ func Compile(node subnet.Node, snap *subnet.Snapshot) (Spec, []subnet.Problem, e
 	own := snap.Lease(node.Name)
 	if own == nil {
 		return Spec{}, nil, fmt.Errorf("compile vxlan for %s: it has no lease", node.Name)
+	}
+	if node.Underlay.IsZero() {
+		return Spec{}, nil, fmt.Errorf("compile vxlan for %s: it has no address on the underlay", node.Name)
 	}
 	spec := Spec{DirectRouting: c.DirectRouting}
 	var vteps subnet.Addrs
@@ -71,11 +73,12 @@ func ownVTEP(node subnet.Node, own *subnet.Lease, c backendConfig, local netip.A
 	return v, nil
 }
 
-// carriers returns the node's own underlay addresses that its VTEPs have: those that carry one of its prefixes.
+// carriers returns the node's own underlay addresses that its VTEPs have: those that carry one of its prefixes. There is none
+// for a node without an underlay address.
 func carriers(prefixes subnet.Prefixes, ours subnet.Addrs) []netip.Addr {
 	var all []netip.Addr
 	for prefix := range prefixes.All() {
-		if local := carrier(prefix, ours, ours); !slices.Contains(all, local) {
+		if local := carrier(prefix, ours, ours); local.IsValid() && !slices.Contains(all, local) {
 			all = append(all, local)
 		}
 	}
@@ -126,7 +129,10 @@ func peersOf(vteps subnet.Addrs, l *subnet.Lease, macs map[macOf]string) ([]Peer
 
 // comparePeers orders by what no two peers share, their first prefix.
 func comparePeers(a, b Peer) int {
-	return cmp.Or(firstPrefix(a).Compare(firstPrefix(b)), a.Underlay.Compare(b.Underlay))
+	if order := firstPrefix(a).Compare(firstPrefix(b)); order != 0 { // nearly always: thousands are compared at each change
+		return order
+	}
+	return a.Underlay.Compare(b.Underlay)
 }
 
 func firstPrefix(p Peer) netip.Prefix {

@@ -145,7 +145,7 @@ func TestForeignRouteStaysAndIsNamed(t *testing.T) {
 	require.NoError(t, err)
 	require.ErrorIs(t, plan.Err(), podweft.ErrConflict)
 
-	plan, err = o.drivers[0].Apply(t.Context(), o.specs[0])
+	_, err = o.drivers[0].Apply(t.Context(), o.specs[0])
 	require.ErrorIs(t, err, podweft.ErrConflict)
 	var failed *podweft.OpError
 	require.ErrorAs(t, err, &failed)

@@ -55,6 +55,9 @@ func Publish(node subnet.Node, network *subnet.Network, before subnet.Data) (sub
 	if err != nil {
 		return subnet.Data{}, 0, err
 	}
+	if network == nil {
+		return subnet.Data{}, 0, &podweft.FieldError{Field: "Network", Problem: "is missing", Remedy: "take it from the store's snapshot"}
+	}
 	var data subnet.Data
 	mtu := 0
 	for _, local := range carriers(subnet.Prefixes{V4: network.V4.Network, V6: network.V6.Network}, node.Underlay) {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -92,7 +93,7 @@ func (d *Driver) links(ctx context.Context, spec Spec, write bool) (podweft.Plan
 		}
 	}
 	for i, v := range spec.VTEPs {
-		if err := s.vtep(v, -1-i); err != nil {
+		if err := s.vtep(v, i-len(spec.VTEPs)); err != nil {
 			return s.plan, s.out, err
 		}
 	}
@@ -127,14 +128,14 @@ func (v VTEP) excludes(x nl.VXLAN) bool {
 	return v.port() == x.Port && v.Local.Is4() == x.Local.Is4() && (v.VNI == x.VNI || v.GBP != x.GBP)
 }
 
-// do adds a change to the plan and makes it. It reports whether the change was made, or would be.
-func (s *linkStep) do(op podweft.Op, o podweft.Object, note string, requests func(*nl.Batch)) bool {
-	return s.try(op, o, note, func() error {
+// do adds a change to the plan and makes it.
+func (s *linkStep) do(op podweft.Op, o podweft.Object, note string, requests func(*nl.Batch)) {
+	s.try(op, o, note, func() error {
 		var batch nl.Batch
 		requests(&batch)
 		for _, err := range s.d.conn.Do(s.ctx, &batch) {
 			if err != nil && !(op == podweft.Delete && errors.Is(err, unix.ENODEV)) {
-				return s.explain(err, o)
+				return s.explain(err)
 			}
 		}
 		return nil
@@ -142,19 +143,18 @@ func (s *linkStep) do(op podweft.Op, o podweft.Object, note string, requests fun
 }
 
 // try is do for a change that is made by other means than rtnetlink.
-func (s *linkStep) try(op podweft.Op, o podweft.Object, note string, change func() error) bool {
+func (s *linkStep) try(op podweft.Op, o podweft.Object, note string, change func() error) {
 	s.plan = append(s.plan, podweft.Change{Op: op, Object: o, Note: note})
 	if !s.write {
-		return true
+		return
 	}
-	err := error(podweft.ErrHeld)
+	err := podweft.ErrHeld
 	if !podweft.PassOf(s.ctx).Held(o) || s.d.table.Eager() {
 		err = change()
 	}
 	if err != nil {
 		s.fail(op, o, err)
 	}
-	return err == nil
 }
 
 // fail gives the last change of the plan its error.
@@ -162,17 +162,21 @@ func (s *linkStep) fail(op podweft.Op, o podweft.Object, err error) {
 	s.plan[len(s.plan)-1].Err = &podweft.OpError{Op: op.String(), Object: o, Err: err}
 }
 
-// explain names the link that keeps a VTEP from being made: the kernel only says that something exists.
-func (s *linkStep) explain(err error, o podweft.Object) error {
+// explain names the links that may keep a VTEP from being made: the kernel only says that something exists.
+func (s *linkStep) explain(err error) error {
 	if !errors.Is(err, unix.EEXIST) {
 		return err
 	}
+	var others []string
 	for _, l := range s.known {
 		if l.Alias != s.d.alias {
-			return fmt.Errorf("%w: %w: perhaps %s", podweft.ErrConflict, err, newObject(l, s.deviceName(l.VXLAN.Underlay)))
+			others = append(others, newObject(l, s.deviceName(l.VXLAN.Underlay)).String())
 		}
 	}
-	return fmt.Errorf("%w: %w", podweft.ErrConflict, err)
+	if len(others) == 0 {
+		return fmt.Errorf("%w: %w", podweft.ErrConflict, err)
+	}
+	return fmt.Errorf("%w: %w: one of %s", podweft.ErrConflict, err, strings.Join(others, "; "))
 }
 
 func (s *linkStep) deviceName(index int) string {
@@ -183,7 +187,8 @@ func (s *linkStep) deviceName(index int) string {
 	return l.Name
 }
 
-// vtep makes one VTEP and its addresses. placeholder stands for its index in a plan for a link that is not there.
+// vtep makes one VTEP and its addresses. placeholder stands for its index in a plan for a link that is not there;
+// it is negative, and those of several VTEPs are in the order in which they would be made.
 func (s *linkStep) vtep(v VTEP, placeholder int) error {
 	device, err := s.d.conn.Link(v.Device)
 	if errors.Is(err, nl.ErrNoLink) {

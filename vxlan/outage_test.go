@@ -21,7 +21,13 @@ type stream struct {
 	group  sync.WaitGroup // of all that are under way, and of the one that sends them
 
 	mu   sync.Mutex
-	lost []time.Time // when those were sent that nobody answered
+	lost []loss
+}
+
+// loss is a ping that nobody answered.
+type loss struct {
+	sent time.Time
+	err  error
 }
 
 // startStream pings until it is asked for its result.
@@ -52,7 +58,7 @@ func (s *stream) one(ctx context.Context, to netip.Addr, now time.Time) {
 	if _, err := s.pinger.Ping(ctx, to); err != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.lost = append(s.lost, now)
+		s.lost = append(s.lost, loss{now, err})
 	}
 }
 
@@ -64,8 +70,8 @@ func (s *stream) result(t testing.TB) (sent, lost int, gap time.Duration) {
 	if len(s.lost) == 0 {
 		return s.sent, 0, 0
 	}
-	first, last := slices.MinFunc(s.lost, time.Time.Compare), slices.MaxFunc(s.lost, time.Time.Compare)
-	return s.sent, len(s.lost), last.Sub(first)
+	slices.SortFunc(s.lost, func(a, b loss) int { return a.sent.Compare(b.sent) })
+	return s.sent, len(s.lost), s.lost[len(s.lost)-1].sent.Sub(s.lost[0].sent)
 }
 
 // requireShort stops the streams, says how much of them was lost, and requires that it was bearable.

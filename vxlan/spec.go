@@ -99,7 +99,7 @@ func (s Spec) Validate() error {
 func (s Spec) check() (*index, error) {
 	var c checker
 	x := &index{
-		vteps: map[bool]VTEP{}, macs: make(map[macOf]string, len(s.Peers)), prefixes: make(map[netip.Prefix]string, len(s.Peers)),
+		vteps: map[bool]VTEP{}, macs: make(map[macOf]string, len(s.Peers)), prefixes: make(map[netip.Prefix]behind, len(s.Peers)),
 	}
 	names := map[string]bool{}
 	for i, v := range s.VTEPs {
@@ -127,7 +127,22 @@ func (s Spec) check() (*index, error) {
 type index struct {
 	vteps    map[bool]VTEP // by whether the underlay is IPv4
 	macs     map[macOf]string
-	prefixes map[netip.Prefix]string
+	prefixes map[netip.Prefix]behind // by their gateways
+}
+
+// behind is what has a gateway: a prefix of that length, behind that node.
+type behind struct {
+	node string
+	bits int
+}
+
+// gatewayOf is what the routes to two prefixes must not share. In IPv4 the first address of a prefix is its gateway: of two
+// prefixes that begin alike, one would be sent to the other's peer.
+func gatewayOf(p netip.Prefix) netip.Prefix {
+	if p.Addr().Is4() {
+		return netip.PrefixFrom(p.Addr(), 32)
+	}
+	return p
 }
 
 // macOf is a MAC as seen by one VTEP.
@@ -139,7 +154,7 @@ type macOf struct {
 func (x *index) remove(p Peer) {
 	delete(x.macs, macOf{p.Underlay.Is4(), p.MAC})
 	for _, prefix := range p.Prefixes {
-		delete(x.prefixes, prefix)
+		delete(x.prefixes, gatewayOf(prefix))
 	}
 }
 
@@ -178,9 +193,12 @@ func (c *checker) vtep(field string, v VTEP) {
 			c.add(field+t.field, t.value, "is not a setting", "use Keep, On or Off")
 		}
 	}
-	for _, a := range v.Addresses {
-		if !a.IsValid() {
+	for i, a := range v.Addresses {
+		switch {
+		case !a.IsValid() || a.Addr().Is4In6():
 			c.add(field+".Addresses", a, "is not an address", "")
+		case slices.Contains(v.Addresses[:i], a):
+			c.add(field+".Addresses", a, "is there twice", "")
 		}
 	}
 }
@@ -226,16 +244,18 @@ func (c *checker) peer(at func() string, p Peer, x *index) {
 		add("Prefixes", nil, "are missing", "")
 	}
 	for _, prefix := range p.Prefixes {
-		other, double := x.prefixes[prefix]
+		other, double := x.prefixes[gatewayOf(prefix)]
 		switch {
 		case !prefix.IsValid() || prefix != prefix.Masked():
 			add("Prefixes", prefix, "is not a subnet", "leave no host bits set")
 		case prefix.Bits() == 0:
 			add("Prefixes", prefix, "is everything", "give a pod subnet")
+		case double && other.bits == prefix.Bits():
+			add("Prefixes", prefix, "is behind "+other.node+" too", "")
 		case double:
-			add("Prefixes", prefix, "is behind "+other+" too", "")
+			add("Prefixes", prefix, "begins as a subnet behind "+other.node+" does", "leave one of them out")
 		}
-		x.prefixes[prefix] = p.Node
+		x.prefixes[gatewayOf(prefix)] = behind{p.Node, prefix.Bits()}
 	}
 }
 
