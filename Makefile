@@ -1,7 +1,7 @@
 # The few commands of a working day. CI runs .ci/run, which does all of this and more, from a clean clone.
 # `work` is the go command's name for the packages of every module in go.work; `./...` would stop at the root module.
 
-.PHONY: test race lint cross lab bench consumer apidiff release release-test ci
+.PHONY: test race lint cross lab bench vmtest consumer apidiff release release-test ci
 
 test: # kernel tests make namespaces of their own: no root is needed
 	go test work
@@ -23,6 +23,9 @@ lab:
 
 bench: # make bench PKG=./vxlan
 	go test -run '^$$' -bench . -benchmem $(or $(PKG),work)
+
+vmtest: # the kernel tests on Debian's stock kernel, in an emulated PC
+	hack/vmtest
 
 consumer: # make consumer UPDATE=1 accepts what it found
 	hack/consumer $(if $(UPDATE),--update)

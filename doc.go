@@ -45,7 +45,7 @@
 // # Which package answers your question
 //
 //   - Who owns which pod subnet? subnet; its Stores are subnet/memory and subnet/file, and subnet/storetest tests anybody's.
-//   - How do packets get to other nodes? vxlan (a tunnel), hostgw (plain routes on one link). Each has a Driver.
+//   - How do packets get to other nodes? vxlan and ipip (tunnels), hostgw (plain routes on one link). Each has a Driver.
 //   - How does a pod get onto the node? bridge. Which address does it get? ipam.
 //   - How do pods talk to the world? nat.
 //   - How does all that become one node's network? node.

@@ -1,0 +1,417 @@
+package ipip
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/fib"
+	"github.com/podweft/podweft/internal/nl"
+)
+
+// The kinds of link, as rtnetlink calls them.
+const (
+	kindIPIP   = "ipip"   // IPv4 over IPv4
+	kindIP6Tnl = "ip6tnl" // both over IPv6
+)
+
+// modules are the kernel modules that bring the kinds.
+var modules = map[string]string{kindIPIP: "ipip", kindIP6Tnl: "ip6_tunnel"}
+
+// layout is what the links and addresses of one moment mean for the peers' entries.
+type layout struct {
+	scope   fib.Scope
+	tunnels map[bool]int   // index of the tunnel by whether its underlay is IPv4
+	devices map[bool]int   // index of its underlay interface
+	onLink  []netip.Prefix // networks that the underlay interfaces are on
+
+	unwanted []nl.Tunnel // tunnels of ours that are to go when no route leads through them any more
+}
+
+func (l layout) equal(o layout) bool {
+	return maps.Equal(l.scope.Others, o.scope.Others) && maps.Equal(l.tunnels, o.tunnels) &&
+		maps.Equal(l.devices, o.devices) && slices.Equal(l.onLink, o.onLink)
+}
+
+// tunnel is an object of our plans.
+type tunnel struct {
+	name string
+	text string
+}
+
+func (t tunnel) ID() string     { return "link " + t.name }
+func (t tunnel) String() string { return t.text }
+
+func newObject(t nl.Tunnel, device string) tunnel {
+	text := fmt.Sprintf("link %s type %s", t.Name, t.Kind)
+	if t.Outer.External {
+		text += " external"
+	} else if t.Outer.Protocol == 0 {
+		text += " mode any"
+	}
+	for _, end := range []struct {
+		word string
+		addr netip.Addr
+	}{{"local", t.Outer.Local}, {"remote", t.Outer.Remote}} {
+		if end.addr.IsValid() {
+			text += fmt.Sprintf(" %s %s", end.word, end.addr)
+		}
+	}
+	if device != "" {
+		text += " dev " + device
+	}
+	return tunnel{t.Name, fmt.Sprintf("%s mtu %d", text, t.MTU)}
+}
+
+// address is an object of our plans.
+type address struct {
+	prefix netip.Prefix
+	dev    string
+}
+
+func (a address) ID() string     { return a.String() }
+func (a address) String() string { return fmt.Sprintf("address %s dev %s", a.prefix, a.dev) }
+
+// linkStep compares and, where write is set, changes the links and addresses of one Spec.
+type linkStep struct {
+	d     *Driver
+	ctx   context.Context
+	write bool
+	plan  podweft.Plan
+	out   layout
+	known []nl.Link // all links of our kinds
+}
+
+// links makes the tunnels and their addresses as spec wants them, or says what would have to be done. A tunnel that cannot be
+// made is missing in the layout.
+func (d *Driver) links(ctx context.Context, spec Spec, write bool) (podweft.Plan, layout, error) {
+	s := &linkStep{d: d, ctx: ctx, write: write, out: layout{
+		scope:   fib.Scope{Others: map[int]string{}},
+		tunnels: map[bool]int{}, devices: map[bool]int{},
+	}}
+	for _, kind := range []string{kindIPIP, kindIP6Tnl} {
+		links, err := d.conn.LinksOfKind(ctx, kind)
+		if err != nil {
+			return nil, s.out, err
+		}
+		s.known = append(s.known, links...)
+	}
+	if err := s.sortOut(spec); err != nil {
+		return s.plan, s.out, err
+	}
+	for i, t := range spec.Tunnels {
+		if err := s.tunnel(t, i-len(spec.Tunnels)); err != nil {
+			return s.plan, s.out, err
+		}
+	}
+	return s.plan, s.out, nil
+}
+
+// sortOut finds the tunnels of ours that spec does not name, and removes at once those that are in the way of one that it does.
+func (s *linkStep) sortOut(spec Spec) error {
+	for _, l := range s.known {
+		if l.Alias != s.d.alias || slices.ContainsFunc(spec.Tunnels, func(t Tunnel) bool { return t.name() == l.Name }) {
+			continue
+		}
+		t, err := s.d.conn.Tunnel(l.Name)
+		switch {
+		case errors.Is(err, nl.ErrNoLink): // it has gone meanwhile
+		case err != nil:
+			return err
+		case slices.ContainsFunc(spec.Tunnels, func(wanted Tunnel) bool { return wanted.excludes(t) }):
+			s.remove(t)
+		default:
+			s.out.unwanted = append(s.out.unwanted, t)
+		}
+	}
+	return nil
+}
+
+// excludes reports whether the kernel may refuse t while there is x.
+func (t Tunnel) excludes(x nl.Tunnel) bool {
+	return x.Kind == t.kind() && (x.Outer.External || x.Outer.Local == t.Local)
+}
+
+// removeLinks removes the tunnels that are in nobody's way, or says that it would. It comes last: before that the routes have
+// moved on to other links, so that none of their packets is lost, or were deleted one by one. With their link they would go
+// without a word, and another driver that waits for their place would not hear of it.
+func (d *Driver) removeLinks(ctx context.Context, unwanted []nl.Tunnel, write bool) podweft.Plan {
+	s := &linkStep{d: d, ctx: ctx, write: write}
+	for _, t := range unwanted {
+		s.remove(t)
+	}
+	return s.plan
+}
+
+func (s *linkStep) remove(t nl.Tunnel) {
+	s.do(podweft.Delete, newObject(t, s.deviceName(t.Outer.Underlay)), "", func(b *nl.Batch) { b.DeleteLink(t.Index) })
+}
+
+// do adds a change to the plan and makes it.
+func (s *linkStep) do(op podweft.Op, o podweft.Object, note string, requests func(*nl.Batch)) {
+	s.plan = append(s.plan, podweft.Change{Op: op, Object: o, Note: note})
+	if !s.write {
+		return
+	}
+	if podweft.PassOf(s.ctx).Held(o) && !s.d.table.Eager() {
+		s.fail(podweft.ErrHeld)
+		return
+	}
+	var batch nl.Batch
+	requests(&batch)
+	for _, err := range s.d.conn.Do(s.ctx, &batch) {
+		if err != nil && !(op == podweft.Delete && errors.Is(err, unix.ENODEV)) {
+			s.fail(err)
+			return
+		}
+	}
+}
+
+// fail gives the last change of the plan its error.
+func (s *linkStep) fail(err error) {
+	c := &s.plan[len(s.plan)-1]
+	c.Err = &podweft.OpError{Op: c.Op.String(), Object: c.Object, Err: err}
+}
+
+// explain says in the last change of the plan, if it failed, what the kernel did not: which module is missing, or which link is in
+// the way.
+func (s *linkStep) explain(want nl.Tunnel) {
+	err := s.plan[len(s.plan)-1].Err
+	var failed *podweft.OpError
+	if !errors.As(err, &failed) {
+		return
+	}
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP):
+		s.fail(fmt.Errorf("%w: it lacks the module %s: %w", podweft.ErrNotSupported, modules[want.Kind], failed.Err))
+	case errors.Is(err, unix.EEXIST):
+		s.fail(fmt.Errorf("%w: %w%s", podweft.ErrConflict, failed.Err, s.rival(want)))
+	}
+}
+
+// rival names the tunnel that has the addresses of want, or the only place of its kind.
+func (s *linkStep) rival(want nl.Tunnel) string {
+	for _, l := range s.known {
+		t, err := s.d.conn.Tunnel(l.Name)
+		if err == nil && t.Kind == want.Kind && t.Name != want.Name && t.Outer.Local == want.Outer.Local &&
+			t.Outer.Underlay == want.Outer.Underlay && t.Outer.External == want.Outer.External {
+			return ": " + newObject(t, s.deviceName(t.Outer.Underlay)).String()
+		}
+	}
+	return ""
+}
+
+func (s *linkStep) deviceName(index int) string {
+	if index == 0 {
+		return ""
+	}
+	l, err := s.d.conn.LinkAt(index)
+	if err != nil {
+		return fmt.Sprint(index)
+	}
+	return l.Name
+}
+
+// tunnel makes one tunnel and its addresses. placeholder stands for its index in a plan for a link that is not there; it is
+// negative, and those of several tunnels are in the order in which they would be made.
+func (s *linkStep) tunnel(t Tunnel, placeholder int) error {
+	device, err := s.d.conn.Link(t.Device)
+	if errors.Is(err, nl.ErrNoLink) {
+		return s.stranded(t, err)
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.underlay(t, device); err != nil {
+		return err
+	}
+	want := t.link(s.d.alias, device)
+	have, err := s.d.conn.Tunnel(want.Name)
+	switch {
+	case errors.Is(err, nl.ErrNoLink):
+		have = nl.Tunnel{}
+	case err != nil:
+		return err
+	}
+	index, err := s.converge(want, have, t.Device)
+	if err != nil || index == 0 && s.write {
+		return err
+	}
+	index = cmp.Or(index, placeholder)
+	s.found(t, index)
+	return s.addresses(t, index)
+}
+
+// found makes the tunnel part of the layout.
+func (s *linkStep) found(t Tunnel, index int) {
+	s.out.scope.Others[index] = t.name()
+	s.out.tunnels[t.Local.Is4()] = index
+}
+
+// underlay makes the underlay interface part of the layout, with the networks it is on, for CrossSubnet.
+func (s *linkStep) underlay(t Tunnel, device nl.Link) error {
+	s.out.scope.Others[device.Index] = device.Name
+	s.out.devices[t.Local.Is4()] = device.Index
+	addrs, err := s.d.conn.Addresses(device.Index)
+	for _, a := range addrs {
+		if !a.LinkScope && !a.Prefix.IsSingleIP() {
+			s.out.onLink = append(s.out.onLink, a.Prefix.Masked())
+		}
+	}
+	return err
+}
+
+// stranded reports that t's underlay interface is not there. A tunnel that is there all the same goes on carrying traffic where the
+// interface has only been renamed. So its entries are kept.
+func (s *linkStep) stranded(t Tunnel, missing error) error {
+	o := tunnel{t.name(), fmt.Sprintf("link %s type %s dev %s", t.name(), t.kind(), t.Device)}
+	s.plan = append(s.plan, podweft.Change{Op: podweft.Create, Object: o})
+	s.fail(missing)
+	have, err := s.d.conn.Tunnel(t.name())
+	if errors.Is(err, nl.ErrNoLink) || err == nil && have.Alias != s.d.alias {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.plan[len(s.plan)-1].Op = podweft.Update
+	s.fail(missing)
+	s.found(t, have.Index)
+	if have.Outer.Underlay == 0 {
+		return nil // it has none, or may use any
+	}
+	device, err := s.d.conn.LinkAt(have.Outer.Underlay)
+	if errors.Is(err, nl.ErrNoLink) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return s.underlay(t, device)
+}
+
+func (t Tunnel) kind() string {
+	if t.Local.Is4() {
+		return kindIPIP
+	}
+	return kindIP6Tnl
+}
+
+// link is the tunnel as rtnetlink knows it.
+func (t Tunnel) link(alias string, device nl.Link) nl.Tunnel {
+	outer := nl.Outer{External: true}
+	if t.Local.Is4() {
+		outer = nl.Outer{Local: t.Local, Underlay: device.Index, Protocol: unix.IPPROTO_IPIP}
+	}
+	return nl.Tunnel{Outer: outer, Link: nl.Link{
+		Name: t.name(), Alias: alias, Kind: t.kind(), MTU: cmp.Or(t.MTU, device.MTU-Overhead(t.Local)), Up: true,
+	}}
+}
+
+// converge makes have into want and returns the link's index, or 0 where there is no such link (any more, or yet).
+func (s *linkStep) converge(want, have nl.Tunnel, device string) (int, error) {
+	if want.Outer.External {
+		device = "" // such a link has none
+	}
+	o := newObject(want, device)
+	switch {
+	case have.Index == 0:
+		s.do(podweft.Create, o, "", func(b *nl.Batch) { b.AddTunnel(want) })
+		s.explain(want)
+		return s.indexOf(want.Name)
+	case have.Alias != want.Alias:
+		s.plan = append(s.plan, podweft.Change{Op: podweft.Create, Object: o})
+		s.fail(fmt.Errorf("%w: link %s, of kind %q, alias %q", podweft.ErrConflict, have.Name, have.Kind, have.Alias))
+		return 0, nil
+	case have.Kind != want.Kind || !changeable(want.Outer, have.Outer):
+		note := "replaces " + newObject(have, s.deviceName(have.Outer.Underlay)).String()
+		s.do(podweft.Update, o, note, func(b *nl.Batch) {
+			b.DeleteLink(have.Index)
+			b.AddTunnel(want)
+		})
+		s.explain(want)
+		return s.indexOf(want.Name)
+	}
+	note, requests := s.changes(want, have)
+	if note != "" {
+		s.do(podweft.Update, o, note, requests)
+		s.explain(want)
+	}
+	return have.Index, nil
+}
+
+// indexOf is 0 in a plan for a link that does not exist.
+func (s *linkStep) indexOf(name string) (int, error) {
+	l, err := s.d.conn.Link(name)
+	if errors.Is(err, nl.ErrNoLink) {
+		return 0, nil
+	}
+	if l.Alias != s.d.alias {
+		return 0, err
+	}
+	return l.Index, err
+}
+
+// changeable reports whether the kernel can make have into want in place; see nl.Batch.ChangeTunnel.
+func changeable(want, have nl.Outer) bool {
+	have.Local, have.Underlay = want.Local, want.Underlay
+	return have == want
+}
+
+// changes returns the requests that make have into want in place, and what they change as a note for people.
+func (s *linkStep) changes(want, have nl.Tunnel) (note string, requests func(*nl.Batch)) {
+	var steps []func(*nl.Batch)
+	add := func(what string, step func(*nl.Batch)) {
+		if note != "" {
+			note += ", "
+		}
+		note += what
+		steps = append(steps, step)
+	}
+	want.Index = have.Index
+	if have.Outer != want.Outer {
+		was := fmt.Sprintf("was local %s dev %s", have.Outer.Local, cmp.Or(s.deviceName(have.Outer.Underlay), "any"))
+		add(was, func(b *nl.Batch) { b.ChangeTunnel(want) })
+	}
+	if have.MTU != want.MTU {
+		add(fmt.Sprintf("was mtu %d", have.MTU), func(b *nl.Batch) { b.SetMTU(have.Index, want.MTU) })
+	}
+	if !have.Up {
+		add("was down", func(b *nl.Batch) { b.SetUp(have.Index, true) })
+	}
+	return note, func(b *nl.Batch) {
+		for _, step := range steps {
+			step(b)
+		}
+	}
+}
+
+// addresses gives the tunnel its addresses and takes all others off it, but for the kernel's own link-local ones.
+func (s *linkStep) addresses(t Tunnel, index int) error {
+	var have []nl.Address
+	if index > 0 {
+		var err error
+		if have, err = s.d.conn.Addresses(index); err != nil {
+			return err
+		}
+	}
+	for _, a := range t.Addresses {
+		there := slices.ContainsFunc(have, func(h nl.Address) bool { return h.Prefix == a })
+		if !there {
+			s.do(podweft.Create, address{a, t.name()}, "", func(b *nl.Batch) { b.AddAddress(nl.Address{Link: index, Prefix: a}) })
+		}
+	}
+	for _, h := range have {
+		if !h.LinkScope && !slices.Contains(t.Addresses, h.Prefix) {
+			s.do(podweft.Delete, address{h.Prefix, t.name()}, "", func(b *nl.Batch) { b.DeleteAddress(h) })
+		}
+	}
+	return nil
+}
