@@ -128,7 +128,7 @@ func (t *Table) Change(ctx context.Context, scope Scope, removed, added []Entry)
 	}
 	plan := t.want.compare(false, t.mark, scope, t.have)
 	t.mu.Unlock()
-	if surprised := t.write(ctx, plan, podweft.PassOf(ctx).Held, map[via]error{}); !surprised {
+	if surprised := t.write(ctx, plan, podweft.PassOf(ctx).Held); !surprised {
 		return plan, nil
 	}
 	// Something stands at a key that we believed free. Read, so that the conflict can be named.
@@ -219,33 +219,47 @@ func (t *Table) Distrust() {
 	t.mu.Unlock()
 }
 
-// writeAlong writes each step while the next is being compared, and returns the whole.
+// writeAlong sends each step while the next is being compared and encoded, and returns the whole.
 func (t *Table) writeAlong(ctx context.Context, steps iter.Seq[podweft.Plan], held func(podweft.Object) bool) (plan podweft.Plan, surprised bool) {
-	queue, written := make(chan podweft.Plan, 5), make(chan bool) // room for all steps
+	queue, sent := make(chan *transaction, 5), make(chan bool) // room for all steps
 	go func() {
-		surprised, lacking := false, map[via]error{}
-		for step := range queue {
-			surprised = t.write(ctx, step, held, lacking) || surprised
+		surprised := false
+		for x := range queue {
+			surprised = x.send(ctx) || surprised
 		}
-		written <- surprised
+		sent <- surprised
 	}()
 	var all []podweft.Plan
+	lacking := map[via]error{}
 	for step := range steps {
-		queue <- step
+		queue <- t.prepare(step, held, lacking)
 		all = append(all, step)
 	}
 	close(queue)
-	surprised = <-written // and with it every Change's Err
+	surprised = <-sent // and with it every Change's Err
 	return slices.Concat(all...), surprised
 }
 
-// write sends the changes of plan as one batch and brings the shadow up to date. surprised means that the kernel held
-// something else than the shadow said.
-func (t *Table) write(ctx context.Context, plan podweft.Plan, held func(podweft.Object) bool, lacking map[via]error) (surprised bool) {
-	var batch nl.Batch
-	batch.Grow(len(plan))
-	sent := make([]*podweft.Change, 0, len(plan))
+// write sends the changes of plan as one batch.
+func (t *Table) write(ctx context.Context, plan podweft.Plan, held func(podweft.Object) bool) (surprised bool) {
+	return t.prepare(plan, held, map[via]error{}).send(ctx)
+}
+
+// transaction is a batch that the shadow knows of already.
+type transaction struct {
+	table   *Table
+	batch   nl.Batch
+	changes []*podweft.Change // one for each request
+	lacking map[via]error     // nexthops that are missing, and why; guarded by the table's mu
+}
+
+// prepare encodes the changes that are to be tried, and makes the shadow say that they were made: when the kernel's
+// notification of one arrives, it must find the shadow agreeing.
+func (t *Table) prepare(plan podweft.Plan, held func(podweft.Object) bool, lacking map[via]error) *transaction {
+	x := &transaction{table: t, lacking: lacking, changes: make([]*podweft.Change, 0, len(plan))}
+	x.batch.Grow(len(plan))
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	for i := range plan {
 		c := &plan[i]
 		it := c.Object.(item)
@@ -257,17 +271,21 @@ func (t *Table) write(ctx context.Context, plan podweft.Plan, held func(podweft.
 			it.unsettled(&t.want.touched)
 			continue
 		}
-		// The shadow first: when the kernel's notification arrives, it must find the shadow agreeing.
 		it.record(t.have, c.Op)
-		it.put(&batch, c.Op)
-		sent = append(sent, c)
+		it.put(&x.batch, c.Op)
+		x.changes = append(x.changes, c)
 	}
-	t.mu.Unlock()
+	return x
+}
 
-	errs := t.conn.Do(ctx, &batch)
+// send sends the batch and takes back from the shadow what failed. surprised means that the kernel held something else than
+// the shadow said.
+func (x *transaction) send(ctx context.Context) (surprised bool) {
+	t := x.table
+	errs := t.conn.Do(ctx, &x.batch)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for n, c := range sent {
+	for n, c := range x.changes {
 		it := c.Object.(item)
 		if errs == nil || errs[n] == nil || gone(c.Op, errs[n]) {
 			it.settled(&t.want, c.Op)
@@ -279,7 +297,7 @@ func (t *Table) write(ctx context.Context, plan podweft.Plan, held func(podweft.
 		if !ordinary(errs[n]) {
 			t.trusted = false
 		}
-		c.Err = opError(c, it.failed(lacking, errs[n]))
+		c.Err = opError(c, it.failed(x.lacking, errs[n]))
 	}
 	return surprised
 }
