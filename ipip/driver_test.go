@@ -1,6 +1,7 @@
 package ipip_test
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -226,22 +227,31 @@ func TestTeardownLeavesNothingOfOursAndAllOfOthers(t *testing.T) {
 func everything(t testing.TB, h *netlink.Handle) []string {
 	t.Helper()
 	var all []string
-	links, err := h.LinkList()
-	require.NoError(t, err)
-	for _, l := range links {
+	for _, l := range complete(t, h.LinkList) {
 		all = append(all, fmt.Sprintf("link %s %s %s mtu %d", l.Attrs().Name, l.Type(), l.Attrs().Alias, l.Attrs().MTU))
-		addrs, err := h.AddrList(l, netlink.FAMILY_ALL)
-		require.NoError(t, err)
-		for _, a := range addrs {
+		for _, a := range complete(t, func() ([]netlink.Addr, error) { return h.AddrList(l, netlink.FAMILY_ALL) }) {
 			all = append(all, a.String())
 		}
 	}
-	routes, err := h.RouteListFiltered(unix.AF_UNSPEC, &netlink.Route{}, netlink.RT_FILTER_TABLE)
-	require.NoError(t, err)
+	routes := complete(t, func() ([]netlink.Route, error) {
+		return h.RouteListFiltered(unix.AF_UNSPEC, &netlink.Route{}, netlink.RT_FILTER_TABLE)
+	})
 	for _, r := range routes {
 		all = append(all, r.String())
 	}
 	return all
+}
+
+// complete lists until the list did not change while the kernel gave it.
+func complete[T any](t testing.TB, list func() ([]T, error)) []T {
+	t.Helper()
+	for {
+		all, err := list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			require.NoError(t, err)
+			return all
+		}
+	}
 }
 
 // TestOwners: two instances have two addresses of the node, since nothing else in their packets tells them apart. Over IPv6 there is

@@ -129,6 +129,10 @@ func tunneled(frame []byte) bool {
 func (o *overlay) moveBehindRouter(t testing.TB, i int) {
 	t.Helper()
 	router := inNode(t, o.fabric.Switch)
+	// A router asks for its neighbours from a link-local address (ndisc_send_ns in net/ipv6/ndisc.c).
+	require.NoError(t, router.AddrAdd(linkNamed(t, router, "br0"), &netlink.Addr{
+		IPNet: ipNet(netip.MustParsePrefix("fe80::ff/64")), Flags: unix.IFA_F_NODAD,
+	}))
 	for _, key := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
 		require.NoError(t, sysctl.Ensure(o.fabric.Switch.NetNS(), key, "1"))
 	}
