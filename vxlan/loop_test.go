@@ -118,10 +118,10 @@ var breakages = []struct {
 		e.IP = other(p.Underlay).AsSlice()
 		require.NoError(t, h.NeighSet(e))
 	}},
-	{"fdb doubled", func(t testing.TB, h *netlink.Handle, vtep netlink.Link, p vxlan.Peer) {
+	{"fdb sent to another VNI", func(t testing.TB, h *netlink.Handle, vtep netlink.Link, p vxlan.Peer) {
 		e := fdb(vtep, p)
-		e.IP = other(p.Underlay).AsSlice()
-		require.NoError(t, h.NeighAppend(e))
+		e.VNI = 99
+		require.NoError(t, h.NeighSet(e))
 	}},
 	{"foreign entries added", func(t testing.TB, h *netlink.Handle, vtep netlink.Link, p vxlan.Peer) {
 		e := fdb(vtep, p)
@@ -163,8 +163,10 @@ var breakages = []struct {
 		require.NoError(t, h.LinkDel(vtep))
 	}},
 	{"link renamed", func(t testing.TB, h *netlink.Handle, vtep netlink.Link, p vxlan.Peer) {
-		require.NoError(t, h.LinkSetDown(vtep))
-		require.NoError(t, h.LinkSetName(vtep, "renamed"))
+		require.Eventually(t, func() bool { // kernels before 6.2 demand a link that is down, and the loop is fast
+			require.NoError(t, h.LinkSetDown(vtep))
+			return h.LinkSetName(vtep, "renamed") == nil
+		}, patience, time.Microsecond)
 	}},
 	{"underlay down and up", func(t testing.TB, h *netlink.Handle, vtep netlink.Link, p vxlan.Peer) {
 		eth0 := linkNamed(t, h, "eth0")

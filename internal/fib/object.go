@@ -12,7 +12,7 @@ import (
 // item is an object of our plans: its text is what `ip` and `bridge` print, and it knows how to be written.
 type item interface {
 	podweft.Object
-	// put adds the request.
+	// put adds the request, or several.
 	put(b *nl.Batch, op podweft.Op)
 	// record makes the shadow say what the request will do, and revert undoes that.
 	record(s *state, op podweft.Op)
@@ -67,16 +67,15 @@ type forward struct {
 
 func (f *forward) ID() string { return fmt.Sprintf("fdb %s dev %s", f.MAC, f.dev) }
 
-func (f *forward) String() string { return formatForward(f.Forward, f.dev) }
-
-func formatForward(f nl.Forward, dev string) string {
-	return fmt.Sprintf("fdb %s dev %s dst %s self permanent", f.MAC, dev, f.To)
-}
+func (f *forward) String() string { return f.Format(f.dev) }
 
 func (f *forward) put(b *nl.Batch, op podweft.Op) {
 	if op == podweft.Delete {
 		b.DeleteForward(f.Forward)
 		return
+	}
+	if f.was.Nexthop != 0 {
+		b.DeleteForward(f.was)
 	}
 	b.SetForward(f.Forward)
 }
@@ -101,7 +100,7 @@ type spareForward struct {
 
 func (f *spareForward) ID() string { return fmt.Sprintf("fdb %s dev %s dst %s", f.MAC, f.dev, f.To) }
 
-func (f *spareForward) String() string { return formatForward(f.Forward, f.dev) }
+func (f *spareForward) String() string { return f.Format(f.dev) }
 
 func (f *spareForward) put(b *nl.Batch, _ podweft.Op) { b.DeleteForward(f.Forward) }
 

@@ -272,8 +272,9 @@ func (t *Table) prepare(plan podweft.Plan, held func(podweft.Object) bool, lacki
 			continue
 		}
 		it.record(t.have, c.Op)
-		it.put(&x.batch, c.Op)
-		x.changes = append(x.changes, c)
+		for it.put(&x.batch, c.Op); len(x.changes) < x.batch.Len(); {
+			x.changes = append(x.changes, c)
+		}
 	}
 	return x
 }

@@ -86,12 +86,18 @@ func TestParseNeighbor(t *testing.T) {
 	assert.True(t, e.permanent())
 	assert.Equal(t, n, e.neighbor())
 
-	f := Forward{ForwardKey{4, mac}, netip.MustParseAddr("192.0.2.2")}
+	f := Forward{ForwardKey: ForwardKey{4, mac}, To: netip.MustParseAddr("192.0.2.2")}
 	e, ok = parseNeighbor(body(func(b *Batch) { b.SetForward(f) }))
 	require.True(t, ok)
 	assert.True(t, e.permanent())
 	assert.EqualValues(t, unix.AF_BRIDGE, e.family)
 	assert.Equal(t, f, e.forward())
+
+	f.Detour = Detour{Port: 4789, VNI: 7, Underlay: 3, Nexthop: 9}
+	e, ok = parseNeighbor(body(func(b *Batch) { b.SetForward(f) }))
+	require.True(t, ok)
+	assert.Equal(t, f, e.forward())
+	assert.Equal(t, "fdb 0e:01:02:03:04:05 dev vx dst 192.0.2.2 port 4789 vni 7 via link 3 nhid 9 self permanent", f.Format("vx"))
 
 	e, ok = parseNeighbor(body(func(b *Batch) { b.DeleteNeighbor(n.NeighborKey) }))
 	require.True(t, ok)

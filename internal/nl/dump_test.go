@@ -37,7 +37,7 @@ func neighborOf(i, link int) Neighbor {
 }
 
 func forwardOf(i, link int) Forward {
-	return Forward{ForwardKey{link, podweft.MAC{0x0e, 2, 0, 0, byte(i >> 8), byte(i)}}, netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})}
+	return Forward{ForwardKey: ForwardKey{link, podweft.MAC{0x0e, 2, 0, 0, byte(i >> 8), byte(i)}}, To: netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})}
 }
 
 func nexthopOf(i, link int) Nexthop {

@@ -145,7 +145,7 @@ var requests = []struct {
 	{
 		"forwarding entry",
 		func(b *Batch) {
-			b.SetForward(Forward{ForwardKey{4, podweft.MAC{0x0e, 1, 2, 3, 4, 5}}, netip.MustParseAddr("192.0.2.2")})
+			b.SetForward(Forward{ForwardKey: ForwardKey{4, podweft.MAC{0x0e, 1, 2, 3, 4, 5}}, To: netip.MustParseAddr("192.0.2.2")})
 		},
 		unix.RTM_NEWNEIGH, replace,
 		unix.NdMsg{Family: unix.AF_BRIDGE, Ifindex: 4, State: unix.NUD_PERMANENT | unix.NUD_NOARP, Flags: unix.NTF_SELF},
@@ -157,13 +157,28 @@ var requests = []struct {
 	{
 		"forwarding entry to delete",
 		func(b *Batch) {
-			b.DeleteForward(Forward{ForwardKey{4, podweft.MAC{0x0e, 1, 2, 3, 4, 5}}, netip.MustParseAddr("2001:db8::2")})
+			b.DeleteForward(Forward{ForwardKey: ForwardKey{4, podweft.MAC{0x0e, 1, 2, 3, 4, 5}}, To: netip.MustParseAddr("2001:db8::2")})
 		},
 		unix.RTM_DELNEIGH, 0,
 		unix.NdMsg{Family: unix.AF_BRIDGE, Ifindex: 4, Flags: unix.NTF_SELF},
 		func(e *netlink.AttributeEncoder) {
 			e.Bytes(unix.NDA_LLADDR, []byte{0x0e, 1, 2, 3, 4, 5})
 			e.Bytes(unix.NDA_DST, netip.MustParseAddr("2001:db8::2").AsSlice())
+		},
+	},
+	{
+		"forwarding entry with a detour to delete",
+		func(b *Batch) {
+			b.DeleteForward(Forward{ForwardKey{4, podweft.MAC{0x0e, 1, 2, 3, 4, 5}}, netip.Addr{}, Detour{4789, 7, 3, 9}})
+		},
+		unix.RTM_DELNEIGH, 0,
+		unix.NdMsg{Family: unix.AF_BRIDGE, Ifindex: 4, Flags: unix.NTF_SELF},
+		func(e *netlink.AttributeEncoder) {
+			e.Bytes(unix.NDA_LLADDR, []byte{0x0e, 1, 2, 3, 4, 5})
+			e.Bytes(unix.NDA_PORT, []byte{0x12, 0xb5})
+			e.Uint32(unix.NDA_VNI, 7)
+			e.Uint32(unix.NDA_IFINDEX, 3)
+			e.Uint32(13, 9)
 		},
 	},
 	{

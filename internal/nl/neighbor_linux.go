@@ -2,6 +2,8 @@ package nl
 
 import (
 	"context"
+	"encoding/binary"
+	"fmt"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -35,9 +37,43 @@ type ForwardKey struct {
 type Forward struct {
 	ForwardKey
 	To netip.Addr
+	Detour
 }
 
-const sizeofNdMsg = 12
+// Detour is what a forwarding entry says otherwise than its device: frames that take one usually end where nobody listens. Its
+// zero value is none. We write no detours, but other programs may, and they are taken off again by name.
+type Detour struct {
+	Port     uint16
+	VNI      uint32
+	Underlay int    // index of the link that the outer packets leave by
+	Nexthop  uint32 // id of a group that stands for the destination (`bridge fdb ... nhid`)
+}
+
+// Format writes the entry as `bridge fdb` does; dev is the link's name, as in Route.Format.
+func (f Forward) Format(dev string) string {
+	text := fmt.Sprintf("fdb %s dev %s", f.MAC, dev)
+	if f.To.IsValid() {
+		text += fmt.Sprintf(" dst %s", f.To)
+	}
+	if f.Port != 0 {
+		text += fmt.Sprintf(" port %d", f.Port)
+	}
+	if f.VNI != 0 {
+		text += fmt.Sprintf(" vni %d", f.VNI)
+	}
+	if f.Underlay != 0 {
+		text += fmt.Sprintf(" via link %d", f.Underlay)
+	}
+	if f.Nexthop != 0 {
+		text += fmt.Sprintf(" nhid %d", f.Nexthop)
+	}
+	return text + " self permanent"
+}
+
+const (
+	sizeofNdMsg  = 12
+	ndaNexthopID = 13 // NDA_NH_ID of linux/neighbour.h, which x/sys/unix lacks
+)
 
 // SetNeighbor adds a request to create or replace a permanent neighbour.
 func (b *Batch) SetNeighbor(n Neighbor) {
@@ -56,12 +92,13 @@ func (b *Batch) DeleteNeighbor(k NeighborKey) {
 	m.finish()
 }
 
-// SetForward adds a request to create a permanent forwarding entry, or to replace the one its MAC has.
+// SetForward adds a request to create a permanent forwarding entry, or to replace the one its MAC has. One through a nexthop
+// group must be deleted first: vxlan_fdb_replace in drivers/net/vxlan/vxlan_core.c finds no destination there to replace, and
+// says that all is well.
 func (b *Batch) SetForward(f Forward) {
 	m := b.begin(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
 	m.ndmsg(unix.AF_BRIDGE, f.Link, unix.NUD_PERMANENT|unix.NUD_NOARP, unix.NTF_SELF)
-	m.hardware(f.MAC)
-	m.addr(unix.NDA_DST, f.To)
+	m.forward(f)
 	m.finish()
 }
 
@@ -69,9 +106,28 @@ func (b *Batch) SetForward(f Forward) {
 func (b *Batch) DeleteForward(f Forward) {
 	m := b.begin(unix.RTM_DELNEIGH, 0)
 	m.ndmsg(unix.AF_BRIDGE, f.Link, 0, unix.NTF_SELF)
-	m.hardware(f.MAC)
-	m.addr(unix.NDA_DST, f.To)
+	m.forward(f)
 	m.finish()
+}
+
+// forward writes the attributes by which the kernel tells destinations of one MAC apart (vxlan_fdb_find_rdst).
+func (m *message) forward(f Forward) {
+	m.hardware(f.MAC)
+	if f.To.IsValid() {
+		m.addr(unix.NDA_DST, f.To)
+	}
+	if f.Port != 0 {
+		m.bytes(unix.NDA_PORT, binary.BigEndian.AppendUint16(nil, f.Port))
+	}
+	if f.VNI != 0 {
+		m.u32(unix.NDA_VNI, f.VNI)
+	}
+	if f.Underlay != 0 {
+		m.u32(unix.NDA_IFINDEX, uint32(f.Underlay))
+	}
+	if f.Nexthop != 0 {
+		m.u32(ndaNexthopID, f.Nexthop)
+	}
 }
 
 func (m *message) ndmsg(family uint8, link int, state uint16, flags uint8) {
@@ -100,7 +156,7 @@ func (c *Conn) Neighbors(ctx context.Context, link int, restart func(), each fun
 func (c *Conn) Forwards(ctx context.Context, link int, restart func(), each func(Forward)) error {
 	request := func(m *message) { m.ndmsg(unix.AF_BRIDGE, link, 0, 0) }
 	return wrapList("forwarding entries", c.dump(ctx, unix.RTM_GETNEIGH, request, restart, func(body []byte) {
-		if e, ok := parseNeighbor(body); ok && e.family == unix.AF_BRIDGE && e.link == link && e.permanent() && e.dst.IsValid() {
+		if e, ok := parseNeighbor(body); ok && e.family == unix.AF_BRIDGE && e.link == link && e.permanent() {
 			each(e.forward())
 		}
 	}))
@@ -114,13 +170,17 @@ type ndEntry struct {
 	flags  uint8
 	dst    netip.Addr
 	mac    podweft.MAC
+	detour Detour
+	// whole: it comes from whoever keeps the entry. Older kernels, such as 6.1, announce each change of a forwarding entry
+	// once more, in a summary without its destination (rtnl_fdb_notify in net/core/rtnetlink.c).
+	whole bool
 }
 
 func (e ndEntry) permanent() bool { return e.state&unix.NUD_PERMANENT != 0 }
 
 func (e ndEntry) neighbor() Neighbor { return Neighbor{NeighborKey{e.link, e.dst}, e.mac} }
 
-func (e ndEntry) forward() Forward { return Forward{ForwardKey{e.link, e.mac}, e.dst} }
+func (e ndEntry) forward() Forward { return Forward{ForwardKey{e.link, e.mac}, e.dst, e.detour} }
 
 func parseNeighbor(body []byte) (e ndEntry, ok bool) {
 	if len(body) < sizeofNdMsg {
@@ -138,6 +198,18 @@ func parseNeighbor(body []byte) (e ndEntry, ok bool) {
 			if len(v) == len(e.mac) {
 				e.mac = podweft.MAC(v)
 			}
+		case unix.NDA_CACHEINFO:
+			e.whole = true
+		case unix.NDA_PORT:
+			if len(v) == 2 {
+				e.detour.Port = binary.BigEndian.Uint16(v)
+			}
+		case unix.NDA_VNI:
+			e.detour.VNI = asU32(v)
+		case unix.NDA_IFINDEX:
+			e.detour.Underlay = int(asU32(v))
+		case ndaNexthopID:
+			e.detour.Nexthop = asU32(v)
 		}
 	})
 	return e, true

@@ -144,7 +144,9 @@ func (e Events) dispatchNeighbor(body []byte, deleted bool) {
 	}
 	switch {
 	case entry.family == unix.AF_BRIDGE && e.Forward != nil:
-		e.Forward(entry.forward(), deleted)
+		if entry.whole {
+			e.Forward(entry.forward(), deleted)
+		}
 	case entry.family != unix.AF_BRIDGE && e.Neighbor != nil:
 		e.Neighbor(entry.neighbor(), deleted)
 	}

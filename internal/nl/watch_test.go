@@ -84,7 +84,7 @@ func TestWatchTellsEveryKind(t *testing.T) {
 	watch(t, n, events.all(vx))
 	mac := podweft.MAC{0x0e, 2, 0, 0, 0, 1}
 	neighbor := Neighbor{NeighborKey{vx, netip.MustParseAddr("10.9.0.0")}, mac}
-	forward := Forward{ForwardKey{vx, mac}, netip.MustParseAddr("192.0.2.9")}
+	forward := Forward{ForwardKey: ForwardKey{vx, mac}, To: netip.MustParseAddr("192.0.2.9")}
 	nexthop := Nexthop{ID: 1 << 30, Protocol: protocol, Gateway: netip.MustParseAddr("10.9.0.0"), Link: vx, Onlink: true}
 	for _, tt := range []struct {
 		name string
@@ -161,7 +161,7 @@ func TestWatchListensOnlyToWhatItIsAsked(t *testing.T) {
 		b.AddNexthop(nexthopOf(1, vx))
 		b.AddAddress(Address{Link: vx, Prefix: netip.MustParsePrefix("10.1.0.0/32")})
 		b.SetNeighbor(Neighbor{NeighborKey{vx, netip.MustParseAddr("10.9.0.0")}, mac})
-		b.SetForward(Forward{ForwardKey{vx, mac}, netip.MustParseAddr("192.0.2.9")})
+		b.SetForward(Forward{ForwardKey: ForwardKey{vx, mac}, To: netip.MustParseAddr("192.0.2.9")})
 	}))
 	assert.Equal(t, "+ forward 0e:02:00:00:00:01 192.0.2.9", <-events)
 }
