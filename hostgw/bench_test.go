@@ -78,3 +78,15 @@ func BenchmarkOnePeer(b *testing.B) {
 	}
 	b.ReportMetric(float64(d.Stats().Listings-before)/float64(b.N), "listings/op")
 }
+
+// BenchmarkResync is a whole check of a node with 5,000 peers, where nothing differs.
+func BenchmarkResync(b *testing.B) {
+	d, spec := bigNode(b), bigSpec(5000)
+	_, err := d.Apply(b.Context(), spec)
+	require.NoError(b, err)
+	for b.Loop() {
+		plan, err := d.Apply(b.Context(), spec)
+		require.NoError(b, err)
+		require.Empty(b, plan)
+	}
+}

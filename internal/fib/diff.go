@@ -52,14 +52,21 @@ func differing[K comparable, W, H any](all bool, touched map[K]struct{}, want ma
 	var keys []K
 	if all {
 		keys = make([]K, 0, max(len(want), len(have))-min(len(want), len(have)))
+		shared := 0
 		for k, w := range want {
-			if h, ok := have[k]; !ok || !same(k, w, h) {
+			h, ok := have[k]
+			if ok {
+				shared++
+			}
+			if !ok || !same(k, w, h) {
 				keys = append(keys, k)
 			}
 		}
-		for k := range have {
-			if _, ok := want[k]; !ok {
-				keys = append(keys, k)
+		if shared < len(have) { // usually there is nothing besides, and then nobody need look for it
+			for k := range have {
+				if _, ok := want[k]; !ok {
+					keys = append(keys, k)
+				}
 			}
 		}
 	} else {

@@ -42,6 +42,9 @@ func (x *ids) release(v via) {
 // learn takes over the ids that the kernel holds: those of our nexthops, and those that another program has taken from our
 // range. Ids of nexthops that are neither there nor wanted become free.
 func (x *ids) learn(have *state, wanted map[via]int) {
+	if x.knows(have) {
+		return
+	}
 	given := x.given
 	x.given, x.used = make(map[via]uint32, len(given)), make(map[uint32]struct{}, len(given))
 	for id := range have.taken {
@@ -62,4 +65,17 @@ func (x *ids) learn(have *state, wanted map[via]int) {
 			x.used[id] = struct{}{}
 		}
 	}
+}
+
+// knows reports whether there is nothing to learn: every id that is used was given to the nexthop that has it.
+func (x *ids) knows(have *state) bool {
+	if len(have.taken) > 0 || len(have.doubles) > 0 || len(x.given) != len(have.nexthops) || len(x.used) != len(x.given) {
+		return false
+	}
+	for v, nh := range have.nexthops {
+		if x.given[v] != nh.ID {
+			return false
+		}
+	}
+	return true
 }

@@ -1,6 +1,7 @@
 package nl
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,7 +40,8 @@ type Conn struct {
 	mu    sync.Mutex
 	seq   uint32
 	read  []byte
-	chunk int // messages per send
+	ahead []byte // beside read, while a listing is long; nil before the first
+	chunk int    // messages per send
 }
 
 // Dial opens the sockets in the namespace at netnsPath; empty is the caller's. Close frees them.
@@ -268,30 +270,82 @@ func (c *Conn) ask(kind, flags uint16, body func(m *message), each func(body []b
 	if err := c.send(m.buf); err != nil {
 		return false, err
 	}
-	var failure error
-	for done := false; !done; {
-		err := c.receive(func(h header, body []byte) {
-			if h.seq != seq {
-				return
-			}
-			interrupted = interrupted || h.flags&unix.NLM_F_DUMP_INTR != 0
-			switch h.kind {
-			case unix.NLMSG_DONE:
-				done = true
-				if len(body) >= 4 {
-					failure = errnoOf(int32(native.Uint32(body)))
-				}
-			case unix.NLMSG_ERROR:
-				done, failure = true, answer(h, body)
-			default:
-				each(body)
-			}
-		})
-		if err != nil {
-			return false, err
-		}
+	a := reply{seq: seq}
+	err = c.receiveAll(a.ends, func(b []byte) error { return a.decode(b, each) })
+	if err != nil {
+		return false, err
 	}
-	return interrupted, failure
+	return a.interrupted, a.failure
+}
+
+// reply is the answer to one request, of which there may be many messages.
+type reply struct {
+	seq         uint32
+	interrupted bool
+	failure     error
+}
+
+// ends reports whether the answer's last message is in b. It looks at headers alone.
+func (a *reply) ends(b []byte) (done bool, err error) {
+	err = messages(b, func(h header, _ []byte) {
+		done = done || h.seq == a.seq && (h.kind == unix.NLMSG_DONE || h.kind == unix.NLMSG_ERROR)
+	})
+	return done, err
+}
+
+func (a *reply) decode(b []byte, each func(body []byte)) error {
+	return messages(b, func(h header, body []byte) {
+		if h.seq != a.seq {
+			return
+		}
+		a.interrupted = a.interrupted || h.flags&unix.NLM_F_DUMP_INTR != 0
+		switch h.kind {
+		case unix.NLMSG_DONE:
+			if len(body) >= 4 {
+				a.failure = errnoOf(int32(native.Uint32(body)))
+			}
+		case unix.NLMSG_ERROR:
+			a.failure = answer(h, body)
+		default:
+			each(body)
+		}
+	})
+}
+
+// receiveAll reads until last says that there is no more, and has each piece decoded while the kernel fills the next: for a
+// long listing either takes about as long as the other. When it returns, nothing is being decoded any more.
+func (c *Conn) receiveAll(last func([]byte) (bool, error), decode func([]byte) error) error {
+	n, err := c.receiveInto(c.read)
+	if err != nil {
+		return err
+	}
+	if done, err := last(c.read[:n]); done || err != nil {
+		return errors.Join(err, decode(c.read[:n])) // usually: nobody else is needed
+	}
+	if c.ahead == nil {
+		c.ahead = make([]byte, readSize)
+	}
+	pieces, decoded := make(chan []byte), make(chan error)
+	go func() {
+		var err error
+		for b := range pieces {
+			err = cmp.Or(err, decode(b))
+		}
+		decoded <- err
+	}()
+	filling, full := c.ahead, c.read
+	for done := false; !done && err == nil; {
+		pieces <- full[:n] // taken when the one before has been decoded, so that its memory is free
+		if n, err = c.receiveInto(filling); err == nil {
+			done, err = last(filling[:n])
+		}
+		filling, full = full, filling
+	}
+	if err == nil {
+		pieces <- full[:n]
+	}
+	close(pieces)
+	return errors.Join(err, <-decoded)
 }
 
 // header is what we use of a netlink message's header.
@@ -311,14 +365,19 @@ func (c *Conn) send(b []byte) error {
 
 // receive reads once and yields each message. rtnetlink answers within the send, so there is always something to read.
 func (c *Conn) receive(yield func(h header, body []byte)) error {
-	n, err := readFrom(c.raw, c.read)
-	if err == unix.ENOBUFS {
-		return errors.Join(errLost, drain(c.raw))
-	}
+	n, err := c.receiveInto(c.read)
 	if err != nil {
 		return err
 	}
 	return messages(c.read[:n], yield)
+}
+
+func (c *Conn) receiveInto(buf []byte) (int, error) {
+	n, err := readFrom(c.raw, buf)
+	if err == unix.ENOBUFS {
+		return 0, errors.Join(errLost, drain(c.raw))
+	}
+	return n, err
 }
 
 func readFrom(raw syscall.RawConn, buf []byte) (n int, err error) {
