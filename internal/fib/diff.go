@@ -46,11 +46,13 @@ type differ struct {
 }
 
 // differing returns the keys at which want and have disagree, in the order of compare: among the touched keys, or all. The
-// touched keys are used up.
-func differing[K comparable, W, H any](all bool, touched map[K]struct{}, want map[K]W, have map[K]H,
+// touched keys are used up. agreed is the number of keys at which they are known to agree, if it is.
+func differing[K comparable, W, H any](all bool, agreed int, touched map[K]struct{}, want map[K]W, have map[K]H,
 	same func(K, W, H) bool, compare func(a, b K) int) []K {
 	var keys []K
-	if all {
+	switch {
+	case all && agreed == len(want) && agreed == len(have): // usually, and nobody need look
+	case all:
 		keys = make([]K, 0, max(len(want), len(have))-min(len(want), len(have)))
 		shared := 0
 		for k, w := range want {
@@ -62,14 +64,14 @@ func differing[K comparable, W, H any](all bool, touched map[K]struct{}, want ma
 				keys = append(keys, k)
 			}
 		}
-		if shared < len(have) { // usually there is nothing besides, and then nobody need look for it
+		if shared < len(have) { // else there is nothing besides
 			for k := range have {
 				if _, ok := want[k]; !ok {
 					keys = append(keys, k)
 				}
 			}
 		}
-	} else {
+	default:
 		for k := range touched {
 			w, wanted := want[k]
 			h, there := have[k]
@@ -97,7 +99,7 @@ func (d *differ) delete(i item) {
 }
 
 func (d *differ) neighbors() {
-	keys := differing(d.all, d.want.touched.neighbors, d.want.neighbors, d.have.neighbors,
+	keys := differing(d.all, d.have.agreed.neighbors, d.want.touched.neighbors, d.want.neighbors, d.have.neighbors,
 		func(_ nl.NeighborKey, w, h nl.Neighbor) bool { return w == h }, compareNeighborKeys)
 	items := make([]neighbor, len(keys))
 	d.plan = make(podweft.Plan, 0, max(0, len(d.want.neighbors)-len(d.have.neighbors)))
@@ -117,7 +119,7 @@ func (d *differ) neighbors() {
 }
 
 func (d *differ) forwards() {
-	keys := differing(d.all, d.want.touched.forwards, d.want.forwards, d.have.forwards,
+	keys := differing(d.all, d.have.agreed.forwards, d.want.touched.forwards, d.want.forwards, d.have.forwards,
 		func(_ nl.ForwardKey, w, h nl.Forward) bool { return w == h }, compareForwardKeys)
 	items := make([]forward, len(keys))
 	d.plan = make(podweft.Plan, 0, max(0, len(d.want.forwards)-len(d.have.forwards)))
@@ -140,7 +142,7 @@ func (d *differ) forwards() {
 }
 
 func (d *differ) nexthops() {
-	keys := differing(d.all, d.want.touched.nexthops, d.want.users, d.have.nexthops,
+	keys := differing(d.all, d.have.agreed.nexthops, d.want.touched.nexthops, d.want.users, d.have.nexthops,
 		func(via, int, nl.Nexthop) bool { return true }, compareVias)
 	items := make([]nexthop, len(keys))
 	d.plan = make(podweft.Plan, 0, max(0, len(d.want.users)-len(d.have.nexthops)))
@@ -168,7 +170,11 @@ func (d *differ) routes() {
 		f, ok := d.have.foreign[placeOf(k)]
 		return f, ok
 	}
-	keys := differing(d.all, d.want.touched.routes, d.want.routes, d.have.routes, func(k nl.RouteKey, w Route, h nl.Route) bool {
+	agreed := d.have.agreed.routes
+	if len(d.have.foreign) > 0 {
+		agreed = unknown // some may be blocked
+	}
+	keys := differing(d.all, agreed, d.want.touched.routes, d.want.routes, d.have.routes, func(k nl.RouteKey, w Route, h nl.Route) bool {
 		_, is := blocked(k)
 		return !is && h.Nexthop == d.want.ids.of(w.via())
 	}, nl.CompareRouteKeys)

@@ -45,6 +45,7 @@ func (x *ids) learn(have *state, wanted map[via]int) {
 	if x.knows(have) {
 		return
 	}
+	have.agreed.routes = unknown // it was counted by other ids
 	given := x.given
 	x.given, x.used = make(map[via]uint32, len(given)), make(map[uint32]struct{}, len(given))
 	for id := range have.taken {
