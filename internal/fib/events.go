@@ -109,7 +109,7 @@ func (t *Table) routeEvent(check func(func(*state) bool), r nl.Route, deleted bo
 		})
 		return
 	}
-	if !t.concerns(r) {
+	if !t.concerns(r, deleted) {
 		return
 	}
 	check(func(s *state) bool {
@@ -118,10 +118,14 @@ func (t *Table) routeEvent(check func(func(*state) bool), r nl.Route, deleted bo
 	})
 }
 
-func (t *Table) concerns(r nl.Route) bool {
+func (t *Table) concerns(r nl.Route, deleted bool) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.want.concerns(placeOf(r.RouteKey), r)
+	p := placeOf(r.RouteKey)
+	if !deleted {
+		t.others.see(p)
+	}
+	return t.want.concerns(p, r)
 }
 
 func (t *Table) nexthopEvent(check func(func(*state) bool), nh nl.Nexthop, deleted bool) {

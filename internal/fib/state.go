@@ -78,8 +78,8 @@ func (s *state) clear() {
 	s.agreed = agreed{}
 }
 
-// read lists the kernel's tables into the empty s. w says in which places other programs' routes matter.
-func (s *state) read(ctx context.Context, conn *nl.Conn, mark Mark, scope Scope, w *want) error {
+// read lists the kernel's tables into the empty s. w says in which places other programs' routes matter; seen is told where any are.
+func (s *state) read(ctx context.Context, conn *nl.Conn, mark Mark, scope Scope, w *want, seen func(place)) error {
 	for _, link := range slices.Sorted(maps.Keys(scope.Own)) {
 		if link < 0 {
 			continue // in a plan: a link that is not there yet
@@ -101,7 +101,7 @@ func (s *state) read(ctx context.Context, conn *nl.Conn, mark Mark, scope Scope,
 		clear(s.routes)
 		clear(s.foreign)
 		s.agreed.routes = 0
-	}, func(r nl.Route) { s.addRoute(mark, r, w) })
+	}, func(r nl.Route) { s.addRoute(mark, r, w, seen) })
 }
 
 // recall adds the IPv6 routes that an earlier listing of the same pass had. While others come and go a listing skips some that
@@ -157,13 +157,15 @@ func (s *state) addNexthop(mark Mark, nh nl.Nexthop, w *want) {
 	}
 }
 
-func (s *state) addRoute(mark Mark, r nl.Route, w *want) {
+func (s *state) addRoute(mark Mark, r nl.Route, w *want, seen func(place)) {
 	if mark.ours(r) {
 		wanted, ok := w.routes[r.RouteKey]
 		store(s.routes, r.RouteKey, r, &s.agreed.routes, ok && w.ids.given[wanted.via()] == r.Nexthop)
 		return
 	}
-	if p := placeOf(r.RouteKey); w.concerns(p, r) {
+	p := placeOf(r.RouteKey)
+	seen(p)
+	if w.concerns(p, r) {
 		s.foreign[p] = r
 	}
 }

@@ -60,6 +60,7 @@ type Table struct {
 	eager   bool       // the links moved: what failed before deserves a try at once
 	reading bool       // have is being replaced: no event can be compared with it
 	own     map[int]string
+	others  others // where other programs' routes were seen
 	follows follows
 	moves   uint64 // events on the links we follow
 
@@ -78,7 +79,7 @@ func (t *Table) Reads() uint64 { return t.reads.Load() }
 func (t *Table) Plan(ctx context.Context, scope Scope, entries []Entry) (podweft.Plan, error) {
 	w := newWant(newIDs(t.mark), entries)
 	have := newState(len(w.routes))
-	err := have.read(ctx, t.conn, t.mark, scope, &w)
+	err := have.read(ctx, t.conn, t.mark, scope, &w, func(place) {})
 	if err != nil {
 		return nil, err
 	}
@@ -122,9 +123,14 @@ func (t *Table) Change(ctx context.Context, scope Scope, removed, added []Entry)
 		t.want.remove(e)
 		t.want.touch(e)
 	}
+	meets := slices.ContainsFunc(added, func(e Entry) bool { return t.want.meets(e, &t.others) })
 	for _, e := range added {
 		t.want.add(e)
 		t.want.touch(e)
+	}
+	if meets {
+		t.mu.Unlock()
+		return t.full(ctx, scope)
 	}
 	plan := t.want.compare(false, t.mark, scope, t.have)
 	t.mu.Unlock()
@@ -186,6 +192,7 @@ func (t *Table) holder(ctx context.Context) func(podweft.Object) bool {
 func (t *Table) refresh(ctx context.Context, scope Scope) (*state, error) {
 	t.mu.Lock()
 	t.reading, t.trusted, t.own = true, true, maps.Clone(scope.Own)
+	t.others = newOthers(t.want.places)
 	t.mu.Unlock()
 	t.reads.Add(1)
 	have := t.spare
@@ -193,7 +200,7 @@ func (t *Table) refresh(ctx context.Context, scope Scope) (*state, error) {
 		have = newState(len(t.want.routes))
 	}
 	have.clear()
-	err := have.read(ctx, t.conn, t.mark, scope, &t.want)
+	err := have.read(ctx, t.conn, t.mark, scope, &t.want, t.seeOther)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.reading = false
@@ -203,6 +210,12 @@ func (t *Table) refresh(ctx context.Context, scope Scope) (*state, error) {
 	}
 	t.have, t.spare = have, t.have // an event during the reading has cleared trusted meanwhile
 	return have, nil
+}
+
+func (t *Table) seeOther(p place) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.others.see(p)
 }
 
 // Eager reports whether the links have moved since the last pass: what failed then deserves a try at once.
@@ -263,8 +276,12 @@ func (t *Table) prepare(plan podweft.Plan, held func(podweft.Object) bool, lacki
 	for i := range plan {
 		c := &plan[i]
 		it := c.Object.(item)
-		if c.Err == nil && !freed(it) && held(it) {
+		switch {
+		case c.Err != nil:
+		case !freed(it) && held(it):
 			c.Err = opError(c, podweft.ErrHeld)
+		case lacks(it, lacking) != nil: // its nexthop was held, or is known to have failed
+			c.Err = opError(c, lacks(it, lacking))
 		}
 		if c.Err != nil {
 			_ = it.failed(lacking, c.Err)
@@ -307,6 +324,14 @@ func (x *transaction) send(ctx context.Context) (surprised bool) {
 func freed(it item) bool {
 	r, ok := it.(*route)
 	return ok && r.freed
+}
+
+// lacks returns why the nexthop of a route is missing, if it is.
+func lacks(it item, lacking map[via]error) error {
+	if r, ok := it.(*route); ok {
+		return lacking[r.via]
+	}
+	return nil
 }
 
 func opError(c *podweft.Change, err error) error {

@@ -335,6 +335,71 @@ func TestEndOfConflictIsNotHeld(t *testing.T) {
 	m.requireInSync(t, e)
 }
 
+// TestWinnerFromBefore: another program's route that was there before anybody wanted its place, and wins by its metric, is found by
+// the Change that comes to want it; the kernel itself has no objection. One in no place of ours costs nothing.
+func TestWinnerFromBefore(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		late bool // it comes after the last listing, when nobody wants its place yet
+	}{{"listed", false}, {"announced", true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWatched(t)
+			first, e, free := w.peer(1, true), w.peer(3, true), w.peer(5, true)
+			theirs := w.theirs(e, 256)
+			come := func() { w.must(t, func(b *nl.Batch) { b.AddRoute(theirs) }) }
+			if !tt.late {
+				come()
+			}
+			w.calm(t, first)
+			if tt.late {
+				come()
+			}
+			w.heard(t)
+			reads := w.table.Reads()
+			plan, err := w.table.Change(t.Context(), w.scope, nil, []Entry{free})
+			require.NoError(t, err)
+			require.NoError(t, plan.Err())
+			assert.Equal(t, reads, w.table.Reads(), "nothing was there to look for")
+
+			plan, err = w.table.Change(t.Context(), w.scope, nil, []Entry{e})
+			require.NoError(t, err)
+			assert.ErrorIs(t, plan.Err(), podweft.ErrConflict)
+			assert.ErrorContains(t, plan.Err(), theirs.Format("eth0"))
+		})
+	}
+}
+
+// TestOthersAreBounded: a node that has the Internet's routes is not made to remember them all.
+func TestOthersAreBounded(t *testing.T) {
+	mine := place{nl.TableMain, netip.MustParsePrefix("10.0.0.0/24")}
+	o := newOthers(map[place]uint32{mine: 0})
+	for i := range mostOthers + 100 {
+		o.see(place{nl.TableMain, netip.PrefixFrom(netip.AddrFrom4([4]byte{1, byte(i >> 16), byte(i >> 8), byte(i)}), 32)})
+		o.see(place{4242, netip.PrefixFrom(netip.AddrFrom4([4]byte{2, byte(i >> 16), byte(i >> 8), byte(i)}), 32)})
+	}
+	assert.Len(t, o.places, mostOthers)
+	assert.False(t, o.at(mine))
+	assert.True(t, o.at(place{nl.TableMain, netip.MustParsePrefix("1.0.0.7/32")}))
+	assert.True(t, o.at(place{77, mine.prefix}), "a table that nobody has looked at")
+}
+
+// TestRouteNamesItsMissingNexthop: a new route to a gateway that is held back says which one that is.
+func TestRouteNamesItsMissingNexthop(t *testing.T) {
+	m := newMachine(t)
+	e := m.direct(1, false)
+	e.Routes[0].Gateway = netip.MustParseAddr("203.0.113.7")
+	second := m.direct(2, false)
+	second.Routes[0].Gateway = e.Routes[0].Gateway
+	plans := looped(t, 2, func(ctx context.Context, pass int) (podweft.Plan, error) {
+		return m.table.Apply(ctx, m.scope, []Entry{e, second}[:pass+1])
+	})
+	last := plans[1][len(plans[1])-1]
+	require.Equal(t, "route "+second.Routes[0].Prefix.String(), last.Object.ID())
+	assert.ErrorIs(t, last.Err, podweft.ErrHeld)
+	assert.ErrorContains(t, last.Err, "via 203.0.113.7 dev eth0: ")
+	assert.ErrorContains(t, last.Err, "create nexthop ")
+}
+
 // TestGoneIsDeleted: what others have deleted already is no failure.
 func TestGoneIsDeleted(t *testing.T) {
 	m := newMachine(t)

@@ -95,6 +95,17 @@ func (w *want) touch(e Entry) {
 	}
 }
 
+// meets reports whether e wants a place that w does not, and another program's route may be there.
+func (w *want) meets(e Entry, o *others) bool {
+	for _, r := range e.Routes {
+		p := placeOf(r.key())
+		if _, had := w.places[p]; !had && o.at(p) {
+			return true
+		}
+	}
+	return false
+}
+
 // concerns reports whether another program's route stands in a place that we want and wins against ours there. In IPv4
 // and IPv6 alike the lower metric wins; at the same metric the kernel refuses a second route.
 func (w *want) concerns(p place, r nl.Route) bool {
