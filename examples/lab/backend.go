@@ -20,15 +20,16 @@ type backend struct {
 	driver io.Closer
 }
 
-// newBackend makes the backend of a node. No driver registers itself: a program has those that it imports, and chooses.
-func newBackend(kind, netns string) (*backend, error) {
+// newBackend makes the backend of a node, for a tenant or for everybody. No driver registers itself: a program has those that it
+// imports, and chooses.
+func newBackend(kind, netns string, of *tenant) (*backend, error) {
 	switch kind {
 	case vxlan.Type:
-		driver, err := vxlan.New(vxlan.Config{NetNS: netns})
+		driver, err := vxlan.New(vxlan.Config{NetNS: netns, Owner: of.owner()})
 		if err != nil {
 			return nil, err
 		}
-		return compose(driver, vxlan.Type, vxlan.Compile, vxlan.Publish), nil
+		return compose(driver, vxlan.Type, of.compile, vxlan.Publish), nil
 	case hostgw.Type:
 		driver, err := hostgw.New(hostgw.Config{NetNS: netns})
 		if err != nil {

@@ -28,7 +28,9 @@ type cluster struct {
 	store   subnet.Store // who has which pod subnet; all nodes share it
 	fabric  *testnet.Fabric
 	members []*member
-	dir     string // for files: the addresses each node has given out
+	tenant  *tenant    // whose network it is, on machines that others share; nil if it is the lab's own
+	tenants []*cluster // on the same machines
+	dir     string     // for files: the addresses each node has given out
 
 	running *errgroup.Group // the nodes' agents
 	stop    context.CancelFunc
@@ -68,6 +70,9 @@ func newCluster(ctx context.Context, network *subnet.Network) (*cluster, context
 func (c *cluster) close() error {
 	c.stop()
 	errs := []error{c.running.Wait()}
+	for _, own := range slices.Backward(c.tenants) {
+		errs = append(errs, own.close())
+	}
 	for _, o := range slices.Backward(c.open) {
 		errs = append(errs, o.Close())
 	}
@@ -122,13 +127,13 @@ func (c *cluster) join(ctx context.Context, joining ...*member) error {
 // start runs a node's agent. This is all it takes to make a machine part of a pod network.
 func (c *cluster) start(ctx context.Context, m *member) (err error) {
 	netns := m.machine.NetNS()
-	if m.backend, err = newBackend(c.network.Backend.Type, netns); err != nil {
+	if m.backend, err = newBackend(c.network.Backend.Type, netns, c.tenant); err != nil {
 		return err
 	}
 	c.open = append(c.open, m.backend.driver)
 	m.agent, err = node.New(node.Config{
 		Name: m.machine.Name, Underlay: node.Choice{Name: "eth0"}, NetNS: netns,
-		Store: c.store, Backend: m.backend, Masquerade: true,
+		Store: c.store, Backend: m.backend, Masquerade: c.tenant == nil,
 	})
 	if err != nil {
 		return err
@@ -173,7 +178,9 @@ func (c *cluster) attachPods(ctx context.Context, perNode int) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for i, m := range c.members {
 		path := filepath.Join(c.dir, m.machine.Name+".ipam")
-		group.Go(func() error { return m.attachPods(ctx, path, podNames(i+1, perNode)) })
+		group.Go(func() error {
+			return m.attachPods(ctx, path, c.tenant, podNames(cmp.Or(c.tenant.owner(), "pod"), i+1, perNode))
+		})
 	}
 	err := group.Wait()
 	for p := range c.pods() {
@@ -183,7 +190,7 @@ func (c *cluster) attachPods(ctx context.Context, perNode int) error {
 }
 
 // attachPods makes the pods of one node. Package ipam says which addresses they have, package bridge connects them.
-func (m *member) attachPods(ctx context.Context, ipamFile string, names []string) error {
+func (m *member) attachPods(ctx context.Context, ipamFile string, of *tenant, names []string) error {
 	here, err := m.agent.Pods(ctx)
 	if err != nil {
 		return err
@@ -193,7 +200,7 @@ func (m *member) attachPods(ctx context.Context, ipamFile string, names []string
 		return fmt.Errorf("addresses of %s: %w", m.machine.Name, err)
 	}
 	defer pool.Close()
-	attacher, err := bridge.New(bridge.Config{NetNS: m.machine.NetNS()})
+	attacher, err := bridge.New(bridge.Config{NetNS: m.machine.NetNS(), Owner: of.owner()})
 	if err != nil {
 		return fmt.Errorf("bridge of %s: %w", m.machine.Name, err)
 	}
@@ -205,7 +212,7 @@ func (m *member) attachPods(ctx context.Context, ipamFile string, names []string
 			return err
 		}
 		m.pods = append(m.pods, p)
-		if err := p.attach(ctx, pool, attacher, here.MTU); err != nil {
+		if err := p.attach(ctx, pool, attacher, bridge.Bridge{Name: of.bridge(), MTU: here.MTU}); err != nil {
 			return fmt.Errorf("attach %s to %s: %w", name, m.machine.Name, err)
 		}
 	}
@@ -213,12 +220,11 @@ func (m *member) attachPods(ctx context.Context, ipamFile string, names []string
 }
 
 // attach gives the pod its addresses and an eth0 on the node's bridge, where the subnet's first address is the gateway.
-func (p *pod) attach(ctx context.Context, pool *ipam.Pool, attacher *bridge.Attacher, mtu int) error {
+func (p *pod) attach(ctx context.Context, pool *ipam.Pool, attacher *bridge.Attacher, cni0 bridge.Bridge) error {
 	held, err := pool.Allocate(ctx, ipam.Owner{Network: "lab", Container: p.name, Interface: "eth0"})
 	if err != nil {
 		return err
 	}
-	cni0 := bridge.Bridge{Name: "cni0", MTU: mtu}
 	port := bridge.Port{Container: p.name, NetNS: p.machine.NetNS(), Name: "eth0"}
 	for _, a := range held.Addresses {
 		cni0.Gateways = append(cni0.Gateways, netip.PrefixFrom(a.Gateway, a.Prefix.Bits()))

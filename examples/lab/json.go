@@ -17,6 +17,7 @@ type report struct {
 	Pods    []podReport     `json:"pods"`
 	Matrix  matrixReport    `json:"matrix"`
 	Trace   []hop           `json:"trace"`
+	Tenants []tenantReport  `json:"tenants,omitempty"`
 	Timings timings         `json:"timings"`
 }
 
@@ -31,6 +32,17 @@ type podReport struct {
 	Name      string       `json:"name"`
 	Node      string       `json:"node"`
 	Addresses []netip.Addr `json:"addresses"`
+}
+
+// tenantReport is one tenant's network.
+type tenantReport struct {
+	Name   string       `json:"name"`
+	VNI    uint32       `json:"vni"`
+	Table  uint32       `json:"table"` // of its routes, on every node
+	Pods   []podReport  `json:"pods"`
+	Matrix matrixReport `json:"matrix"`
+	// SeenBy are the tenants whose pods of that address saw a packet of this one: itself alone, if all is well.
+	SeenBy []string `json:"seenBy"`
 }
 
 // matrixReport counts the pings between pods and those to the outside, in all families.
@@ -54,6 +66,7 @@ type timings struct {
 	Pods     milliseconds `json:"pods"`
 	Matrix   milliseconds `json:"matrix"`
 	Trace    milliseconds `json:"trace"`
+	Tenants  milliseconds `json:"tenants,omitempty"`
 	Total    milliseconds `json:"total"`
 }
 
@@ -65,16 +78,21 @@ func since(began time.Time) milliseconds {
 
 // report is the tour as data.
 func (t *tour) report() report {
-	r := report{Network: t.c.network, Matrix: t.matrix.report(), Trace: t.hops, Timings: t.timings}
+	r := report{Network: t.c.network, Matrix: t.matrix.report(), Trace: t.hops, Tenants: t.tenantReports, Timings: t.timings}
 	for _, m := range t.c.members {
 		s := m.agent.Status()
 		r.Nodes = append(r.Nodes, nodeReport{Name: m.machine.Name, Addresses: m.machine.Addrs(), Peers: s.Peers, PodMTU: s.MTU})
 		r.Leases = append(r.Leases, s.Lease)
 	}
-	for p := range t.c.pods() {
-		r.Pods = append(r.Pods, podReport{Name: p.name, Node: p.on.machine.Name, Addresses: p.addresses})
-	}
+	r.Pods = t.c.podReports()
 	return r
+}
+
+func (c *cluster) podReports() (all []podReport) {
+	for p := range c.pods() {
+		all = append(all, podReport{Name: p.name, Node: p.on.machine.Name, Addresses: p.addresses})
+	}
+	return all
 }
 
 func (m *matrix) report() matrixReport {

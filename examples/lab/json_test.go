@@ -127,3 +127,21 @@ func TestLostPingsAreTold(t *testing.T) {
 	assert.Contains(t, p.stdout.String(), "✗ 30 of 36 pings answered")
 	p.nothingLeft(t)
 }
+
+func TestTenantsAsData(t *testing.T) {
+	r, status := runJSON(t, newProgram(t, "--json", "--tenants", "2"))
+	require.Equal(t, exitGood, status)
+	require.Len(t, r.Tenants, 2)
+	red, blue := r.Tenants[0], r.Tenants[1]
+	assert.NotEqual(t, red.VNI, blue.VNI)
+	assert.NotEqual(t, red.Table, blue.Table)
+	require.Len(t, red.Pods, 6)
+	require.Len(t, blue.Pods, 6)
+	for i := range red.Pods {
+		assert.Equal(t, red.Pods[i].Addresses, blue.Pods[i].Addresses)
+	}
+	for _, one := range r.Tenants {
+		assert.Equal(t, matrixReport{Sent: 60, Received: 60, Failed: []pingReport{}}, one.Matrix)
+		assert.Equal(t, []string{one.Name}, one.SeenBy)
+	}
+}

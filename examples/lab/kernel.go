@@ -148,6 +148,11 @@ func (k kernel) link(name string) (netlink.Link, error) {
 	return l, nil
 }
 
+func (k kernel) has(link string) bool {
+	_, err := k.h.LinkByName(link)
+	return err == nil
+}
+
 // stateName is how `ip neigh` calls the state of an entry.
 func stateName(state int) string {
 	switch {

@@ -17,8 +17,8 @@ import (
 )
 
 func TestPodNames(t *testing.T) {
-	assert.Equal(t, []string{"pod3a", "pod3b"}, podNames(3, 2))
-	many := podNames(1, 26*27+1)
+	assert.Equal(t, []string{"pod3a", "pod3b"}, podNames("pod", 3, 2))
+	many := podNames("pod", 1, 26*27+1)
 	assert.Equal(t, "pod1z", many[25])
 	assert.Equal(t, "pod1aa", many[26])
 	assert.Equal(t, "pod1zz", many[26*27-1])

@@ -9,15 +9,15 @@ import (
 	"github.com/podweft/podweft/testnet"
 )
 
-// podNames are "pod3a", "pod3b" and so on for node 3; after "pod3z" comes "pod3aa".
-func podNames(node, count int) []string {
+// podNames are "pod3a", "pod3b" and so on for node 3; after "pod3z" comes "pod3aa". A tenant's begin with its name.
+func podNames(prefix string, node, count int) []string {
 	names := make([]string, count)
 	for i := range names {
 		letters := ""
 		for n := i; n >= 0; n = n/26 - 1 {
 			letters = string(rune('a'+n%26)) + letters
 		}
-		names[i] = fmt.Sprintf("pod%d%s", node, letters)
+		names[i] = fmt.Sprintf("%s%d%s", prefix, node, letters)
 	}
 	return names
 }
@@ -47,8 +47,18 @@ func (c *cluster) machine(name string) *testnet.Node {
 			return m
 		}
 	}
-	if p := c.pod(name); p != nil {
+	if p := c.anyPod(name); p != nil {
 		return p.machine
+	}
+	return nil
+}
+
+// anyPod finds a pod, a tenant's too.
+func (c *cluster) anyPod(name string) *pod {
+	for _, in := range append([]*cluster{c}, c.tenants...) {
+		if p := in.pod(name); p != nil {
+			return p
+		}
 	}
 	return nil
 }

@@ -191,6 +191,23 @@ func TestTour(t *testing.T) {
 			want: []string{"✓ 8 of 8 pings answered", "no gateway is needed"},
 		},
 		{
+			name: "two tenants with the same addresses",
+			args: []string{"--tenants", "2"},
+			want: []string{
+				"2 tenants: the same addresses", "red     101  101    red1a   node1  10.100.1.2, fd00:100:0:1::2",
+				"blue    102  102    blue1a  node1  10.100.1.2, fd00:100:0:1::2",
+				"✓ red: 60 of 60 pings answered", "✓ blue: 60 of 60 pings answered", "✓ 72 of 72 pings answered",
+			},
+			without: []string{"✗ red", "✗ blue"},
+		},
+		{
+			name: "tenants beside host-gw, over IPv6 alone",
+			args: []string{"--tenants", "4", "--nodes", "2", "--pods", "1", "--backend", "host-gw", "--net-conf", writeFile(t,
+				`{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fd00:244::/48"}`)},
+			want:    []string{"✓ red: 2 of 2", "✓ blue: 2 of 2", "✓ green: 2 of 2", "✓ gold: 2 of 2"},
+			without: []string{"10.100"},
+		},
+		{
 			name: "a sample",
 			args: []string{"--sample", "6"},
 			want: []string{"Of the 30 pairs of pods 6 are pinged", "✓ 24 of 24 pings answered"},
@@ -268,6 +285,8 @@ func TestBadCommandLines(t *testing.T) {
 		{"no number", []string{"--nodes", "three"}, `invalid value "three"`},
 		{"no node", []string{"--nodes", "0"}, "--nodes: 0 is out of range: use 1 to 200"},
 		{"too many pods", []string{"--pods", "201"}, "--pods: 201 is out of range: use 1 to 200"},
+		{"too many tenants", []string{"--tenants", "5"}, "--tenants: 5 is out of range: use 0 to 4"},
+		{"tenants alone", []string{"--tenants", "2", "--nodes", "1"}, "--tenants: on a single node have nothing to share: use --nodes 2 or more"},
 		{"negative sample", []string{"--sample", "-1"}, "--sample: -1 is out of range"},
 		{"two outputs", []string{"--json", "--keep"}, "--keep: and --json do not go together"},
 		{"backend", []string{"--backend", "udp"}, "--backend: udp is not a backend of the lab: use vxlan or host-gw"},
@@ -301,7 +320,7 @@ func TestCommandsNeedALab(t *testing.T) {
 
 // The tests may run as root; most users are not.
 func TestOrdinaryUser(t *testing.T) {
-	p := newProgram(t)
+	p := newProgram(t, "--tenants", "2")
 	p.cmd.Dir = "/"
 	if os.Geteuid() == 0 {
 		const nobody = 65534
@@ -315,6 +334,7 @@ func TestOrdinaryUser(t *testing.T) {
 	}
 	require.Equal(t, exitGood, p.run(t), "%s%s", &p.stdout, &p.stderr)
 	assert.Contains(t, p.stdout.String(), "✓ 72 of 72 pings answered")
+	assert.Contains(t, p.stdout.String(), "✓ blue: 60 of 60 pings answered")
 	p.nothingLeft(t)
 }
 

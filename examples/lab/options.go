@@ -29,6 +29,7 @@ Builds a pod network of many nodes on this machine, as an ordinary user, shows h
       --pods N           pods on each of them (2)
       --backend TYPE     how packets travel between nodes: vxlan or host-gw (what net-conf.json says)
       --net-conf FILE    the network's net-conf.json, as flannel's (10.244.0.0/16 and fd00:244::/48 over vxlan)
+      --tenants N        besides, N networks side by side on the same nodes, with the same addresses in each (0)
       --sample N         ping that many pairs of pods rather than all of them (all, up to 10000)
       --json             print one JSON document instead of the tour
       --keep             stay up after the tour, with a shell inside
@@ -45,6 +46,7 @@ In the shell of --keep:
 // options are what the command line asks for.
 type options struct {
 	nodes, pods int
+	tenants     int
 	sample      int
 	network     *subnet.Network
 	json, keep  bool
@@ -66,6 +68,7 @@ func parse(args []string) (options, error) {
 	f.SetOutput(io.Discard) // the caller prints the error
 	f.IntVar(&o.nodes, "nodes", 3, "")
 	f.IntVar(&o.pods, "pods", 2, "")
+	f.IntVar(&o.tenants, "tenants", 0, "")
 	f.IntVar(&o.sample, "sample", 0, "")
 	f.StringVar(&backend, "backend", "", "")
 	f.StringVar(&file, "net-conf", "", "")
@@ -94,6 +97,7 @@ func (o options) validate() error {
 	}{
 		{"--nodes", o.nodes, 1, mostNodes},
 		{"--pods", o.pods, 1, mostPods},
+		{"--tenants", o.tenants, 0, len(tenantNames)},
 		{"--sample", o.sample, 0, mostSample},
 	} {
 		if n.value < n.least || n.value > n.most {
@@ -101,6 +105,9 @@ func (o options) validate() error {
 				Field: n.flag, Value: n.value, Problem: "is out of range", Remedy: fmt.Sprintf("use %d to %d", n.least, n.most),
 			}
 		}
+	}
+	if o.tenants > 0 && o.nodes < 2 {
+		return &podweft.FieldError{Field: "--tenants", Problem: "on a single node have nothing to share", Remedy: "use --nodes 2 or more"}
 	}
 	if o.json && o.keep {
 		return &podweft.FieldError{Field: "--keep", Problem: "and --json do not go together", Remedy: "use one of them"}

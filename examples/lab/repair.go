@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"time"
 
@@ -41,8 +40,7 @@ func breakRoute(ctx context.Context, m, to *member) (entry string, took time.Dur
 }
 
 func (k kernel) deleteRoute(to netip.Prefix) error {
-	dst := &net.IPNet{IP: to.Addr().AsSlice(), Mask: net.CIDRMask(to.Bits(), to.Addr().BitLen())}
-	if err := k.h.RouteDel(&netlink.Route{Dst: dst}); err != nil {
+	if err := k.h.RouteDel(&netlink.Route{Dst: ipNet(to)}); err != nil {
 		return fmt.Errorf("delete route %s of %s: %w", to, k.name, err)
 	}
 	return nil

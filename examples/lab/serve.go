@@ -76,8 +76,7 @@ func (s *server) answer(ctx context.Context, r request) answer {
 	case "trace":
 		err = s.trace(ctx, out, args)
 	default:
-		t := s.c.podTable()
-		t.print(out, "")
+		s.show(out)
 	}
 	a.Text = text.String()
 	if err != nil {
@@ -85,6 +84,16 @@ func (s *server) answer(ctx context.Context, r request) answer {
 		a.Error, a.Usage = err.Error(), errors.As(err, &m)
 	}
 	return a
+}
+
+func (s *server) show(out printer) {
+	t := s.c.podTable()
+	t.print(out, "")
+	if len(s.c.tenants) > 0 {
+		t := s.c.tenantTable()
+		out.printf("\n")
+		t.print(out, "")
+	}
 }
 
 // exec answers with what the asking process is to become. The command is made as for a child of this process; run by the
@@ -145,7 +154,7 @@ func (s *server) addresses(of string) ([]netip.Addr, error) {
 	if addr, err := netip.ParseAddr(of); err == nil {
 		return []netip.Addr{addr}, nil
 	}
-	if p := s.c.pod(of); p != nil {
+	if p := s.c.anyPod(of); p != nil {
 		return p.addresses, nil
 	}
 	if m := s.c.machine(of); m != nil && len(m.Addrs()) > 0 {
@@ -161,6 +170,9 @@ func (s *server) trace(ctx context.Context, out printer, args []string) error {
 	}
 	from, to := s.c.pod(args[0]), s.c.pod(args[1])
 	for i, p := range []*pod{from, to} {
+		if p == nil && s.c.anyPod(args[i]) != nil {
+			return misused(fmt.Sprintf("%s is a tenant's: only packets of the lab's own network are followed", args[i]))
+		}
 		if p == nil {
 			return misused(fmt.Sprintf("there is no pod %q: `lab` lists them", args[i]))
 		}

@@ -13,7 +13,7 @@ import (
 
 func TestShell(t *testing.T) {
 	before := hostState(t)
-	p := newProgram(t, "--keep")
+	p := newProgram(t, "--keep", "--tenants", "2")
 	p.cmd.Stdin = strings.NewReader(strings.Join([]string{
 		"echo; echo '[table]'; lab",
 		"echo '[ping]'; lab ping pod1a pod3b; echo status $?",
@@ -28,12 +28,14 @@ func TestShell(t *testing.T) {
 		"echo '[unknown]'; lab exec pod9z true 2>&1; echo status $?",
 		"echo '[missing]'; lab exec pod1a no-such-program 2>&1; echo status $?",
 		"echo '[itself]'; lab trace pod1a pod1a 2>&1; echo status $?",
+		"echo '[tenant]'; lab ping blue1a blue2b; echo status $?",
+		"echo '[tenants]'; lab trace red1a red2a 2>&1; echo status $?",
 		"echo '[end]'; false",
 	}, "\n"))
 	require.Equal(t, exitGood, p.run(t), "%s%s", &p.stdout, &p.stderr)
 	parts := sections(p.stdout.String())
 	wants := map[string][]string{
-		"table":   {"NODE", "node3", "pod3b"},
+		"table":   {"NODE", "node3", "pod3b", "TENANT", "blue3b"},
 		"ping":    {"✓ 10.244.", "✓ fd00:244:", "status 0"},
 		"outside": {"✓ 203.0.113.1 ", "✓ 2001:db8:ffff::1 "},
 		"address": {"✓ 203.0.113.1 answered"},
@@ -45,6 +47,8 @@ func TestShell(t *testing.T) {
 		"names":   {"10.244.", "fd00:244:"},
 		"unknown": {`there is no node or pod "pod9z"`, "status 2"},
 		"missing": {"executable file not found", "status 1"},
+		"tenant":  {"✓ 10.100.2.3 answered", "✓ fd00:100:0:2::3 answered", "status 0"},
+		"tenants": {"red1a is a tenant's", "status 2"},
 		"itself":  {"goes nowhere", "status 2"},
 	}
 	for name, want := range wants {

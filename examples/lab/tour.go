@@ -24,6 +24,9 @@ type tour struct {
 	matrix  *matrix
 	hops    []hop
 	lost    error // why the packet could not be followed to its end
+
+	tenantReports []tenantReport
+	mixed         error // which tenant does not reach its own, or reaches others'
 }
 
 func newTour(o options, c *cluster) *tour {
@@ -42,6 +45,7 @@ func (t *tour) take(ctx context.Context) error {
 		{&t.timings.Pods, t.pods},
 		{&t.timings.Matrix, t.ping},
 		{&t.timings.Trace, t.trace},
+		{&t.timings.Tenants, t.tenants},
 	} {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -263,10 +267,11 @@ func (t *tour) trace(ctx context.Context) error {
 
 // verdict is nil if everything was as it should be.
 func (t *tour) verdict() error {
-	if t.lost != nil {
-		return errors.Join(t.matrix.verdict(), fmt.Errorf("follow a packet: %w", t.lost))
+	lost := t.lost
+	if lost != nil {
+		lost = fmt.Errorf("follow a packet: %w", lost)
 	}
-	return t.matrix.verdict()
+	return errors.Join(t.matrix.verdict(), lost, t.mixed)
 }
 
 // farthest are the first pod and the last, on different nodes if there is more than one; to is nil if there is one pod.
@@ -287,6 +292,7 @@ func (t *tour) next() {
 		{run + " --nodes 30 --pods 3", "more of everything"},
 		{run + " --backend host-gw", "the same without a tunnel"},
 		{run + " --net-conf FILE", "your own net-conf.json"},
+		{run + " --tenants 2", "besides, two networks with the same addresses"},
 		{run + " --json", "for scripts"},
 	})
 	t.say("\nIts source is meant to be read; begin with examples/lab/cluster.go.")
