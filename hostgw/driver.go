@@ -8,12 +8,11 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
-	"sync"
 
 	"github.com/podweft/podweft"
-	"github.com/podweft/podweft/internal/delta"
 	"github.com/podweft/podweft/internal/fib"
 	"github.com/podweft/podweft/internal/nl"
+	"github.com/podweft/podweft/internal/peers"
 )
 
 // ErrOffLink: the peer's address is on no network of the underlay interface, so it cannot be a gateway.
@@ -40,17 +39,7 @@ type Driver struct {
 	log   *slog.Logger
 	conn  *nl.Conn
 	table *fib.Table
-
-	mu   sync.Mutex // one pass at a time
-	last *applied   // nil when the next pass must look at everything
-}
-
-// applied is the Spec that the kernel agrees with, as far as events tell, and the link it was applied to.
-type applied struct {
-	spec   Spec
-	owners owners
-	link   link
-	moves  uint64
+	keep  *peers.Keeper[Spec, Peer, link, owners]
 }
 
 // link is the underlay interface at one moment.
@@ -60,11 +49,13 @@ type link struct {
 	networks []netip.Prefix // that it is on
 }
 
-func (l link) equal(o link) bool {
+// Equal reports whether peers need the same entries in both.
+func (l link) Equal(o link) bool {
 	return l.index == o.index && l.name == o.name && slices.Equal(l.networks, o.networks)
 }
 
-func (l link) scope() fib.Scope {
+// Scope is the link, if there is one.
+func (l link) Scope() fib.Scope {
 	if l.index == 0 {
 		return fib.Scope{}
 	}
@@ -83,7 +74,13 @@ func New(cfg Config) (*Driver, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Driver{netns: cfg.NetNS, log: log, conn: conn, table: fib.New(conn, fib.MarkOf(Type+" "+cmp.Or(cfg.Owner, DefaultOwner)))}, nil
+	d := &Driver{netns: cfg.NetNS, log: log, conn: conn, table: fib.New(conn, fib.MarkOf(Type+" "+cmp.Or(cfg.Owner, DefaultOwner)))}
+	d.keep = peers.New(d.table, peers.Kind[Spec, Peer, link, owners]{
+		Peers: func(s *Spec) *[]Peer { return &s.Peers }, Order: comparePeers, Same: Peer.equal,
+		SameLinks: Spec.equalButPeers, Check: Spec.check, Recheck: owners.replace,
+		Names: func(s Spec) []string { return []string{s.Device} }, Links: d.link, Entries: link.entries, Report: link.unreachable,
+	})
+	return d, nil
 }
 
 // Close frees the driver's sockets. The routes stay; use Teardown to remove them.
@@ -91,120 +88,37 @@ func (d *Driver) Close() error { return d.conn.Close() }
 
 // Plan says what Apply would do. See [podweft.Driver].
 func (d *Driver) Plan(ctx context.Context, spec Spec) (podweft.Plan, error) {
-	if err := spec.Validate(); err != nil {
-		return nil, err
-	}
-	link, err := d.link(spec)
-	if err != nil {
-		return nil, err
-	}
-	plan, err := d.table.Plan(ctx, link.scope(), link.entries(spec, spec.Peers))
-	return append(plan, link.unreachable(spec.Peers)...), err
+	return d.keep.Plan(ctx, spec)
 }
 
 // Apply makes the kernel agree with spec. See [podweft.Driver]. Its errors are [podweft.ErrInvalid] for a Spec that makes no
 // sense, of which nothing is then applied, and an [*podweft.OpError] for each object that failed: [ErrOffLink] for a peer
 // that cannot be a gateway, [podweft.ErrConflict] for a route of another program that stands in the way.
 func (d *Driver) Apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	apply := d.all
-	if d.sameLink(ctx, spec) {
-		apply = d.change
-	}
-	plan, err := apply(ctx, spec)
+	plan, err := d.keep.Apply(ctx, spec)
 	plan.Log(ctx, d.log)
 	return plan, cmp.Or(err, plan.Err())
-}
-
-// sameLink reports whether only peers may differ from what was applied last, and what is remembered of the kernel holds.
-func (d *Driver) sameLink(ctx context.Context, spec Spec) bool {
-	return podweft.PassOf(ctx).Watching() && d.last != nil && d.last.moves == d.table.Moves() &&
-		d.last.spec.equalButPeers(spec) && d.table.Trusted(d.last.link.scope())
-}
-
-func (s Spec) equal(o Spec) bool {
-	return s.equalButPeers(o) && slices.EqualFunc(s.Peers, o.Peers, Peer.equal)
 }
 
 func (s Spec) equalButPeers(o Spec) bool {
 	return s.Table == o.Table && s.Metric == o.Metric && s.Device == o.Device
 }
 
-// all reads and compares everything.
-func (d *Driver) all(ctx context.Context, spec Spec) (podweft.Plan, error) {
-	given, last := spec, d.last
-	d.last = nil
-	spec.Peers = delta.InOrder(spec.Peers, comparePeers)
-	again := last != nil && last.spec.equal(spec)
-	if !again {
-		if err := given.Validate(); err != nil { // its errors number the peers as their author did
-			return nil, err
-		}
-		last = &applied{spec: spec, owners: owners{}}
-		for _, p := range spec.Peers {
-			last.owners.add(nil, p)
-		}
-	}
-	moves := d.table.Moves()
-	d.table.Follow([]string{spec.Device}, fib.Scope{})
-	link, err := d.link(spec)
-	if err != nil {
-		return nil, err
-	}
-	d.table.Follow([]string{spec.Device}, link.scope())
-	var plan podweft.Plan
-	if again && link.equal(last.link) {
-		plan, err = d.table.Resync(ctx, link.scope())
-	} else {
-		plan, err = d.table.Apply(ctx, link.scope(), link.entries(spec, spec.Peers))
-	}
-	if err == nil {
-		last.link, last.moves = link, moves
-		d.last = last
-	}
-	return append(plan, link.unreachable(spec.Peers)...), err
-}
-
-// change writes the difference between two lists of peers, and checks only what differs.
-func (d *Driver) change(ctx context.Context, spec Spec) (podweft.Plan, error) {
-	last := d.last
-	d.last = nil
-	spec.Peers = delta.InOrder(spec.Peers, comparePeers)
-	removed, added := delta.Sorted(last.spec.Peers, spec.Peers, comparePeers, Peer.equal)
-	for _, p := range removed {
-		last.owners.remove(p)
-	}
-	var errs []error
-	for _, p := range added {
-		errs = append(errs, last.owners.add(func() string { return "Peers of " + p.Node }, p)...)
-	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
-	plan, err := d.table.Change(ctx, last.link.scope(), last.link.entries(spec, removed), last.link.entries(spec, added))
-	if err == nil {
-		last.spec = spec
-		d.last = last
-	}
-	return append(plan, last.link.unreachable(spec.Peers)...), err
-}
-
 // link finds the underlay interface. There is none when spec wants none.
-func (d *Driver) link(spec Spec) (link, error) {
+func (d *Driver) link(_ context.Context, spec Spec, _ bool) (podweft.Plan, link, error) {
 	if spec.Device == "" {
-		return link{}, nil
+		return nil, link{}, nil
 	}
 	device, err := d.conn.Link(spec.Device)
 	if err != nil {
-		return link{}, err
+		return nil, link{}, err
 	}
 	addrs, err := d.conn.Addresses(device.Index)
 	out := link{index: device.Index, name: device.Name}
 	for _, a := range addrs {
 		out.networks = append(out.networks, a.Prefix.Masked())
 	}
-	return out, err
+	return nil, out, err
 }
 
 // reaches reports whether p can be a gateway.
@@ -213,8 +127,8 @@ func (l link) reaches(p Peer) bool {
 }
 
 // unreachable reports the peers that are off the link.
-func (l link) unreachable(peers []Peer) (plan podweft.Plan) {
-	for _, p := range peers {
+func (l link) unreachable(spec Spec) (plan podweft.Plan) {
+	for _, p := range spec.Peers {
 		if l.reaches(p) {
 			continue
 		}
@@ -227,9 +141,9 @@ func (l link) unreachable(peers []Peer) (plan podweft.Plan) {
 }
 
 // entries is what the peers need in the kernel's tables. One that is off the link needs nothing.
-func (l link) entries(spec Spec, peers []Peer) []fib.Entry {
-	entries := make([]fib.Entry, 0, len(peers))
-	for _, p := range peers {
+func (l link) entries(spec Spec, some []Peer) []fib.Entry {
+	entries := make([]fib.Entry, 0, len(some))
+	for _, p := range some {
 		if !l.reaches(p) {
 			continue
 		}

@@ -53,15 +53,20 @@ func firstPrefix(p Peer) netip.Prefix {
 
 // Validate reports everything that is wrong with s, joined, each as a [*podweft.FieldError].
 func (s Spec) Validate() error {
+	_, err := s.check()
+	return err
+}
+
+func (s Spec) check() (owners, error) {
 	var errs []error
 	if s.Device == "" && len(s.Peers) > 0 {
 		errs = append(errs, &podweft.FieldError{Field: "Device", Problem: "is missing", Remedy: "name the underlay interface"})
 	}
-	owners := owners{}
+	x := owners{}
 	for i, p := range s.Peers {
-		errs = append(errs, owners.add(func() string { return fmt.Sprintf("Peers[%d]", i) }, p)...)
+		errs = append(errs, x.add(func() string { return fmt.Sprintf("Peers[%d]", i) }, p)...)
 	}
-	return errors.Join(errs...)
+	return x, errors.Join(errs...)
 }
 
 // owners says behind which node each prefix is.
@@ -71,6 +76,18 @@ func (o owners) remove(p Peer) {
 	for _, prefix := range p.Prefixes {
 		delete(o, prefix)
 	}
+}
+
+// replace takes the removed peers out and checks the added ones against the rest.
+func (o owners) replace(removed, added []Peer) error {
+	for _, p := range removed {
+		o.remove(p)
+	}
+	var errs []error
+	for _, p := range added {
+		errs = append(errs, o.add(func() string { return "Peers of " + p.Node }, p)...)
+	}
+	return errors.Join(errs...)
 }
 
 // add checks p against the peers in o and adds it to them. at names it, when something is wrong.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/fib"
+	"github.com/podweft/podweft/internal/links"
 	"github.com/podweft/podweft/internal/nl"
 )
 
@@ -35,7 +36,11 @@ type layout struct {
 	unwanted []nl.Tunnel // tunnels of ours that are to go when no route leads through them any more
 }
 
-func (l layout) equal(o layout) bool {
+// Scope is the links that the layout is about.
+func (l layout) Scope() fib.Scope { return l.scope }
+
+// Equal reports whether peers need the same entries in both.
+func (l layout) Equal(o layout) bool {
 	return maps.Equal(l.scope.Others, o.scope.Others) && maps.Equal(l.tunnels, o.tunnels) &&
 		maps.Equal(l.devices, o.devices) && slices.Equal(l.onLink, o.onLink)
 }
@@ -70,57 +75,51 @@ func newObject(t nl.Tunnel, device string) tunnel {
 	return tunnel{t.Name, fmt.Sprintf("%s mtu %d", text, t.MTU)}
 }
 
-// address is an object of our plans.
-type address struct {
-	prefix netip.Prefix
-	dev    string
-}
-
-func (a address) ID() string     { return a.String() }
-func (a address) String() string { return fmt.Sprintf("address %s dev %s", a.prefix, a.dev) }
-
-// linkStep compares and, where write is set, changes the links and addresses of one Spec.
+// linkStep compares and, where Write is set, changes the links and addresses of one Spec.
 type linkStep struct {
-	d     *Driver
+	links.Step
 	ctx   context.Context
-	write bool
-	plan  podweft.Plan
 	out   layout
 	known []nl.Link // all links of our kinds
+}
+
+func (d *Driver) newLinkStep(ctx context.Context, write bool) *linkStep {
+	return &linkStep{ctx: ctx, Step: links.Step{Conn: d.conn, Table: d.table, Alias: d.alias, Write: write}}
 }
 
 // links makes the tunnels and their addresses as spec wants them, or says what would have to be done. A tunnel that cannot be
 // made is missing in the layout.
 func (d *Driver) links(ctx context.Context, spec Spec, write bool) (podweft.Plan, layout, error) {
-	s := &linkStep{d: d, ctx: ctx, write: write, out: layout{
+	s := d.newLinkStep(ctx, write)
+	s.out = layout{
 		scope:   fib.Scope{Others: map[int]string{}},
 		tunnels: map[bool]int{}, devices: map[bool]int{},
-	}}
+	}
 	for _, kind := range []string{kindIPIP, kindIP6Tnl} {
-		links, err := d.conn.LinksOfKind(ctx, kind)
+		known, err := d.conn.LinksOfKind(ctx, kind)
 		if err != nil {
 			return nil, s.out, err
 		}
-		s.known = append(s.known, links...)
+		s.known = append(s.known, known...)
 	}
 	if err := s.sortOut(spec); err != nil {
-		return s.plan, s.out, err
+		return s.Plan, s.out, err
 	}
 	for i, t := range spec.Tunnels {
 		if err := s.tunnel(t, i-len(spec.Tunnels)); err != nil {
-			return s.plan, s.out, err
+			return s.Plan, s.out, err
 		}
 	}
-	return s.plan, s.out, nil
+	return s.Plan, s.out, nil
 }
 
 // sortOut finds the tunnels of ours that spec does not name, and removes at once those that are in the way of one that it does.
 func (s *linkStep) sortOut(spec Spec) error {
 	for _, l := range s.known {
-		if l.Alias != s.d.alias || slices.ContainsFunc(spec.Tunnels, func(t Tunnel) bool { return t.name() == l.Name }) {
+		if l.Alias != s.Alias || slices.ContainsFunc(spec.Tunnels, func(t Tunnel) bool { return t.name() == l.Name }) {
 			continue
 		}
-		t, err := s.d.conn.Tunnel(l.Name)
+		t, err := s.Conn.Tunnel(l.Name)
 		switch {
 		case errors.Is(err, nl.ErrNoLink): // it has gone meanwhile
 		case err != nil:
@@ -142,87 +141,46 @@ func (t Tunnel) excludes(x nl.Tunnel) bool {
 // removeLinks removes the tunnels that are in nobody's way, or says that it would. It comes last: before that the routes have
 // moved on to other links, so that none of their packets is lost, or were deleted one by one. With their link they would go
 // without a word, and another driver that waits for their place would not hear of it.
-func (d *Driver) removeLinks(ctx context.Context, unwanted []nl.Tunnel, write bool) podweft.Plan {
-	s := &linkStep{d: d, ctx: ctx, write: write}
-	for _, t := range unwanted {
+func (d *Driver) removeLinks(ctx context.Context, of layout, write bool) podweft.Plan {
+	s := d.newLinkStep(ctx, write)
+	for _, t := range of.unwanted {
 		s.remove(t)
 	}
-	return s.plan
+	return s.Plan
 }
 
 func (s *linkStep) remove(t nl.Tunnel) {
-	s.do(podweft.Delete, newObject(t, s.deviceName(t.Outer.Underlay)), "", func(b *nl.Batch) { b.DeleteLink(t.Index) })
-}
-
-// do adds a change to the plan and makes it.
-func (s *linkStep) do(op podweft.Op, o podweft.Object, note string, requests func(*nl.Batch)) {
-	s.plan = append(s.plan, podweft.Change{Op: op, Object: o, Note: note})
-	if !s.write {
-		return
-	}
-	if podweft.PassOf(s.ctx).Held(o) && !s.d.table.Eager() {
-		s.fail(podweft.ErrHeld)
-		return
-	}
-	var batch nl.Batch
-	requests(&batch)
-	for _, err := range s.d.conn.Do(s.ctx, &batch) {
-		if err != nil && !(op == podweft.Delete && errors.Is(err, unix.ENODEV)) {
-			s.fail(err)
-			return
-		}
-	}
-}
-
-// fail gives the last change of the plan its error.
-func (s *linkStep) fail(err error) {
-	c := &s.plan[len(s.plan)-1]
-	c.Err = &podweft.OpError{Op: c.Op.String(), Object: c.Object, Err: err}
+	s.Do(s.ctx, podweft.Delete, newObject(t, s.NameOf(t.Outer.Underlay)), "", func(b *nl.Batch) { b.DeleteLink(t.Index) })
 }
 
 // explain says in the last change of the plan, if it failed, what the kernel did not: which module is missing, or which link is in
 // the way.
 func (s *linkStep) explain(want nl.Tunnel) {
-	err := s.plan[len(s.plan)-1].Err
-	var failed *podweft.OpError
-	if !errors.As(err, &failed) {
-		return
-	}
+	err := s.Failed()
 	switch {
 	case errors.Is(err, unix.EOPNOTSUPP):
-		s.fail(fmt.Errorf("%w: it lacks the module %s: %w", podweft.ErrNotSupported, modules[want.Kind], failed.Err))
+		s.Fail(fmt.Errorf("%w: it lacks the module %s: %w", podweft.ErrNotSupported, modules[want.Kind], err))
 	case errors.Is(err, unix.EEXIST):
-		s.fail(fmt.Errorf("%w: %w%s", podweft.ErrConflict, failed.Err, s.rival(want)))
+		s.Fail(fmt.Errorf("%w: %w%s", podweft.ErrConflict, err, s.rival(want)))
 	}
 }
 
 // rival names the tunnel that has the addresses of want, or the only place of its kind.
 func (s *linkStep) rival(want nl.Tunnel) string {
 	for _, l := range s.known {
-		t, err := s.d.conn.Tunnel(l.Name)
+		t, err := s.Conn.Tunnel(l.Name)
 		if err == nil && t.Kind == want.Kind && t.Name != want.Name && t.Outer.Local == want.Outer.Local &&
 			t.Outer.Underlay == want.Outer.Underlay && t.Outer.External == want.Outer.External {
-			return ": " + newObject(t, s.deviceName(t.Outer.Underlay)).String()
+			return ": " + newObject(t, s.NameOf(t.Outer.Underlay)).String()
 		}
 	}
 	return ""
 }
 
-func (s *linkStep) deviceName(index int) string {
-	if index == 0 {
-		return ""
-	}
-	l, err := s.d.conn.LinkAt(index)
-	if err != nil {
-		return fmt.Sprint(index)
-	}
-	return l.Name
-}
-
 // tunnel makes one tunnel and its addresses. placeholder stands for its index in a plan for a link that is not there; it is
 // negative, and those of several tunnels are in the order in which they would be made.
 func (s *linkStep) tunnel(t Tunnel, placeholder int) error {
-	device, err := s.d.conn.Link(t.Device)
+	device, err := s.Conn.Link(t.Device)
 	if errors.Is(err, nl.ErrNoLink) {
 		return s.stranded(t, err)
 	}
@@ -232,8 +190,8 @@ func (s *linkStep) tunnel(t Tunnel, placeholder int) error {
 	if err := s.underlay(t, device); err != nil {
 		return err
 	}
-	want := t.link(s.d.alias, device)
-	have, err := s.d.conn.Tunnel(want.Name)
+	want := t.link(s.Alias, device)
+	have, err := s.Conn.Tunnel(want.Name)
 	switch {
 	case errors.Is(err, nl.ErrNoLink):
 		have = nl.Tunnel{}
@@ -241,12 +199,12 @@ func (s *linkStep) tunnel(t Tunnel, placeholder int) error {
 		return err
 	}
 	index, err := s.converge(want, have, t.Device)
-	if err != nil || index == 0 && s.write {
+	if err != nil || index == 0 && s.Write {
 		return err
 	}
 	index = cmp.Or(index, placeholder)
 	s.found(t, index)
-	return s.addresses(t, index)
+	return s.Addresses(s.ctx, t.name(), index, t.Addresses)
 }
 
 // found makes the tunnel part of the layout.
@@ -259,12 +217,8 @@ func (s *linkStep) found(t Tunnel, index int) {
 func (s *linkStep) underlay(t Tunnel, device nl.Link) error {
 	s.out.scope.Others[device.Index] = device.Name
 	s.out.devices[t.Local.Is4()] = device.Index
-	addrs, err := s.d.conn.Addresses(device.Index)
-	for _, a := range addrs {
-		if !a.LinkScope && !a.Prefix.IsSingleIP() {
-			s.out.onLink = append(s.out.onLink, a.Prefix.Masked())
-		}
-	}
+	on, err := s.Networks(device.Index)
+	s.out.onLink = append(s.out.onLink, on...)
 	return err
 }
 
@@ -272,22 +226,21 @@ func (s *linkStep) underlay(t Tunnel, device nl.Link) error {
 // interface has only been renamed. So its entries are kept.
 func (s *linkStep) stranded(t Tunnel, missing error) error {
 	o := tunnel{t.name(), fmt.Sprintf("link %s type %s dev %s", t.name(), t.kind(), t.Device)}
-	s.plan = append(s.plan, podweft.Change{Op: podweft.Create, Object: o})
-	s.fail(missing)
-	have, err := s.d.conn.Tunnel(t.name())
-	if errors.Is(err, nl.ErrNoLink) || err == nil && have.Alias != s.d.alias {
+	s.Refuse(podweft.Create, o, missing)
+	have, err := s.Conn.Tunnel(t.name())
+	if errors.Is(err, nl.ErrNoLink) || err == nil && have.Alias != s.Alias {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	s.plan[len(s.plan)-1].Op = podweft.Update
-	s.fail(missing)
+	s.Plan[len(s.Plan)-1].Op = podweft.Update
+	s.Fail(missing)
 	s.found(t, have.Index)
 	if have.Outer.Underlay == 0 {
 		return nil // it has none, or may use any
 	}
-	device, err := s.d.conn.LinkAt(have.Outer.Underlay)
+	device, err := s.Conn.LinkAt(have.Outer.Underlay)
 	if errors.Is(err, nl.ErrNoLink) {
 		return nil
 	}
@@ -323,40 +276,26 @@ func (s *linkStep) converge(want, have nl.Tunnel, device string) (int, error) {
 	o := newObject(want, device)
 	switch {
 	case have.Index == 0:
-		s.do(podweft.Create, o, "", func(b *nl.Batch) { b.AddTunnel(want) })
+		s.Do(s.ctx, podweft.Create, o, "", func(b *nl.Batch) { b.AddTunnel(want) })
 		s.explain(want)
-		return s.indexOf(want.Name)
+		return s.IndexOf(want.Name)
 	case have.Alias != want.Alias:
-		s.plan = append(s.plan, podweft.Change{Op: podweft.Create, Object: o})
-		s.fail(fmt.Errorf("%w: link %s, of kind %q, alias %q", podweft.ErrConflict, have.Name, have.Kind, have.Alias))
+		s.Refuse(podweft.Create, o, links.Foreign(have.Link))
 		return 0, nil
 	case have.Kind != want.Kind || !changeable(want.Outer, have.Outer):
-		note := "replaces " + newObject(have, s.deviceName(have.Outer.Underlay)).String()
-		s.do(podweft.Update, o, note, func(b *nl.Batch) {
+		note := "replaces " + newObject(have, s.NameOf(have.Outer.Underlay)).String()
+		s.Do(s.ctx, podweft.Update, o, note, func(b *nl.Batch) {
 			b.DeleteLink(have.Index)
 			b.AddTunnel(want)
 		})
 		s.explain(want)
-		return s.indexOf(want.Name)
+		return s.IndexOf(want.Name)
 	}
-	note, requests := s.changes(want, have)
-	if note != "" {
-		s.do(podweft.Update, o, note, requests)
+	if c := s.changes(want, have); c.Note != "" {
+		s.Do(s.ctx, podweft.Update, o, c.Note, c.Put)
 		s.explain(want)
 	}
 	return have.Index, nil
-}
-
-// indexOf is 0 in a plan for a link that does not exist.
-func (s *linkStep) indexOf(name string) (int, error) {
-	l, err := s.d.conn.Link(name)
-	if errors.Is(err, nl.ErrNoLink) {
-		return 0, nil
-	}
-	if l.Alias != s.d.alias {
-		return 0, err
-	}
-	return l.Index, err
 }
 
 // changeable reports whether the kernel can make have into want in place; see nl.Batch.ChangeTunnel.
@@ -365,53 +304,13 @@ func changeable(want, have nl.Outer) bool {
 	return have == want
 }
 
-// changes returns the requests that make have into want in place, and what they change as a note for people.
-func (s *linkStep) changes(want, have nl.Tunnel) (note string, requests func(*nl.Batch)) {
-	var steps []func(*nl.Batch)
-	add := func(what string, step func(*nl.Batch)) {
-		if note != "" {
-			note += ", "
-		}
-		note += what
-		steps = append(steps, step)
-	}
+// changes are what makes have into want in place.
+func (s *linkStep) changes(want, have nl.Tunnel) (c links.Changes) {
 	want.Index = have.Index
 	if have.Outer != want.Outer {
-		was := fmt.Sprintf("was local %s dev %s", have.Outer.Local, cmp.Or(s.deviceName(have.Outer.Underlay), "any"))
-		add(was, func(b *nl.Batch) { b.ChangeTunnel(want) })
+		was := fmt.Sprintf("was local %s dev %s", have.Outer.Local, cmp.Or(s.NameOf(have.Outer.Underlay), "any"))
+		c.Add(was, func(b *nl.Batch) { b.ChangeTunnel(want) })
 	}
-	if have.MTU != want.MTU {
-		add(fmt.Sprintf("was mtu %d", have.MTU), func(b *nl.Batch) { b.SetMTU(have.Index, want.MTU) })
-	}
-	if !have.Up {
-		add("was down", func(b *nl.Batch) { b.SetUp(have.Index, true) })
-	}
-	return note, func(b *nl.Batch) {
-		for _, step := range steps {
-			step(b)
-		}
-	}
-}
-
-// addresses gives the tunnel its addresses and takes all others off it, but for the kernel's own link-local ones.
-func (s *linkStep) addresses(t Tunnel, index int) error {
-	var have []nl.Address
-	if index > 0 {
-		var err error
-		if have, err = s.d.conn.Addresses(index); err != nil {
-			return err
-		}
-	}
-	for _, a := range t.Addresses {
-		there := slices.ContainsFunc(have, func(h nl.Address) bool { return h.Prefix == a })
-		if !there {
-			s.do(podweft.Create, address{a, t.name()}, "", func(b *nl.Batch) { b.AddAddress(nl.Address{Link: index, Prefix: a}) })
-		}
-	}
-	for _, h := range have {
-		if !h.LinkScope && !slices.Contains(t.Addresses, h.Prefix) {
-			s.do(podweft.Delete, address{h.Prefix, t.name()}, "", func(b *nl.Batch) { b.DeleteAddress(h) })
-		}
-	}
-	return nil
+	c.Common(want.Link, have.Link)
+	return c
 }

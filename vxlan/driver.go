@@ -6,12 +6,11 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
-	"sync"
 
 	"github.com/podweft/podweft"
-	"github.com/podweft/podweft/internal/delta"
 	"github.com/podweft/podweft/internal/fib"
 	"github.com/podweft/podweft/internal/nl"
+	"github.com/podweft/podweft/internal/peers"
 )
 
 // DefaultOwner is the owner of an instance that does not name itself.
@@ -37,17 +36,7 @@ type Driver struct {
 	log   *slog.Logger
 	conn  *nl.Conn
 	table *fib.Table
-
-	mu   sync.Mutex // one pass at a time
-	last *applied   // nil when the next pass must look at everything
-}
-
-// applied is the Spec that the kernel agrees with, as far as events tell, and the links it was applied to.
-type applied struct {
-	spec   Spec
-	index  *index
-	layout layout
-	moved  uint64
+	keep  *peers.Keeper[Spec, Peer, layout, *index]
 }
 
 var _ podweft.Driver[Spec] = (*Driver)(nil)
@@ -63,10 +52,16 @@ func New(cfg Config) (*Driver, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Driver{
+	d := &Driver{
 		netns: cfg.NetNS, alias: "podweft:" + owner, log: log,
 		conn: conn, table: fib.New(conn, fib.MarkOf(Type+" "+owner)),
-	}, nil
+	}
+	d.keep = peers.New(d.table, peers.Kind[Spec, Peer, layout, *index]{
+		Peers: func(s *Spec) *[]Peer { return &s.Peers }, Order: comparePeers, Same: Peer.equal,
+		SameLinks: Spec.equalButPeers, Check: Spec.check, Recheck: (*index).replace,
+		Names: Spec.linkNames, Links: d.links, Entries: layout.entries, Finish: d.removeLinks,
+	})
+	return d, nil
 }
 
 // Close frees the driver's sockets. The network stays up and goes on carrying traffic; use Teardown to remove it.
@@ -74,77 +69,16 @@ func (d *Driver) Close() error { return d.conn.Close() }
 
 // Plan says what Apply would do. See [podweft.Driver].
 func (d *Driver) Plan(ctx context.Context, spec Spec) (podweft.Plan, error) {
-	if err := spec.Validate(); err != nil {
-		return nil, err
-	}
-	plan, layout, err := d.links(ctx, spec, false)
-	if err != nil {
-		return plan, err
-	}
-	entries, err := d.table.Plan(ctx, layout.scope, layout.entries(spec, spec.Peers))
-	plan = append(plan, entries...)
-	return append(plan, d.removeLinks(ctx, layout.unwanted, false)...), err
+	return d.keep.Plan(ctx, spec)
 }
 
 // Apply makes the kernel agree with spec. See [podweft.Driver]. Its errors are [podweft.ErrInvalid] for a Spec that makes no
 // sense, of which nothing is then applied, and an [*podweft.OpError] for each object that failed; [podweft.ErrConflict]
 // among them for a link or route of another program that stands in the way.
 func (d *Driver) Apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	plan, err := d.apply(ctx, spec)
+	plan, err := d.keep.Apply(ctx, spec)
 	plan.Log(ctx, d.log)
 	return plan, cmp.Or(err, plan.Err())
-}
-
-func (d *Driver) apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
-	given := spec
-	spec.Peers = delta.InOrder(spec.Peers, comparePeers)
-	if d.sameLinks(ctx, spec) {
-		return d.change(ctx, spec)
-	}
-	last := d.last
-	d.last = nil
-	again := last != nil && last.spec.equal(spec)
-	if !again {
-		index, err := given.check() // its errors number the peers as their author did
-		if err != nil {
-			return nil, err
-		}
-		last = &applied{spec: spec, index: index}
-	}
-	moved := d.table.Moves()
-	d.table.Follow(spec.linkNames(), fib.Scope{})
-	plan, layout, err := d.links(ctx, spec, true)
-	if err != nil {
-		return plan, err
-	}
-	d.table.Follow(spec.linkNames(), layout.scope)
-	var entries podweft.Plan
-	if again && layout.equal(last.layout) {
-		entries, err = d.table.Resync(ctx, layout.scope)
-	} else {
-		entries, err = d.table.Apply(ctx, layout.scope, layout.entries(spec, spec.Peers))
-	}
-	if err != nil {
-		return append(plan, entries...), err
-	}
-	removed := d.removeLinks(ctx, layout.unwanted, true)
-	if plan.Err() == nil && removed.Err() == nil {
-		last.layout, last.moved = layout, moved
-		d.last = last
-	}
-	return slices.Concat(plan, entries, removed), nil
-}
-
-// sameLinks reports whether only peers may differ from what was applied last, and what is remembered of the kernel holds.
-func (d *Driver) sameLinks(ctx context.Context, spec Spec) bool {
-	return podweft.PassOf(ctx).Watching() && d.last != nil && d.last.moved == d.table.Moves() &&
-		d.last.spec.equalButPeers(spec) && d.table.Trusted(d.last.layout.scope)
-}
-
-func (s Spec) equal(o Spec) bool {
-	return s.equalButPeers(o) && slices.EqualFunc(s.Peers, o.Peers, Peer.equal)
 }
 
 func (s Spec) equalButPeers(o Spec) bool {
@@ -156,34 +90,22 @@ func (v VTEP) equal(o VTEP) bool {
 	return v.link("", anyDevice) == o.link("", anyDevice) && v.Device == o.Device && v.Offload == o.Offload && slices.Equal(v.Addresses, o.Addresses)
 }
 
-// change writes the difference between two lists of peers, and checks only what differs.
-func (d *Driver) change(ctx context.Context, spec Spec) (podweft.Plan, error) {
-	last := d.last
-	d.last = nil
-	removed, added := delta.Sorted(last.spec.Peers, spec.Peers, comparePeers, Peer.equal)
-	var c checker
+// replace takes the removed peers out of the index and checks the added ones against the rest.
+func (x *index) replace(removed, added []Peer) error {
 	for _, p := range removed {
-		last.index.remove(p)
+		x.remove(p)
 	}
+	var c checker
 	for _, p := range added {
-		c.peer(func() string { return "Peers of " + p.Node }, p, last.index)
+		c.peer(func() string { return "Peers of " + p.Node }, p, x)
 	}
-	if err := c.err(); err != nil {
-		return nil, err
-	}
-	plan, err := d.table.Change(ctx, last.layout.scope,
-		last.layout.entries(spec, removed), last.layout.entries(spec, added))
-	if err == nil {
-		last.spec = spec
-		d.last = last
-	}
-	return plan, err
+	return c.err()
 }
 
 // entries is what the peers need in the kernel's tables.
-func (l layout) entries(spec Spec, peers []Peer) []fib.Entry {
-	entries := make([]fib.Entry, 0, len(peers))
-	for _, p := range peers {
+func (l layout) entries(spec Spec, some []Peer) []fib.Entry {
+	entries := make([]fib.Entry, 0, len(some))
+	for _, p := range some {
 		if link, ok := l.vteps[p.Underlay.Is4()]; ok {
 			entries = append(entries, l.entry(spec, p, link))
 		}

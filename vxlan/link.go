@@ -13,6 +13,7 @@ import (
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/fib"
+	"github.com/podweft/podweft/internal/links"
 	"github.com/podweft/podweft/internal/nl"
 )
 
@@ -26,7 +27,11 @@ type layout struct {
 	unwanted []nl.Link // VTEPs of ours that are to go when no route leads through them any more
 }
 
-func (l layout) equal(o layout) bool {
+// Scope is the links that the layout is about.
+func (l layout) Scope() fib.Scope { return l.scope }
+
+// Equal reports whether peers need the same entries in both.
+func (l layout) Equal(o layout) bool {
 	return maps.Equal(l.scope.Own, o.scope.Own) && maps.Equal(l.scope.Others, o.scope.Others) &&
 		maps.Equal(l.vteps, o.vteps) && maps.Equal(l.devices, o.devices) && slices.Equal(l.onLink, o.onLink)
 }
@@ -54,32 +59,27 @@ func newObject(l nl.Link, device string) vtep {
 	return vtep{l.Name, text}
 }
 
-// address is an object of our plans.
-type address struct {
-	prefix netip.Prefix
-	dev    string
-}
-
-func (a address) ID() string     { return a.String() }
-func (a address) String() string { return fmt.Sprintf("address %s dev %s", a.prefix, a.dev) }
-
-// linkStep compares and, where write is set, changes the links and addresses of one Spec.
+// linkStep compares and, where Write is set, changes the links and addresses of one Spec.
 type linkStep struct {
+	links.Step
 	d     *Driver
 	ctx   context.Context
-	write bool
-	plan  podweft.Plan
 	out   layout
 	known []nl.Link // all VXLAN links
+}
+
+func (d *Driver) newLinkStep(ctx context.Context, write bool) *linkStep {
+	return &linkStep{d: d, ctx: ctx, Step: links.Step{Conn: d.conn, Table: d.table, Alias: d.alias, Write: write}}
 }
 
 // links makes the VTEPs and their addresses as spec wants them, or says what would have to be done. A VTEP that cannot be
 // made is missing in the layout.
 func (d *Driver) links(ctx context.Context, spec Spec, write bool) (podweft.Plan, layout, error) {
-	s := &linkStep{d: d, ctx: ctx, write: write, out: layout{
+	s := d.newLinkStep(ctx, write)
+	s.out = layout{
 		scope: fib.Scope{Own: map[int]string{}, Others: map[int]string{}},
 		vteps: map[bool]int{}, devices: map[bool]int{},
-	}}
+	}
 	var err error
 	if s.known, err = d.conn.LinksOfKind(ctx, "vxlan"); err != nil {
 		return nil, s.out, err
@@ -94,31 +94,31 @@ func (d *Driver) links(ctx context.Context, spec Spec, write bool) (podweft.Plan
 	}
 	for i, v := range spec.VTEPs {
 		if err := s.vtep(v, i-len(spec.VTEPs)); err != nil {
-			return s.plan, s.out, err
+			return s.Plan, s.out, err
 		}
 	}
-	return s.plan, s.out, nil
+	return s.Plan, s.out, nil
 }
 
 // removeLinks removes the VTEPs that are in nobody's way, or says that it would. It comes last: before that the routes have
 // moved on to other links, so that none of their packets is lost, or were deleted one by one. With their link they would go
 // without a word, and another driver that waits for their place would not hear of it.
-func (d *Driver) removeLinks(ctx context.Context, unwanted []nl.Link, write bool) podweft.Plan {
-	s := &linkStep{d: d, ctx: ctx, write: write}
-	for _, l := range unwanted {
+func (d *Driver) removeLinks(ctx context.Context, of layout, write bool) podweft.Plan {
+	s := d.newLinkStep(ctx, write)
+	for _, l := range of.unwanted {
 		s.remove(l)
 	}
-	return s.plan
+	return s.Plan
 }
 
 func (s *linkStep) remove(l nl.Link) {
-	s.do(podweft.Delete, newObject(l, s.deviceName(l.VXLAN.Underlay)), "", func(b *nl.Batch) { b.DeleteLink(l.Index) })
+	s.Do(s.ctx, podweft.Delete, newObject(l, s.NameOf(l.VXLAN.Underlay)), "", func(b *nl.Batch) { b.DeleteLink(l.Index) })
 }
 
 // unwanted are the VTEPs of ours that spec does not name: those of another VNI, or of a family that is gone.
 func (s *linkStep) unwanted(spec Spec) []nl.Link {
 	return slices.DeleteFunc(slices.Clone(s.known), func(l nl.Link) bool {
-		return l.Alias != s.d.alias || slices.ContainsFunc(spec.VTEPs, func(v VTEP) bool { return v.name() == l.Name })
+		return l.Alias != s.Alias || slices.ContainsFunc(spec.VTEPs, func(v VTEP) bool { return v.name() == l.Name })
 	})
 }
 
@@ -128,77 +128,37 @@ func (v VTEP) excludes(x nl.VXLAN) bool {
 	return v.port() == x.Port && v.Local.Is4() == x.Local.Is4() && (v.VNI == x.VNI || v.GBP != x.GBP)
 }
 
-// do adds a change to the plan and makes it.
-func (s *linkStep) do(op podweft.Op, o podweft.Object, note string, requests func(*nl.Batch)) {
-	s.try(op, o, note, func() error {
-		var batch nl.Batch
-		requests(&batch)
-		for _, err := range s.d.conn.Do(s.ctx, &batch) {
-			if err != nil && !(op == podweft.Delete && errors.Is(err, unix.ENODEV)) {
-				return s.explain(err)
-			}
-		}
-		return nil
-	})
-}
-
-// try is do for a change that is made by other means than rtnetlink.
-func (s *linkStep) try(op podweft.Op, o podweft.Object, note string, change func() error) {
-	s.plan = append(s.plan, podweft.Change{Op: op, Object: o, Note: note})
-	if !s.write {
-		return
-	}
-	err := podweft.ErrHeld
-	if !podweft.PassOf(s.ctx).Held(o) || s.d.table.Eager() {
-		err = change()
-	}
-	if err != nil {
-		s.fail(op, o, err)
-	}
-}
-
-// fail gives the last change of the plan its error.
-func (s *linkStep) fail(op podweft.Op, o podweft.Object, err error) {
-	s.plan[len(s.plan)-1].Err = &podweft.OpError{Op: op.String(), Object: o, Err: err}
-}
-
-// explain names the links that may keep a VTEP from being made: the kernel only says that something exists.
-func (s *linkStep) explain(err error) error {
+// explain names the links that may have kept a VTEP from being made: the kernel only says that something exists.
+func (s *linkStep) explain() {
+	err := s.Failed()
 	if !errors.Is(err, unix.EEXIST) {
-		return err
+		return
 	}
 	var others []string
 	for _, l := range s.known {
-		if l.Alias != s.d.alias {
-			others = append(others, newObject(l, s.deviceName(l.VXLAN.Underlay)).String())
+		if l.Alias != s.Alias {
+			others = append(others, newObject(l, s.NameOf(l.VXLAN.Underlay)).String())
 		}
 	}
 	if len(others) == 0 {
-		return fmt.Errorf("%w: %w", podweft.ErrConflict, err)
+		s.Fail(fmt.Errorf("%w: %w", podweft.ErrConflict, err))
+		return
 	}
-	return fmt.Errorf("%w: %w: one of %s", podweft.ErrConflict, err, strings.Join(others, "; "))
-}
-
-func (s *linkStep) deviceName(index int) string {
-	l, err := s.d.conn.LinkAt(index)
-	if err != nil {
-		return fmt.Sprint(index)
-	}
-	return l.Name
+	s.Fail(fmt.Errorf("%w: %w: one of %s", podweft.ErrConflict, err, strings.Join(others, "; ")))
 }
 
 // vtep makes one VTEP and its addresses. placeholder stands for its index in a plan for a link that is not there;
 // it is negative, and those of several VTEPs are in the order in which they would be made.
 func (s *linkStep) vtep(v VTEP, placeholder int) error {
-	device, err := s.d.conn.Link(v.Device)
+	device, err := s.Conn.Link(v.Device)
 	if errors.Is(err, nl.ErrNoLink) {
 		return s.stranded(v, err)
 	}
 	if err != nil {
 		return err
 	}
-	want := v.link(s.d.alias, device)
-	have, err := s.d.conn.Link(want.Name)
+	want := v.link(s.Alias, device)
+	have, err := s.Conn.Link(want.Name)
 	switch {
 	case errors.Is(err, nl.ErrNoLink):
 		have = nl.Link{}
@@ -209,14 +169,14 @@ func (s *linkStep) vtep(v VTEP, placeholder int) error {
 	if err != nil {
 		return err
 	}
-	if index == 0 && s.write {
+	if index == 0 && s.Write {
 		return nil
 	}
 	if index == 0 {
 		index = placeholder
 	}
 	s.found(v, index, device)
-	return errors.Join(s.offload(v, index > 0), s.addresses(v, index), s.networks(device.Index))
+	return errors.Join(s.offload(v, index > 0), s.Addresses(s.ctx, v.name(), index, v.Addresses), s.networks(device.Index))
 }
 
 // found makes the VTEP part of the layout.
@@ -232,22 +192,21 @@ func (s *linkStep) found(v VTEP, index int, device nl.Link) {
 // drivers/net/vxlan/vxlan_core.c). So its entries are kept.
 func (s *linkStep) stranded(v VTEP, missing error) error {
 	o := vtep{v.name(), "link " + v.name() + " type vxlan dev " + v.Device}
-	s.plan = append(s.plan, podweft.Change{Op: podweft.Create, Object: o})
-	s.fail(podweft.Create, o, missing)
-	at := slices.IndexFunc(s.known, func(l nl.Link) bool { return l.Name == v.name() && l.Alias == s.d.alias })
+	s.Refuse(podweft.Create, o, missing)
+	at := slices.IndexFunc(s.known, func(l nl.Link) bool { return l.Name == v.name() && l.Alias == s.Alias })
 	if at < 0 {
 		return nil
 	}
 	have := s.known[at]
-	device, err := s.d.conn.LinkAt(have.VXLAN.Underlay)
+	device, err := s.Conn.LinkAt(have.VXLAN.Underlay)
 	if errors.Is(err, nl.ErrNoLink) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	s.plan[len(s.plan)-1].Op = podweft.Update
-	s.fail(podweft.Update, o, missing)
+	s.Plan[len(s.Plan)-1].Op = podweft.Update
+	s.Fail(missing)
 	s.found(v, have.Index, device)
 	return s.networks(device.Index)
 }
@@ -272,37 +231,26 @@ func (s *linkStep) converge(want, have nl.Link, device string) (int, error) {
 	o := newObject(want, device)
 	switch {
 	case have.Index == 0:
-		s.do(podweft.Create, o, "", func(b *nl.Batch) { b.AddVXLAN(want) })
-		return s.indexOf(want.Name)
+		s.Do(s.ctx, podweft.Create, o, "", func(b *nl.Batch) { b.AddVXLAN(want) })
+		s.explain()
+		return s.IndexOf(want.Name)
 	case have.Alias != want.Alias || have.Kind != want.Kind:
-		s.plan = append(s.plan, podweft.Change{Op: podweft.Create, Object: o})
-		s.fail(podweft.Create, o, fmt.Errorf("%w: link %s, of kind %q, alias %q", podweft.ErrConflict, have.Name, have.Kind, have.Alias))
+		s.Refuse(podweft.Create, o, links.Foreign(have))
 		return 0, nil
 	case have.VXLAN != want.VXLAN && !changeable(want.VXLAN, have.VXLAN):
-		note := "replaces " + newObject(have, s.deviceName(have.VXLAN.Underlay)).String()
-		s.do(podweft.Update, o, note, func(b *nl.Batch) {
+		note := "replaces " + newObject(have, s.NameOf(have.VXLAN.Underlay)).String()
+		s.Do(s.ctx, podweft.Update, o, note, func(b *nl.Batch) {
 			b.DeleteLink(have.Index)
 			b.AddVXLAN(want)
 		})
-		return s.indexOf(want.Name)
+		s.explain()
+		return s.IndexOf(want.Name)
 	}
-	note, requests := changes(want, have)
-	if note != "" {
-		s.do(podweft.Update, o, note, requests)
+	if c := changes(want, have); c.Note != "" {
+		s.Do(s.ctx, podweft.Update, o, c.Note, c.Put)
+		s.explain()
 	}
 	return have.Index, nil
-}
-
-// indexOf is 0 in a plan for a link that does not exist.
-func (s *linkStep) indexOf(name string) (int, error) {
-	l, err := s.d.conn.Link(name)
-	if errors.Is(err, nl.ErrNoLink) {
-		return 0, nil
-	}
-	if l.Alias != s.d.alias {
-		return 0, err
-	}
-	return l.Index, err
 }
 
 // changeable reports whether the kernel can make have into want in place. It takes another local address only of the same
@@ -316,66 +264,22 @@ func changeable(want, have nl.VXLAN) bool {
 	return same == want
 }
 
-// changes returns the requests that make have into want in place, and what they change as a note for people.
-func changes(want, have nl.Link) (note string, requests func(*nl.Batch)) {
-	var steps []func(*nl.Batch)
-	add := func(what string, step func(*nl.Batch)) {
-		if note != "" {
-			note += ", "
-		}
-		note += what
-		steps = append(steps, step)
-	}
+// changes are what makes have into want in place.
+func changes(want, have nl.Link) (c links.Changes) {
 	want.Index = have.Index
 	if have.VXLAN != want.VXLAN {
-		add(fmt.Sprintf("was local %s", have.VXLAN.Local), func(b *nl.Batch) { b.ChangeVXLAN(want) })
+		c.Add(fmt.Sprintf("was local %s", have.VXLAN.Local), func(b *nl.Batch) { b.ChangeVXLAN(want) })
 	}
 	if have.MAC != want.MAC {
-		add("was address "+have.MAC.String(), func(b *nl.Batch) { b.SetMAC(have.Index, want.MAC) })
+		c.Add("was address "+have.MAC.String(), func(b *nl.Batch) { b.SetMAC(have.Index, want.MAC) })
 	}
-	if have.MTU != want.MTU {
-		add(fmt.Sprintf("was mtu %d", have.MTU), func(b *nl.Batch) { b.SetMTU(have.Index, want.MTU) })
-	}
-	if !have.Up {
-		add("was down", func(b *nl.Batch) { b.SetUp(have.Index, true) })
-	}
-	return note, func(b *nl.Batch) {
-		for _, step := range steps {
-			step(b)
-		}
-	}
-}
-
-// addresses gives the VTEP its addresses and takes all others off it, but for the kernel's own link-local ones.
-func (s *linkStep) addresses(v VTEP, index int) error {
-	var have []nl.Address
-	if index > 0 {
-		var err error
-		if have, err = s.d.conn.Addresses(index); err != nil {
-			return err
-		}
-	}
-	for _, a := range v.Addresses {
-		there := slices.ContainsFunc(have, func(h nl.Address) bool { return h.Prefix == a })
-		if !there {
-			s.do(podweft.Create, address{a, v.name()}, "", func(b *nl.Batch) { b.AddAddress(nl.Address{Link: index, Prefix: a}) })
-		}
-	}
-	for _, h := range have {
-		if !h.LinkScope && !slices.Contains(v.Addresses, h.Prefix) {
-			s.do(podweft.Delete, address{h.Prefix, v.name()}, "", func(b *nl.Batch) { b.DeleteAddress(h) })
-		}
-	}
-	return nil
+	c.Common(want, have)
+	return c
 }
 
 // networks notes which networks the underlay interface is on, for DirectRouting.
 func (s *linkStep) networks(device int) error {
-	addrs, err := s.d.conn.Addresses(device)
-	for _, a := range addrs {
-		if !a.LinkScope && !a.Prefix.IsSingleIP() {
-			s.out.onLink = append(s.out.onLink, a.Prefix.Masked())
-		}
-	}
+	on, err := s.Networks(device)
+	s.out.onLink = append(s.out.onLink, on...)
 	return err
 }

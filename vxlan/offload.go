@@ -84,7 +84,7 @@ func (s *linkStep) offload(v VTEP, exists bool) error {
 	if !exists { // in a plan; the kernel turns everything on for a new VTEP (vxlan_setup in drivers/net/vxlan)
 		for _, o := range settings {
 			if o.want == Off {
-				s.plan = append(s.plan, podweft.Change{Op: podweft.Update, Object: o})
+				s.Plan = append(s.Plan, podweft.Change{Op: podweft.Update, Object: o})
 			}
 		}
 		return nil
@@ -105,8 +105,8 @@ func (s *linkStep) setting(e ethtool, o setting) {
 	switch {
 	case errors.Is(err, unix.ENODEV): // gone this very moment, of which the kernel tells us
 	case err != nil:
-		s.try(podweft.Update, o, "", func() error { return err })
+		s.Try(s.ctx, podweft.Update, o, "", func() error { return err })
 	case toggleOf(have) != o.want:
-		s.try(podweft.Update, o, "was "+toggleOf(have).String(), func() error { return e.set(o.link, o.feature, o.want == On) })
+		s.Try(s.ctx, podweft.Update, o, "was "+toggleOf(have).String(), func() error { return e.set(o.link, o.feature, o.want == On) })
 	}
 }

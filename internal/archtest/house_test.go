@@ -76,9 +76,11 @@ var ours = house{
 		"internal/archtest": {},
 		"internal/delta":    {may: []string{root, internal}},
 		"internal/fib":      {may: []string{root, internal}, brings: rtnetlink},
+		"internal/links":    {may: []string{root, internal}, brings: rtnetlink},
 		"internal/netns":    {may: []string{root, internal}, brings: namespaces},
 		"internal/nft":      {may: []string{root, internal}, brings: nftables},
 		"internal/nl":       {may: []string{root, internal}, brings: rtnetlink},
+		"internal/peers":    {may: []string{root, internal}, brings: rtnetlink},
 		"internal/sysctl":   {may: []string{root, internal}, brings: namespaces},
 
 		// Readers learn the SDK from the examples: what these need must be public. (Go itself would let them import internal
