@@ -44,6 +44,7 @@ func newHostGateways(t testing.TB, o *overlay) []*hostgw.Driver {
 // TestModeChange goes from vxlan to host-gw and back while pods talk. The new mode waits behind the old one, whose routes are
 // in its way, and is there the moment that they go.
 func TestModeChange(t *testing.T) {
+	t.Parallel()
 	o := newOverlay(t, testnet.FabricConfig{}, nil)
 	gateways := newHostGateways(t, o)
 	pods := newPods(t, o, 1430)
@@ -127,6 +128,7 @@ func requireNothingOf[S any](t testing.TB, d podweft.Driver[S], n *testnet.Node)
 
 // TestVNIChange changes the VNI on all nodes at once while pods talk.
 func TestVNIChange(t *testing.T) {
+	t.Parallel()
 	o := newOverlay(t, testnet.FabricConfig{}, nil)
 	pods := newPods(t, o, 1430)
 	var loops []*podweft.Loop[vxlan.Spec]

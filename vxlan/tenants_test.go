@@ -103,6 +103,7 @@ func (c *tenant) divert(t *testing.T, i int, link string) {
 // TestTenants runs the networks of two tenants side by side, on the same nodes and in one process, with the same pod subnets:
 // even the pods' addresses are the same. Each reaches its own and nobody else's.
 func TestTenants(t *testing.T) {
+	t.Parallel()
 	f := testnet.NewFabric(t, testnet.FabricConfig{})
 	for _, n := range f.Nodes {
 		forward(t, n)
