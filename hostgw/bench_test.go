@@ -12,6 +12,7 @@ import (
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/hostgw"
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/testnet"
 )
 
@@ -63,7 +64,7 @@ func BenchmarkOnePeer(b *testing.B) {
 	defer func() { cancel(); require.NoError(b, <-done) }()
 	spec := bigSpec(5000)
 	require.NoError(b, loop.Wait(ctx, loop.Set(spec)))
-	settle(b, loop)
+	sabotage.Settle(b, loop)
 	before := d.Stats().Listings
 	i := 0
 	for b.Loop() {

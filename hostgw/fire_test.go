@@ -1,17 +1,11 @@
 package hostgw_test
 
 import (
-	"context"
 	"net/netip"
-	"os"
 	"slices"
-	"strconv"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/mdlayher/netlink"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	vnl "github.com/vishvananda/netlink"
@@ -20,44 +14,16 @@ import (
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/hostgw"
 	"github.com/podweft/podweft/internal/nl"
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/testnet"
 )
 
 // fire is a node under a running loop, about to be sabotaged.
 type fire struct {
 	*cluster
-	conn *nl.Conn // in node 1
-	deaf *deaf
+	deaf *sabotage.Deaf[hostgw.Spec]
 	loop *podweft.Loop[hostgw.Spec]
 	peer hostgw.Peer
-}
-
-// deaf is a driver that hears nothing of what happens while it is locked: the first hint then waits, and the others with it.
-type deaf struct {
-	*hostgw.Driver
-	sync.Mutex
-}
-
-func (d *deaf) Watch(ctx context.Context, changed func()) error {
-	return d.Driver.Watch(ctx, func() {
-		d.Lock()
-		defer d.Unlock()
-		changed()
-	})
-}
-
-func keep(t *testing.T, d podweft.Driver[hostgw.Spec], spec hostgw.Spec) *podweft.Loop[hostgw.Spec] {
-	t.Helper()
-	loop := podweft.NewLoop(d, podweft.LoopConfig{})
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- loop.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		assert.NoError(t, <-done)
-	})
-	_ = loop.Wait(t.Context(), loop.Set(spec))
-	return loop
 }
 
 // TestUnderFire does what TestRepair leaves out: what other programs do, and what befalls the underlay.
@@ -73,11 +39,8 @@ func TestUnderFire(t *testing.T) {
 		t.Run(mode.name, func(t *testing.T) {
 			c := newCluster(t, mode.fabric)
 			c.apply1(t)
-			conn, err := nl.Dial(c.fabric.Nodes[0].NetNS())
-			require.NoError(t, err)
-			t.Cleanup(func() { conn.Close() })
-			f := &fire{cluster: c, conn: conn, deaf: &deaf{Driver: c.drivers[0]}, peer: c.specs[0].Peers[0]}
-			f.loop = keep(t, f.deaf, c.specs[0])
+			f := &fire{cluster: c, deaf: &sabotage.Deaf[hostgw.Spec]{Driver: c.drivers[0]}, peer: c.specs[0].Peers[0]}
+			f.loop = sabotage.Keep(t, f.deaf, c.specs[0])
 			f.requireBack(t, time.Now())
 			for _, m := range mishaps {
 				t.Run(m.name, func(t *testing.T) { m.do(f, t) })
@@ -115,17 +78,14 @@ func (f *fire) requireBack(t *testing.T, since time.Time) {
 	t.Logf("traffic was back after %v", time.Since(since).Round(time.Millisecond))
 }
 
+func (f *fire) node() *testnet.Node { return f.fabric.Nodes[0] }
+
 func (f *fire) eth0(t *testing.T) int { return f.link(t, 0, "eth0").Attrs().Index }
 
 // route is what the kernel has at the peer's prefix.
-func (f *fire) route(t *testing.T) (found nl.Route) {
+func (f *fire) route(t *testing.T) nl.Route {
 	t.Helper()
-	require.NoError(t, f.conn.Routes(t.Context(), func() {}, func(r nl.Route) {
-		if r.Prefix == f.peer.Prefixes[0] && r.Table == nl.TableMain {
-			found = r
-		}
-	}))
-	return found
+	return sabotage.RouteTo(t, f.node(), f.peer.Prefixes[0])
 }
 
 func (f *fire) deleteRoute(t *testing.T) {
@@ -135,9 +95,7 @@ func (f *fire) deleteRoute(t *testing.T) {
 
 func (f *fire) deleteNexthop(t *testing.T, id uint32) {
 	t.Helper()
-	var batch nl.Batch
-	batch.DeleteNexthop(id)
-	require.Nil(t, f.conn.Do(t.Context(), &batch))
+	sabotage.Do(t, f.node(), func(b *nl.Batch) { b.DeleteNexthop(id) })
 }
 
 // replaceNexthop is `ip nexthop replace` by somebody who does not care whose it is: the kernel gives it away with its
@@ -148,41 +106,12 @@ func (f *fire) replaceNexthop(t *testing.T) {
 	raw[len(raw)-1] = 200
 	wrong, _ := netip.AddrFromSlice(raw)
 	theirs := nl.Nexthop{ID: f.route(t).Nexthop, Protocol: unix.RTPROT_STATIC, Gateway: wrong, Link: f.eth0(t)}
-	f.seizeNexthop(t, theirs)
+	sabotage.SeizeNexthop(t, f.node(), theirs)
 	f.requireBack(t, start)
-	var all []nl.Nexthop
-	require.NoError(t, f.conn.Nexthops(t.Context(), func() { all = nil }, func(nh nl.Nexthop) { all = append(all, nh) }))
-	assert.Contains(t, all, theirs, "another program's is not ours to change")
+	assert.Contains(t, sabotage.Nexthops(t, f.node()), theirs, "another program's is not ours to change")
 	assert.NotEqual(t, theirs.ID, f.route(t).Nexthop)
 	f.deleteNexthop(t, theirs.ID)
 	f.requireBack(t, start)
-}
-
-// seizeNexthop puts nh in place of the nexthop object with its id, whosever that is.
-func (f *fire) seizeNexthop(t *testing.T, nh nl.Nexthop) {
-	t.Helper()
-	const nhaID, nhaOIF, nhaGateway = 1, 5, 6 // linux/nexthop.h
-	attrs := netlink.NewAttributeEncoder()
-	attrs.Uint32(nhaID, nh.ID)
-	attrs.Uint32(nhaOIF, uint32(nh.Link))
-	attrs.Bytes(nhaGateway, nh.Gateway.AsSlice())
-	encoded, err := attrs.Encode()
-	require.NoError(t, err)
-	family := byte(unix.AF_INET6)
-	if nh.Gateway.Is4() {
-		family = unix.AF_INET
-	}
-	var conn *netlink.Conn
-	require.NoError(t, f.fabric.Nodes[0].Do(func() (err error) {
-		conn, err = netlink.Dial(unix.NETLINK_ROUTE, nil)
-		return err
-	}))
-	defer conn.Close()
-	_, err = conn.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.RTM_NEWNEXTHOP, Flags: netlink.Request | netlink.Acknowledge | netlink.Create | netlink.Replace},
-		Data:   append([]byte{family, 0, nh.Protocol, 0, 0, 0, 0, 0}, encoded...),
-	})
-	require.NoError(t, err)
 }
 
 // replaceRoute is `ip route replace` by somebody else, who gets away with it: the conflict is reported. When theirs goes,
@@ -204,27 +133,27 @@ func (f *fire) replaceRoute(t *testing.T) {
 // overflow lets the loop miss a sabotage: the notification is among those that do not fit in the socket, behind 100,000 foreign
 // routes. Then the routes go again, in a storm that the loop hears, with another sabotage in it.
 func (f *fire) overflow(t *testing.T) {
-	foreign := 100_000
-	if testing.Short() { // on an emulated processor they take long
-		foreign = 20_000
+	foreign := sabotage.StormSize()
+	storm := func(from, to int, request func(*nl.Batch, nl.Route)) {
+		sabotage.Storm(t, f.node(), f.eth0(t), from, to, request)
 	}
-	before := f.lostMessages(t)
+	before := sabotage.LostMessages(t, f.node())
 	f.deaf.Lock()
 	f.deleteRoute(t) // for the loop to wake up to, and go deaf
-	f.storm(t, 0, foreign, (*nl.Batch).AddRoute)
+	storm(0, foreign, (*nl.Batch).AddRoute)
 	f.deleteNexthop(t, f.nexthopID(t))
-	require.Greater(t, f.lostMessages(t), before, "the storm fits in the socket")
+	require.Greater(t, sabotage.LostMessages(t, f.node()), before, "the storm fits in the socket")
 	start := time.Now()
 	f.deaf.Unlock()
 	f.requireBack(t, start)
 
 	passes := f.loop.Status().Passes
 	start = time.Now()
-	f.storm(t, 0, foreign/2, (*nl.Batch).DeleteRoute)
+	storm(0, foreign/2, (*nl.Batch).DeleteRoute)
 	f.deleteRoute(t)
-	f.storm(t, foreign/2, foreign, (*nl.Batch).DeleteRoute)
+	storm(foreign/2, foreign, (*nl.Batch).DeleteRoute)
 	f.requireBack(t, start)
-	settle(t, f.loop)
+	sabotage.Settle(t, f.loop)
 	passes = f.loop.Status().Passes - passes
 	t.Logf("%d passes while %d foreign routes went", passes, foreign)
 	assert.Less(t, passes, uint64(100), "the loop runs in circles")
@@ -236,47 +165,13 @@ func (f *fire) overflow(t *testing.T) {
 // nexthopID is the id of the object that the peer's gateway has, with a route or without.
 func (f *fire) nexthopID(t *testing.T) (id uint32) {
 	t.Helper()
-	require.NoError(t, f.conn.Nexthops(t.Context(), func() {}, func(nh nl.Nexthop) {
+	for _, nh := range sabotage.Nexthops(t, f.node()) {
 		if nh.Gateway == f.peer.Underlay {
 			id = nh.ID
 		}
-	}))
+	}
 	require.NotZero(t, id)
 	return id
-}
-
-// storm sends requests for foreign routes, in a table that is nobody's.
-func (f *fire) storm(t *testing.T, from, to int, request func(*nl.Batch, nl.Route)) {
-	t.Helper()
-	eth0 := f.eth0(t)
-	var batch nl.Batch
-	batch.Grow(to - from)
-	for i := from; i < to; i++ {
-		a := netip.AddrFrom4([4]byte{100, 64 + byte(i>>16), byte(i >> 8), byte(i)})
-		request(&batch, nl.Route{
-			RouteKey: nl.RouteKey{Table: 4242, Prefix: netip.PrefixFrom(a, 32)}, Protocol: unix.RTPROT_STATIC, Link: eth0,
-		})
-	}
-	require.Nil(t, f.conn.Do(t.Context(), &batch))
-}
-
-// lostMessages is how many the kernel could not put into the netlink sockets of the node.
-func (f *fire) lostMessages(t *testing.T) (lost int) {
-	t.Helper()
-	var table []byte
-	require.NoError(t, f.fabric.Nodes[0].Do(func() (err error) {
-		table, err = os.ReadFile("/proc/thread-self/net/netlink")
-		return err
-	}))
-	for line := range strings.Lines(string(table)) {
-		const protocol, drops = 1, 8 // columns: sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode
-		if column := strings.Fields(line); column[protocol] == strconv.Itoa(unix.NETLINK_ROUTE) {
-			dropped, err := strconv.Atoi(column[drops])
-			require.NoError(t, err)
-			lost += dropped
-		}
-	}
-	return lost
 }
 
 // renameUnderlay gives the underlay interface another name, and then the Spec, as node finds it out.
@@ -305,7 +200,7 @@ func (f *fire) renameUnderlay(t *testing.T) {
 
 // moveUnderlay gives node 1 other underlay addresses, as a lease of DHCP does, and both nodes the Specs that follow.
 func (f *fire) moveUnderlay(t *testing.T) {
-	far := keep(t, f.drivers[1], f.specs[1])
+	far := sabotage.Keep(t, f.drivers[1], f.specs[1])
 	moved := map[netip.Addr]netip.Addr{}
 	eth0 := f.link(t, 0, "eth0")
 	start := time.Now()

@@ -1,7 +1,6 @@
 package hostgw_test
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -15,22 +14,14 @@ import (
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/hostgw"
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/testnet"
 )
 
 // runLoop keeps node number i at its Spec until the test ends.
 func (c *cluster) runLoop(t testing.TB, i int) *podweft.Loop[hostgw.Spec] {
 	t.Helper()
-	loop := podweft.NewLoop(c.drivers[i], podweft.LoopConfig{})
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- loop.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		assert.NoError(t, <-done)
-	})
-	_ = loop.Wait(t.Context(), loop.Set(c.specs[i]))
-	return loop
+	return sabotage.Keep(t, c.drivers[i], c.specs[i])
 }
 
 // requireRepaired waits until the driver of node number i has nothing to do but what cannot be done.
@@ -46,17 +37,6 @@ func (c *cluster) requireRepaired(t testing.TB, i int) {
 		require.Less(t, time.Since(start), patience, "not repaired: %v\n%s", err, plan)
 		time.Sleep(time.Millisecond)
 	}
-}
-
-// settle waits until the loop has seen the echoes of its own writes.
-func settle(t testing.TB, loop *podweft.Loop[hostgw.Spec]) {
-	t.Helper()
-	passes := uint64(0)
-	require.Eventually(t, func() bool {
-		before := passes
-		passes = loop.Status().Passes
-		return before == passes
-	}, patience, 100*time.Millisecond)
 }
 
 // TestRepair breaks what the driver made under a running Loop, alone and while ten other peers fail.
@@ -166,7 +146,7 @@ func TestLaterConflictIsNoticed(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newCluster(t, testnet.FabricConfig{})
 			loop := c.runLoop(t, 0)
-			settle(t, loop)
+			sabotage.Settle(t, loop)
 			require.Empty(t, loop.Status().Failing)
 			foreign := &netlink.Route{
 				Dst: ipNet(netip.MustParsePrefix(tt.prefix)), Priority: tt.metric, LinkIndex: c.link(t, 0, "eth0").Attrs().Index, Protocol: unix.RTPROT_STATIC,
@@ -204,7 +184,7 @@ func TestDeviceAppears(t *testing.T) {
 func TestForeignEventsCauseNoListing(t *testing.T) {
 	c := newCluster(t, testnet.FabricConfig{})
 	loop := c.runLoop(t, 0)
-	settle(t, loop)
+	sabotage.Settle(t, loop)
 	listings, passes := c.drivers[0].Stats().Listings, loop.Status().Passes
 	eth0 := c.link(t, 0, "eth0").Attrs().Index
 	for i := range 200 {
@@ -221,7 +201,7 @@ func TestForeignEventsCauseNoListing(t *testing.T) {
 		spec.Peers = append(slices.Clip(c.specs[0].Peers), peer("moving", fmt.Sprintf("192.0.2.%d", 50+i), "10.244.77.0/24"))
 		require.NoError(t, loop.Wait(t.Context(), loop.Set(spec)))
 	}
-	settle(t, loop)
+	sabotage.Settle(t, loop)
 	assert.Equal(t, listings, c.drivers[0].Stats().Listings)
 	plan, err := c.drivers[0].Plan(t.Context(), spec)
 	require.NoError(t, err)
@@ -233,7 +213,7 @@ func TestTornDownIsAtRest(t *testing.T) {
 	c := newCluster(t, testnet.FabricConfig{})
 	loop := c.runLoop(t, 0)
 	require.NoError(t, loop.Wait(t.Context(), loop.Set(hostgw.Spec{})))
-	settle(t, loop)
+	sabotage.Settle(t, loop)
 	assert.Empty(t, c.routes(t, 0, unix.RT_TABLE_MAIN))
 	passes := loop.Status().Passes
 	c.addAddress(t, 0, "eth0", netip.MustParsePrefix("203.0.113.1/24"))

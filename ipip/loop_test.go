@@ -1,7 +1,6 @@
 package ipip_test
 
 import (
-	"context"
 	"net/netip"
 	"testing"
 	"time"
@@ -12,21 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/ipip"
 )
 
 // runLoop keeps node number i at its Spec until the test ends.
 func (o *overlay) runLoop(t testing.TB, i int) *podweft.Loop[ipip.Spec] {
 	t.Helper()
-	loop := podweft.NewLoop(o.drivers[i], podweft.LoopConfig{})
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- loop.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		assert.NoError(t, <-done)
-	})
-	require.NoError(t, loop.Wait(t.Context(), loop.Set(o.specs[i])))
+	loop := sabotage.Keep(t, o.drivers[i], o.specs[i])
+	require.NoError(t, loop.Status().Last.Err)
 	return loop
 }
 
@@ -177,7 +170,7 @@ func TestTunnelPointedElsewhere(t *testing.T) {
 func TestOwnWritesCauseNoListing(t *testing.T) {
 	eachOverlay(t, func(t *testing.T, o *overlay) {
 		loop := o.runLoop(t, 0)
-		settle(t, loop)
+		sabotage.Settle(t, loop)
 		listings := o.drivers[0].Stats().Listings
 		spec, peers := o.specs[0], o.specs[0].Peers
 		for i := range 20 {
@@ -190,23 +183,12 @@ func TestOwnWritesCauseNoListing(t *testing.T) {
 			})
 			require.NoError(t, loop.Wait(t.Context(), loop.Set(spec)))
 		}
-		settle(t, loop)
+		sabotage.Settle(t, loop)
 		assert.Equal(t, listings, o.drivers[0].Stats().Listings)
 		plan, err := o.drivers[0].Plan(t.Context(), spec)
 		require.NoError(t, err)
 		assert.Empty(t, plan.String(), "no stale entry of the peer that moved")
 	})
-}
-
-// settle waits until the loop has seen the echoes of its own writes.
-func settle(t testing.TB, loop *podweft.Loop[ipip.Spec]) {
-	t.Helper()
-	passes := uint64(0)
-	require.Eventually(t, func() bool {
-		before := passes
-		passes = loop.Status().Passes
-		return before == passes
-	}, patience, 100*time.Millisecond)
 }
 
 // TestUnderlayMTUFollowed: the tunnel's MTU follows that of the underlay, which nobody has to tell the driver.

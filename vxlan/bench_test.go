@@ -13,6 +13,7 @@ import (
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/nl"
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/testnet"
 	"github.com/podweft/podweft/vxlan"
 )
@@ -188,7 +189,7 @@ func benchLoop(b *testing.B) (*testnet.Node, *podweft.Loop[vxlan.Spec], vxlan.Sp
 	go func() { done <- loop.Run(ctx) }()
 	b.Cleanup(func() { cancel(); require.NoError(b, <-done) })
 	require.NoError(b, loop.Wait(ctx, loop.Set(spec)))
-	settle(b, loop)
+	sabotage.Settle(b, loop)
 	return node, loop, spec
 }
 

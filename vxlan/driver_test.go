@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/testnet"
 	"github.com/podweft/podweft/vxlan"
 )
@@ -309,7 +310,7 @@ func TestForeignEventsCauseNoListing(t *testing.T) {
 	o := newOverlay(t, testnet.FabricConfig{}, nil)
 	h := inNode(t, o.fabric.Nodes[0])
 	loop := o.runLoop(t, 0)
-	settle(t, loop)
+	sabotage.Settle(t, loop)
 	listings, passes := o.drivers[0].Stats().Listings, loop.Status().Passes
 	eth0 := linkNamed(t, h, "eth0")
 	for i := range 1000 {
@@ -326,22 +327,11 @@ func TestForeignEventsCauseNoListing(t *testing.T) {
 	assert.LessOrEqual(t, loop.Status().Passes-passes, uint64(1))
 }
 
-// settle waits until the loop has seen the echoes of its own writes.
-func settle(t testing.TB, loop *podweft.Loop[vxlan.Spec]) {
-	t.Helper()
-	passes := uint64(0)
-	require.Eventually(t, func() bool {
-		before := passes
-		passes = loop.Status().Passes
-		return before == passes
-	}, patience, 100*time.Millisecond)
-}
-
 // TestOwnWritesCauseNoListing: one changed peer costs its own entries, and its echoes nothing.
 func TestOwnWritesCauseNoListing(t *testing.T) {
 	o := newOverlay(t, testnet.FabricConfig{}, nil)
 	loop := o.runLoop(t, 0)
-	settle(t, loop)
+	sabotage.Settle(t, loop)
 	listings := o.drivers[0].Stats().Listings
 	spec := o.specs[0]
 	for i := range 50 {
@@ -351,7 +341,7 @@ func TestOwnWritesCauseNoListing(t *testing.T) {
 		})
 		require.NoError(t, loop.Wait(t.Context(), loop.Set(spec)))
 	}
-	settle(t, loop)
+	sabotage.Settle(t, loop)
 	assert.Equal(t, listings, o.drivers[0].Stats().Listings)
 	plan, err := o.drivers[0].Plan(t.Context(), spec)
 	require.NoError(t, err)

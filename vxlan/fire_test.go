@@ -1,18 +1,13 @@
 package vxlan_test
 
 import (
-	"context"
 	"errors"
 	"net/netip"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/mdlayher/netlink"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	vnl "github.com/vishvananda/netlink"
@@ -20,6 +15,7 @@ import (
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/nl"
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/testnet"
 	"github.com/podweft/podweft/vxlan"
 )
@@ -44,7 +40,7 @@ type fire struct {
 	loop *podweft.Loop[vxlan.Spec]
 	h    *vnl.Handle // in node 1
 	peer vxlan.Peer
-	deaf *deaf
+	deaf *sabotage.Deaf[vxlan.Spec]
 }
 
 func (f *fire) node() *testnet.Node { return f.fabric.Nodes[0] }
@@ -53,54 +49,12 @@ func (f *fire) vtep(t testing.TB) vnl.Link {
 	return linkNamed(t, f.h, vxlan.LinkName(1, f.peer.Underlay))
 }
 
-// deaf is a driver that hears nothing of what happens while it is locked: the first hint then waits, and the others with it.
-type deaf struct {
-	*vxlan.Driver
-	sync.Mutex
-}
-
-func (d *deaf) Watch(ctx context.Context, changed func()) error {
-	return d.Driver.Watch(ctx, func() {
-		d.Lock()
-		defer d.Unlock()
-		changed()
-	})
-}
-
-// run keeps the driver at spec until it is stopped, at the test's end if not before. When it returns, the first pass has ended.
-func run[S any](t testing.TB, d podweft.Driver[S], spec S) (loop *podweft.Loop[S], stop func()) {
-	t.Helper()
-	loop = podweft.NewLoop(d, podweft.LoopConfig{})
-	return loop, keepLoop(t, loop, spec)
-}
-
-// keepLoop is run for a loop that is not like the others.
-func keepLoop[S any](t testing.TB, loop *podweft.Loop[S], spec S) (stop func()) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- loop.Run(ctx) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		assert.NoError(t, <-done)
-	})
-	t.Cleanup(stop)
-	_ = loop.Wait(t.Context(), loop.Set(spec))
-	return stop
-}
-
-func keep[S any](t testing.TB, d podweft.Driver[S], spec S) *podweft.Loop[S] {
-	t.Helper()
-	loop, _ := run(t, d, spec)
-	return loop
-}
-
 func lightFire(t *testing.T, fabric testnet.FabricConfig, change func(*vxlan.Spec)) *fire {
 	t.Helper()
 	o := newOverlay(t, fabric, change)
 	o.apply(t)
-	f := &fire{overlay: o, h: inNode(t, o.fabric.Nodes[0]), peer: o.specs[0].Peers[0], deaf: &deaf{Driver: o.drivers[0]}}
-	f.loop = keep(t, f.deaf, o.specs[0])
+	f := &fire{overlay: o, h: inNode(t, o.fabric.Nodes[0]), peer: o.specs[0].Peers[0], deaf: &sabotage.Deaf[vxlan.Spec]{Driver: o.drivers[0]}}
+	f.loop = sabotage.Keep(t, f.deaf, o.specs[0])
 	o.requireRepaired(t, 0)
 	o.requireReachable(t)
 	return f
@@ -142,10 +96,8 @@ var mishaps = []struct {
 	do   func(f *fire, t *testing.T)
 }{
 	{"nexthop deleted", func(f *fire, t *testing.T) {
-		start := time.Now()
-		batch, conn := nl.Batch{}, dial(t, f.node())
-		batch.DeleteNexthop(f.nexthop(t).ID)
-		require.Nil(t, conn.Do(t.Context(), &batch))
+		start, id := time.Now(), f.nexthop(t).ID
+		sabotage.Do(t, f.node(), func(b *nl.Batch) { b.DeleteNexthop(id) })
 		f.requireBack(t, start)
 	}},
 	{"nexthop replaced by a foreign one", (*fire).replaceNexthop},
@@ -161,40 +113,19 @@ var mishaps = []struct {
 	{"underlay address changed", (*fire).moveUnderlay}, // the last: the node stays there
 }
 
-func dial(t testing.TB, n *testnet.Node) *nl.Conn {
-	t.Helper()
-	conn, err := nl.Dial(n.NetNS())
-	require.NoError(t, err)
-	t.Cleanup(func() { conn.Close() })
-	return conn
-}
-
 // nexthop is the nexthop object of the peer's first route.
 func (f *fire) nexthop(t testing.TB) nl.Nexthop {
 	t.Helper()
-	all := nexthops(t, f.node())
+	all := sabotage.Nexthops(t, f.node())
 	at := slices.IndexFunc(all, func(nh nl.Nexthop) bool { return nh.ID == f.routeOf(t).Nexthop })
 	require.GreaterOrEqual(t, at, 0)
 	return all[at]
 }
 
-func nexthops(t testing.TB, n *testnet.Node) []nl.Nexthop {
-	t.Helper()
-	var all []nl.Nexthop
-	require.NoError(t, dial(t, n).Nexthops(t.Context(), func() { all = nil }, func(nh nl.Nexthop) { all = append(all, nh) }))
-	return all
-}
-
 // routeOf is what the kernel has at the peer's first prefix.
 func (f *fire) routeOf(t testing.TB) nl.Route {
 	t.Helper()
-	var found nl.Route
-	require.NoError(t, dial(t, f.node()).Routes(t.Context(), func() {}, func(r nl.Route) {
-		if r.Prefix == f.peer.Prefixes[0] && r.Table == nl.TableMain {
-			found = r
-		}
-	}))
-	return found
+	return sabotage.RouteTo(t, f.node(), f.peer.Prefixes[0])
 }
 
 // replaceNexthop is `ip nexthop replace` by somebody who does not care whose it is: the kernel gives it away with its
@@ -203,41 +134,12 @@ func (f *fire) replaceNexthop(t *testing.T) {
 	start := time.Now()
 	lost := f.nexthop(t)
 	theirs := nl.Nexthop{ID: lost.ID, Protocol: unix.RTPROT_STATIC, Gateway: other(f.peer.Underlay), Link: linkNamed(t, f.h, "eth0").Attrs().Index}
-	seizeNexthop(t, f.node(), theirs)
+	sabotage.SeizeNexthop(t, f.node(), theirs)
 	f.requireBack(t, start)
-	assert.Contains(t, nexthops(t, f.node()), theirs, "another program's is not ours to change")
+	assert.Contains(t, sabotage.Nexthops(t, f.node()), theirs, "another program's is not ours to change")
 	assert.NotEqual(t, theirs.ID, f.routeOf(t).Nexthop)
-	batch := nl.Batch{}
-	batch.DeleteNexthop(theirs.ID)
-	require.Nil(t, dial(t, f.node()).Do(t.Context(), &batch))
+	sabotage.Do(t, f.node(), func(b *nl.Batch) { b.DeleteNexthop(theirs.ID) })
 	f.requireBack(t, start)
-}
-
-// seizeNexthop puts nh in place of the nexthop object with its id, whosever that is.
-func seizeNexthop(t *testing.T, n *testnet.Node, nh nl.Nexthop) {
-	t.Helper()
-	const nhaID, nhaOIF, nhaGateway = 1, 5, 6 // linux/nexthop.h
-	attrs := netlink.NewAttributeEncoder()
-	attrs.Uint32(nhaID, nh.ID)
-	attrs.Uint32(nhaOIF, uint32(nh.Link))
-	attrs.Bytes(nhaGateway, nh.Gateway.AsSlice())
-	encoded, err := attrs.Encode()
-	require.NoError(t, err)
-	family := byte(unix.AF_INET6)
-	if nh.Gateway.Is4() {
-		family = unix.AF_INET
-	}
-	var conn *netlink.Conn
-	require.NoError(t, n.Do(func() (err error) {
-		conn, err = netlink.Dial(unix.NETLINK_ROUTE, nil)
-		return err
-	}))
-	defer conn.Close()
-	_, err = conn.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.RTM_NEWNEXTHOP, Flags: netlink.Request | netlink.Acknowledge | netlink.Create | netlink.Replace},
-		Data:   append([]byte{family, 0, nh.Protocol, 0, 0, 0, 0, 0}, encoded...),
-	})
-	require.NoError(t, err)
 }
 
 // replaceRoute is `ip route replace` by somebody else, who gets away with it: the conflict is reported. When theirs goes,
@@ -288,66 +190,31 @@ func (f *fire) requireNothingFails(t *testing.T) {
 // overflow lets the loop miss a sabotage: the notification is among those that do not fit in the socket, behind 100,000 foreign
 // routes. Then the routes go again, in a storm that the loop hears, with another sabotage in it.
 func (f *fire) overflow(t *testing.T) {
-	foreign := 100_000
-	if testing.Short() { // on an emulated processor they take long
-		foreign = 20_000
-	}
-	sabotage := func() { require.NoError(t, f.h.RouteDel(&vnl.Route{Dst: ipNet(f.peer.Prefixes[0])})) }
-	conn := dial(t, f.node())
-	eth0 := linkNamed(t, f.h, "eth0").Attrs().Index
-	storm := func(from, to int, request func(*nl.Batch, nl.Route)) {
-		batch := nl.Batch{}
-		batch.Grow(to - from)
-		for i := from; i < to; i++ {
-			a := netip.AddrFrom4([4]byte{100, 64 + byte(i>>16), byte(i >> 8), byte(i)})
-			request(&batch, nl.Route{
-				RouteKey: nl.RouteKey{Table: 4242, Prefix: netip.PrefixFrom(a, 32)}, Protocol: unix.RTPROT_STATIC, Link: eth0,
-			})
-		}
-		require.Nil(t, conn.Do(t.Context(), &batch))
-	}
-	before := lostMessages(t, f.node())
+	foreign, eth0 := sabotage.StormSize(), linkNamed(t, f.h, "eth0").Attrs().Index
+	cut := func() { require.NoError(t, f.h.RouteDel(&vnl.Route{Dst: ipNet(f.peer.Prefixes[0])})) }
+	before := sabotage.LostMessages(t, f.node())
 	f.deaf.Lock()
 	require.NoError(t, f.h.LinkSetMTU(f.vtep(t), 1400)) // for the loop to wake up to, and go deaf
-	storm(0, foreign, (*nl.Batch).AddRoute)
-	sabotage()
-	require.Greater(t, lostMessages(t, f.node()), before, "the storm fits in the socket")
+	sabotage.Storm(t, f.node(), eth0, 0, foreign, (*nl.Batch).AddRoute)
+	cut()
+	require.Greater(t, sabotage.LostMessages(t, f.node()), before, "the storm fits in the socket")
 	start := time.Now()
 	f.deaf.Unlock()
 	f.requireBack(t, start)
 
 	passes := f.loop.Status().Passes
 	start = time.Now()
-	storm(0, foreign/2, (*nl.Batch).DeleteRoute)
-	sabotage()
-	storm(foreign/2, foreign, (*nl.Batch).DeleteRoute)
+	sabotage.Storm(t, f.node(), eth0, 0, foreign/2, (*nl.Batch).DeleteRoute)
+	cut()
+	sabotage.Storm(t, f.node(), eth0, foreign/2, foreign, (*nl.Batch).DeleteRoute)
 	f.requireBack(t, start)
-	settle(t, f.loop)
+	sabotage.Settle(t, f.loop)
 	passes = f.loop.Status().Passes - passes
 	t.Logf("%d passes while %d foreign routes went", passes, foreign)
 	assert.Less(t, passes, uint64(100), "the loop runs in circles")
 	start = time.Now()
-	sabotage()
+	cut()
 	f.requireBack(t, start)
-}
-
-// lostMessages is how many the kernel could not put into the netlink sockets of the node.
-func lostMessages(t *testing.T, n *testnet.Node) (lost int) {
-	t.Helper()
-	var table []byte
-	require.NoError(t, n.Do(func() (err error) {
-		table, err = os.ReadFile("/proc/thread-self/net/netlink")
-		return err
-	}))
-	for line := range strings.Lines(string(table)) {
-		const protocol, drops = 1, 8 // columns: sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode
-		if column := strings.Fields(line); column[protocol] == strconv.Itoa(unix.NETLINK_ROUTE) {
-			dropped, err := strconv.Atoi(column[drops])
-			require.NoError(t, err)
-			lost += dropped
-		}
-	}
-	return lost
 }
 
 // renameUnderlay gives the underlay interface another name, which is found out by node; until then packets flow by the old
@@ -389,7 +256,7 @@ func (f *fire) renameUnderlay(t *testing.T) {
 // moveUnderlay gives node 1 other underlay addresses, as a lease of DHCP does, and both nodes the Specs that follow.
 func (f *fire) moveUnderlay(t *testing.T) {
 	before := f.vtep(t).Attrs().Index
-	far := keep(t, f.drivers[1], f.specs[1])
+	far := sabotage.Keep(t, f.drivers[1], f.specs[1])
 	eth0 := linkNamed(t, f.h, "eth0")
 	moved := map[netip.Addr]netip.Addr{}
 	start := time.Now()

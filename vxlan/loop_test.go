@@ -1,19 +1,18 @@
 package vxlan_test
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/netip"
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/testnet"
 	"github.com/podweft/podweft/vxlan"
 )
@@ -21,17 +20,7 @@ import (
 // runLoop keeps node number i at its Spec until the test ends.
 func (o *overlay) runLoop(t testing.TB, i int) *podweft.Loop[vxlan.Spec] {
 	t.Helper()
-	loop := podweft.NewLoop(o.drivers[i], podweft.LoopConfig{})
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- loop.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		assert.NoError(t, <-done)
-	})
-	generation := loop.Set(o.specs[i])
-	_ = loop.Wait(t.Context(), generation)
-	return loop
+	return sabotage.Keep(t, o.drivers[i], o.specs[i])
 }
 
 // inNode opens netlink in a node, for what a person would do there with ip and bridge.

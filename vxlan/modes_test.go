@@ -16,6 +16,7 @@ import (
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/hostgw"
 	"github.com/podweft/podweft/internal/nl"
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/testnet"
 	"github.com/podweft/podweft/vxlan"
 )
@@ -50,7 +51,7 @@ func TestModeChange(t *testing.T) {
 	pods := newPods(t, o, 1430)
 	var stops []func()
 	for i, d := range o.drivers {
-		_, stop := run(t, d, o.specs[i])
+		_, stop := sabotage.Run(t, d, o.specs[i])
 		stops = append(stops, stop)
 	}
 	for _, to := range o.podAddrs(1) {
@@ -67,7 +68,7 @@ func TestModeChange(t *testing.T) {
 	var loops []*podweft.Loop[hostgw.Spec]
 	var back []func()
 	for i, d := range gateways {
-		loop, stop := run(t, d, o.without(i))
+		loop, stop := sabotage.Run(t, d, o.without(i))
 		require.NotEmpty(t, loop.Status().Failing, "nothing of vxlan's is taken over")
 		loops, back = append(loops, loop), append(back, stop)
 	}
@@ -84,7 +85,7 @@ func TestModeChange(t *testing.T) {
 	running = streams()
 	var again []*podweft.Loop[vxlan.Spec]
 	for i, d := range o.drivers {
-		loop, _ := run(t, d, o.specs[i])
+		loop, _ := sabotage.Run(t, d, o.specs[i])
 		again = append(again, loop)
 	}
 	teardown(t, gateways, back)
@@ -133,7 +134,7 @@ func TestVNIChange(t *testing.T) {
 	pods := newPods(t, o, 1430)
 	var loops []*podweft.Loop[vxlan.Spec]
 	for i, d := range o.drivers {
-		loops = append(loops, keep(t, d, o.specs[i]))
+		loops = append(loops, sabotage.Keep(t, d, o.specs[i]))
 	}
 	var streams []*stream
 	for _, to := range o.podAddrs(1) {
@@ -201,28 +202,28 @@ func TestForeignNexthopsInOurRange(t *testing.T) {
 	o := newOverlay(t, testnet.FabricConfig{}, nil)
 	o.apply(t)
 	n := o.fabric.Nodes[0]
-	ours := nexthops(t, n)
+	ours := sabotage.Nexthops(t, n)
 	require.Len(t, ours, len(o.specs[0].Peers))
 	_, err := o.drivers[0].Teardown(t.Context())
 	require.NoError(t, err)
-	require.Empty(t, nexthops(t, n))
+	require.Empty(t, sabotage.Nexthops(t, n))
 
 	var batch nl.Batch
 	eth0 := indexes(t, n)["eth0"]
 	for _, nh := range ours {
 		batch.AddNexthop(nl.Nexthop{ID: nh.ID, Protocol: unix.RTPROT_STATIC, Gateway: o.fabric.Nodes[1].V4, Link: eth0})
 	}
-	require.Nil(t, dial(t, n).Do(t.Context(), &batch))
-	theirs := nexthops(t, n)
+	require.Nil(t, sabotage.Dial(t, n).Do(t.Context(), &batch))
+	theirs := sabotage.Nexthops(t, n)
 
 	restarted := newDriver(t, n) // which has no memory of where its own were
 	_, err = restarted.Apply(t.Context(), o.specs[0])
 	require.NoError(t, err)
 	o.requireReachable(t)
-	all := nexthops(t, n)
+	all := sabotage.Nexthops(t, n)
 	assert.Subset(t, all, theirs)
 	assert.Len(t, all, len(theirs)+len(ours))
 	_, err = restarted.Teardown(t.Context())
 	require.NoError(t, err)
-	assert.Equal(t, theirs, nexthops(t, n))
+	assert.Equal(t, theirs, sabotage.Nexthops(t, n))
 }

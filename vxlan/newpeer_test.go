@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/testnet"
 	"github.com/podweft/podweft/vxlan"
 )
@@ -76,7 +77,7 @@ func TestNewPeerDoesNotWait(t *testing.T) {
 			h := inNode(t, o.fabric.Nodes[0])
 			tt.fail(t, o, h)
 			loop := podweft.NewLoop(o.drivers[0], podweft.LoopConfig{Coalesce: -1, RetryMin: time.Hour, RetryMax: time.Hour})
-			keepLoop(t, loop, o.specs[0])
+			sabotage.RunLoop(t, loop, o.specs[0])
 			failing := loop.Status().Failing
 			require.Len(t, failing, 10)
 			for i := range 20 {
@@ -125,8 +126,8 @@ func BenchmarkNewPeer(b *testing.B) {
 	}
 	o.failPeers(b, h, 10)
 	loop := podweft.NewLoop(o.drivers[0], podweft.LoopConfig{Coalesce: -1, RetryMin: time.Hour, RetryMax: time.Hour})
-	keepLoop(b, loop, o.specs[0])
-	settle(b, loop)
+	sabotage.RunLoop(b, loop, o.specs[0])
+	sabotage.Settle(b, loop)
 	require.Len(b, loop.Status().Failing, 10)
 	var took []time.Duration
 	i := 0

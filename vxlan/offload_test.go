@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/testnet"
 	"github.com/podweft/podweft/vxlan"
 )
@@ -106,7 +107,7 @@ func TestOffload(t *testing.T) {
 			if tc.set == (vxlan.Offload{}) {
 				return
 			}
-			keep(t, d, o.specs[0])
+			sabotage.Keep(t, d, o.specs[0])
 			setFeature(t, n, link, "tx", 1-ones(tc.want.tx))
 			setFeature(t, n, link, "gro", 1-ones(tc.want.gro))
 			want := func() bool { // what is not asked for stays as somebody left it

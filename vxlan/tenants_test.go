@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/testnet"
 	"github.com/podweft/podweft/vxlan"
 )
@@ -48,7 +49,7 @@ func newTenant(t *testing.T, f *testnet.Fabric, name string, id uint32) *tenant 
 		require.NoError(t, err)
 		t.Cleanup(func() { d.Close() })
 		c.drivers, c.specs = append(c.drivers, d), append(c.specs, spec)
-		_, stop := run(t, d, spec)
+		_, stop := sabotage.Run(t, d, spec)
 		c.stops = append(c.stops, stop)
 	}
 	for i, spec := range c.specs {

@@ -81,6 +81,7 @@ var ours = house{
 		"internal/nft":      {may: []string{root, internal}, brings: nftables},
 		"internal/nl":       {may: []string{root, internal}, brings: rtnetlink},
 		"internal/peers":    {may: []string{root, internal}, brings: rtnetlink},
+		"internal/sabotage": {may: []string{root, "testnet", internal}, brings: rtnetlink},
 		"internal/sysctl":   {may: []string{root, internal}, brings: namespaces},
 
 		// Readers learn the SDK from the examples: what these need must be public. (Go itself would let them import internal
