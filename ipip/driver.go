@@ -127,7 +127,7 @@ func (l layout) entry(spec Spec, p Peer) (e fib.Entry) {
 		case !there:
 			continue
 		default:
-			r.Link, r.Onlink = link, true
+			r.Link, r.Onlink, r.Source = link, p.Underlay.Is4(), l.source[p.Underlay.Is4()]
 		}
 		e.Routes = append(e.Routes, r)
 	}

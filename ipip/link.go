@@ -29,9 +29,10 @@ var modules = map[string]string{kindIPIP: "ipip", kindIP6Tnl: "ip6_tunnel"}
 // layout is what the links and addresses of one moment mean for the peers' entries.
 type layout struct {
 	scope   fib.Scope
-	tunnels map[bool]int   // index of the tunnel by whether its underlay is IPv4
-	devices map[bool]int   // index of its underlay interface
-	onLink  []netip.Prefix // networks that the underlay interfaces are on
+	tunnels map[bool]int        // index of the tunnel by whether its underlay is IPv4
+	devices map[bool]int        // index of its underlay interface
+	source  map[bool]netip.Addr // of outer packets, where the routes have to say it: over IPv6
+	onLink  []netip.Prefix      // networks that the underlay interfaces are on
 
 	unwanted []nl.Tunnel // tunnels of ours that are to go when no route leads through them any more
 }
@@ -42,7 +43,7 @@ func (l layout) Scope() fib.Scope { return l.scope }
 // Equal reports whether peers need the same entries in both.
 func (l layout) Equal(o layout) bool {
 	return maps.Equal(l.scope.Others, o.scope.Others) && maps.Equal(l.tunnels, o.tunnels) &&
-		maps.Equal(l.devices, o.devices) && slices.Equal(l.onLink, o.onLink)
+		maps.Equal(l.devices, o.devices) && maps.Equal(l.source, o.source) && slices.Equal(l.onLink, o.onLink)
 }
 
 // tunnel is an object of our plans.
@@ -93,7 +94,7 @@ func (d *Driver) links(ctx context.Context, spec Spec, write bool) (podweft.Plan
 	s := d.newLinkStep(ctx, write)
 	s.out = layout{
 		scope:   fib.Scope{Others: map[int]string{}},
-		tunnels: map[bool]int{}, devices: map[bool]int{},
+		tunnels: map[bool]int{}, devices: map[bool]int{}, source: map[bool]netip.Addr{},
 	}
 	for _, kind := range []string{kindIPIP, kindIP6Tnl} {
 		known, err := d.conn.LinksOfKind(ctx, kind)
@@ -211,6 +212,9 @@ func (s *linkStep) tunnel(t Tunnel, placeholder int) error {
 func (s *linkStep) found(t Tunnel, index int) {
 	s.out.scope.Others[index] = t.name()
 	s.out.tunnels[t.Local.Is4()] = index
+	if t.Local.Is6() {
+		s.out.source[false] = t.Local
+	}
 }
 
 // underlay makes the underlay interface part of the layout, with the networks it is on, for CrossSubnet.

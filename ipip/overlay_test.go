@@ -38,6 +38,8 @@ type scenario struct {
 // scenarios are all combinations of what a tunnel can carry over what.
 var scenarios = []scenario{
 	{"IPv4 over IPv4", testnet.FabricConfig{V4: underlay4}, true},
+	{"both over IPv6", testnet.FabricConfig{V6: underlay6}, false},
+	{"IPv4 over IPv4 and IPv6 over IPv6", testnet.FabricConfig{}, false},
 }
 
 // overlay is an IP-in-IP network over a testnet fabric, its Specs written by hand: node i (from 1) has the pod subnets 10.244.i.0/24

@@ -25,6 +25,13 @@ func TestPlan(t *testing.T) {
 			+ address 10.244.1.0/32 dev flannel.ipip
 			+ nexthop 1993342976 via 192.0.2.2 dev flannel.ipip onlink
 			+ route 10.244.2.0/24 via 192.0.2.2 dev flannel.ipip onlink nhid 1993342976`},
+		{name: "both over IPv6", scenario: scenario{"", testnet.FabricConfig{V6: underlay6}, false}, want: `
+			+ link flannel-v6.ipip type ip6tnl external mtu 1460
+			+ address 10.244.1.0/32 dev flannel-v6.ipip
+			+ address fd00:244:0:1::/128 dev flannel-v6.ipip
+			+ nexthop 1993342976 encap ip6 src 2001:db8::1 dst 2001:db8::2 dev flannel-v6.ipip
+			+ route 10.244.2.0/24 dev flannel-v6.ipip nhid 1993342976
+			+ route fd00:244:0:2::/64 dev flannel-v6.ipip nhid 1993342976 metric 1024`},
 		{name: "cross subnet", scenario: scenario{"", testnet.FabricConfig{V4: underlay4}, true},
 			change: func(s *ipip.Spec) {
 				s.CrossSubnet = true

@@ -3,6 +3,7 @@ package fib
 import (
 	"iter"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/podweft/podweft"
@@ -155,7 +156,7 @@ func (d *differ) nexthops() {
 			continue
 		}
 		i.Nexthop = nl.Nexthop{
-			ID: d.want.ids.of(v), Protocol: d.mark.Protocol, Gateway: v.gateway, Link: v.link, Onlink: v.onlink,
+			ID: d.want.ids.of(v), Protocol: d.mark.Protocol, Gateway: v.gateway, Link: v.link, Onlink: v.onlink, Source: v.source,
 		}
 		d.set(false, i)
 	}
@@ -193,6 +194,9 @@ func (d *differ) routes() {
 		i.Route = nl.Route{
 			RouteKey: k, Protocol: d.mark.Protocol, Nexthop: d.want.ids.of(i.via),
 			Gateway: wanted.Gateway, Link: wanted.Link, Onlink: wanted.Onlink,
+		}
+		if wanted.Source.IsValid() {
+			i.Gateway = netip.Addr{} // as the kernel lists it: the nexthop says the rest
 		}
 		d.set(i.had, i)
 		_, i.freed = d.want.blocked[k]

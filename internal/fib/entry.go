@@ -22,6 +22,7 @@ type Route struct {
 	Gateway netip.Addr
 	Link    int
 	Onlink  bool
+	Source  netip.Addr // as in nl.Nexthop: where valid, the route itself wraps packets, from here to Gateway
 }
 
 func (r Route) key() nl.RouteKey {
@@ -32,14 +33,17 @@ func (r Route) key() nl.RouteKey {
 	return nl.RouteKey{Table: table, Prefix: r.Prefix.Masked(), Metric: kernelMetric(r.Prefix, r.Metric)}
 }
 
-func (r Route) via() via { return via{r.Link, r.Gateway, r.Onlink} }
+func (r Route) via() via { return via{r.Link, r.Gateway, r.Onlink, r.Source} }
 
 // via is what a nexthop object stands for. Routes with the same via share one.
 type via struct {
 	link    int
 	gateway netip.Addr
 	onlink  bool
+	source  netip.Addr
 }
+
+func asVia(nh nl.Nexthop) via { return via{nh.Link, nh.Gateway, nh.Onlink, nh.Source} }
 
 // place is where a route stands for the purpose of conflicts: whatever its metric.
 type place struct {

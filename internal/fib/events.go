@@ -137,7 +137,7 @@ func (t *Table) nexthopEvent(check func(func(*state) bool), nh nl.Nexthop, delet
 			_, there := s.taken[nh.ID]
 			return there != deleted
 		}
-		have, there := s.nexthops[via{nh.Link, nh.Gateway, nh.Onlink}]
+		have, there := s.nexthops[asVia(nh)]
 		there = there && have.ID == nh.ID
 		return there != deleted
 	})

@@ -157,7 +157,7 @@ func (m *model) check(t *rapid.T) {
 		if _, blocked := m.foreign[key.Prefix]; blocked && key.Prefix.Addr().Is6() {
 			continue // ours may stay beside it: the kernel replaces a route that has a gateway by none without (fib6_add_rt2node)
 		}
-		got = append(got, fmt.Sprint(key, via{r.Link, r.Gateway, r.Onlink}))
+		got = append(got, fmt.Sprint(key, via{link: r.Link, gateway: r.Gateway, onlink: r.Onlink}))
 	}
 	require.ElementsMatch(t, keys(routes), got)
 	for _, r := range m.foreign {

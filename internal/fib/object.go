@@ -120,7 +120,12 @@ type nexthop struct {
 	via via
 }
 
-func (n *nexthop) ID() string { return fmt.Sprintf("nexthop via %s dev %s", n.Gateway, n.dev) }
+func (n *nexthop) ID() string {
+	if n.Source.IsValid() {
+		return fmt.Sprintf("nexthop from %s to %s dev %s", n.Source, n.Gateway, n.dev)
+	}
+	return fmt.Sprintf("nexthop via %s dev %s", n.Gateway, n.dev)
+}
 
 func (n *nexthop) String() string { return n.Format(n.dev) }
 
@@ -234,5 +239,5 @@ func compareForwards(a, b nl.Forward) int {
 }
 
 func compareVias(a, b via) int {
-	return cmp.Or(cmp.Compare(a.link, b.link), a.gateway.Compare(b.gateway))
+	return cmp.Or(cmp.Compare(a.link, b.link), a.gateway.Compare(b.gateway), a.source.Compare(b.source))
 }

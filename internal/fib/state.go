@@ -145,7 +145,7 @@ func (s *state) addNexthop(mark Mark, nh nl.Nexthop, w *want) {
 	if !mark.owns(nh.ID) {
 		return
 	}
-	v := via{nh.Link, nh.Gateway, nh.Onlink}
+	v := asVia(nh)
 	_, double := s.nexthops[v]
 	switch {
 	case nh.Protocol != mark.Protocol:

@@ -72,6 +72,12 @@ func TestParseNexthop(t *testing.T) {
 	got, ok = parseNexthop(raw)
 	require.True(t, ok)
 	assert.Equal(t, want, got, "the link's state is no part of it")
+	want = Nexthop{ID: 7, Protocol: 200, Gateway: netip.MustParseAddr("2001:db8::2"), Source: netip.MustParseAddr("2001:db8::1"), Link: 4}
+	wraps, ok := parseNexthop(body(func(b *Batch) { b.AddNexthop(want) }))
+	require.True(t, ok)
+	assert.Equal(t, want, wraps)
+	assert.Equal(t, "nexthop 7 encap ip6 src 2001:db8::1 dst 2001:db8::2 dev tnl", wraps.Format("tnl"))
+
 	_, ok = parseNexthop(raw[:sizeofNexthopMsg])
 	assert.False(t, ok, "one without an id names nothing")
 	_, ok = parseNexthop(raw[:7])

@@ -51,6 +51,8 @@ func (m *message) bytes(kind uint16, v []byte) {
 
 func (m *message) u8(kind uint16, v uint8) { m.bytes(kind, []byte{v}) }
 
+func (m *message) u16(kind uint16, v uint16) { m.bytes(kind, native.AppendUint16(nil, v)) }
+
 func (m *message) u32(kind uint16, v uint32) {
 	m.buf = native.AppendUint16(m.buf, unix.NLA_HDRLEN+4)
 	m.buf = native.AppendUint16(m.buf, kind)

@@ -20,13 +20,25 @@ type Nexthop struct {
 	Gateway  netip.Addr
 	Link     int
 	Onlink   bool
+	// Source, where valid, makes the nexthop wrap packets itself, into an IPv6 header from Source to Gateway, for Link to send:
+	// an External tunnel. Gateway is then not looked for on Link.
+	Source netip.Addr
 }
 
 // Attributes of linux/nexthop.h.
 const (
-	nhaID      = 1
-	nhaOIF     = 5
-	nhaGateway = 6
+	nhaID        = 1
+	nhaOIF       = 5
+	nhaGateway   = 6
+	nhaEncapType = 7
+	nhaEncap     = 8
+)
+
+// Of linux/lwtunnel.h.
+const (
+	lwtunnelEncapIP6 = 4
+	lwtunnelIP6Dst   = 2
+	lwtunnelIP6Src   = 3
 )
 
 // AddNexthop adds a request to create nh; it fails with EEXIST when the id is taken.
@@ -40,7 +52,16 @@ func (b *Batch) AddNexthop(nh Nexthop) {
 	m.buf = native.AppendUint32(m.buf, nhFlags)
 	m.u32(nhaID, nh.ID)
 	m.u32(nhaOIF, uint32(nh.Link))
-	m.addr(nhaGateway, nh.Gateway)
+	if !nh.Source.IsValid() {
+		m.addr(nhaGateway, nh.Gateway)
+		m.finish()
+		return
+	}
+	m.u16(nhaEncapType, lwtunnelEncapIP6)
+	m.nest(nhaEncap, func() {
+		m.addr(lwtunnelIP6Dst, nh.Gateway)
+		m.addr(lwtunnelIP6Src, nh.Source)
+	})
 	m.finish()
 }
 
@@ -82,13 +103,32 @@ func parseNexthop(body []byte) (nh Nexthop, ok bool) {
 			nh.Link = int(asU32(v))
 		case nhaGateway:
 			nh.Gateway = asAddr(v)
+		case nhaEncap:
+			nh.Gateway, nh.Source = parseEncap(v)
 		}
 	})
 	return nh, nh.ID != 0
 }
 
+// parseEncap decodes the addresses of an outer IPv6 header. What other kinds of encapsulation have in their place does no harm:
+// their nexthops are others'.
+func parseEncap(b []byte) (to, from netip.Addr) {
+	attrs(b, func(kind uint16, v []byte) {
+		switch kind {
+		case lwtunnelIP6Dst:
+			to = asAddr(v)
+		case lwtunnelIP6Src:
+			from = asAddr(v)
+		}
+	})
+	return to, from
+}
+
 // Format writes the nexthop as `ip nexthop` does; dev is the link's name, as in Route.Format.
 func (nh Nexthop) Format(dev string) string {
+	if nh.Source.IsValid() {
+		return fmt.Sprintf("nexthop %d encap ip6 src %s dst %s dev %s", nh.ID, nh.Source, nh.Gateway, dev)
+	}
 	text := fmt.Sprintf("nexthop %d via %s", nh.ID, nh.Gateway)
 	if dev != "" {
 		text += " dev " + dev
