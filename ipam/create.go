@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+
+	"github.com/podweft/podweft/internal/flock"
 )
 
 // prepare makes the file fit for allocations in g: a new one takes its place if it is void, or laid out for other ranges.
@@ -64,7 +66,7 @@ func (s *store) create(content []byte) (f *os.File, id fileID, err error) {
 	if err := f.Sync(); err != nil {
 		return nil, id, err
 	}
-	if err := flock(context.Background(), f); err != nil { // nobody else knows the file: no wait
+	if err := flock.Lock(context.Background(), f); err != nil { // nobody else knows the file: no wait
 		return nil, id, err
 	}
 	if id, err = idOf(f); err != nil {

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+
+	"github.com/podweft/podweft/internal/flock"
 )
 
 // store is the file. Its methods run under its lock, one at a time: Pool sees to that.
@@ -96,7 +98,7 @@ func (s *store) lock(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := flock(ctx, s.f); err != nil {
+		if err := flock.Lock(ctx, s.f); err != nil {
 			return err
 		}
 		if !s.id.leadsTo(s.path) { // another process has put a new file in its place
@@ -116,7 +118,7 @@ func (s *store) lock(ctx context.Context) error {
 
 func (s *store) unlock() {
 	if s.f != nil {
-		funlock(s.f)
+		flock.Unlock(s.f)
 	}
 }
 

@@ -55,11 +55,11 @@ var ours = house{
 
 		"subnet":                 {may: []string{root}},
 		"subnet/memory":          {may: []string{root, "subnet", "subnet/internal/..."}},
-		"subnet/file":            {may: []string{root, "subnet", "subnet/internal/..."}, brings: []string{"golang.org/x/sys"}}, // flock, inotify
+		"subnet/file":            {may: []string{root, "subnet", "subnet/internal/...", "internal/dirwatch", "internal/flock"}, brings: []string{"golang.org/x/sys"}},
 		"subnet/storetest":       {may: []string{root, "subnet"}},
 		"subnet/internal/ledger": {may: []string{root, "subnet"}},
 
-		"ipam": {may: []string{root}, brings: []string{"golang.org/x/sys"}},
+		"ipam": {may: []string{root, "internal/flock"}, brings: []string{"golang.org/x/sys"}},
 
 		"policy":     {may: []string{root}},
 		"policy/...": {may: []string{root, "policy"}},
@@ -75,8 +75,10 @@ var ours = house{
 
 		"internal/archtest": {},
 		"internal/delta":    {may: []string{root, internal}},
+		"internal/dirwatch": {brings: []string{"golang.org/x/sys"}},
 		"internal/fib":      {may: []string{root, internal}, brings: rtnetlink},
 		"internal/links":    {may: []string{root, internal}, brings: rtnetlink},
+		"internal/flock":    {brings: []string{"golang.org/x/sys"}},
 		"internal/netns":    {may: []string{root, internal}, brings: namespaces},
 		"internal/nft":      {may: []string{root, internal}, brings: nftables},
 		"internal/nl":       {may: []string{root, internal}, brings: rtnetlink},

@@ -2,13 +2,10 @@ package file
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
-	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/podweft/podweft/internal/flock"
 )
 
 // lock takes the directory's lock, which excludes every other Store of this and of other processes. The kernel gives it back
@@ -25,7 +22,7 @@ func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
 	// Read-only, so that closing it is no IN_CLOSE_WRITE, which would wake every watcher.
 	f, err := os.OpenFile(s.path(lockFile), os.O_RDONLY|os.O_CREATE, 0o644)
 	if err == nil {
-		if err = flock(ctx, f); err != nil {
+		if err = flock.Lock(ctx, f); err != nil {
 			f.Close()
 		}
 	}
@@ -37,19 +34,4 @@ func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
 		f.Close() // gives the lock back: flock(2)
 		<-s.busy
 	}, nil
-}
-
-// flock waits for the lock by trying: a call that blocks in the kernel could not be told that ctx has ended.
-func flock(ctx context.Context, f *os.File) error {
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Millisecond + rand.N(4*time.Millisecond)):
-		}
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"iter"
 	"time"
 
+	"github.com/podweft/podweft/internal/dirwatch"
 	"github.com/podweft/podweft/subnet"
 	"github.com/podweft/podweft/subnet/internal/ledger"
 )
@@ -16,7 +17,7 @@ const pollInterval = 2 * time.Second
 // Watch implements [subnet.Store]. Changes are noticed by inotify, and by looking every two seconds in any case.
 func (s *Store) Watch(ctx context.Context) iter.Seq2[*subnet.Snapshot, error] {
 	return func(yield func(*subnet.Snapshot, error) bool) {
-		changed, stop := watchDir(s.dir, draftFile)
+		changed, stop, _ := dirwatch.Watch(s.dir, draftFile) // without it, by looking
 		defer stop()
 		var seen *subnet.Snapshot
 		for ctx.Err() == nil {

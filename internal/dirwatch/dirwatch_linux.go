@@ -1,4 +1,8 @@
-package file
+// Package dirwatch tells when files in a directory change, for those who read it again then. It says that something changed
+// and not what: notifications can be lost, and whoever relies on their content has a bug that shows once a year.
+//
+// It looks at one directory, not at those below it, and cannot see what another machine does to a shared one.
+package dirwatch
 
 import (
 	"encoding/binary"
@@ -8,13 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watchDir sends on changed when a file in dir was written, renamed, or removed, except the one named ignore. The channel
-// never closes; it stays silent where the kernel gives no notifications. stop ends what watchDir has started.
-func watchDir(dir, ignore string) (changed <-chan struct{}, stop func()) {
+// Watch sends on changed when a file in dir was written, renamed, or removed, except the one named ignore. The channel never
+// closes, and holds one hint at most. stop ends what Watch has started.
+//
+// With an error there is a channel too, which stays silent: a user's inotify instances may be used up (inotify(7),
+// max_user_instances), and whoever looks now and then in any case can go on.
+func Watch(dir, ignore string) (changed <-chan struct{}, stop func(), err error) {
 	events := make(chan struct{}, 1)
-	f, err := openInotify(dir)
+	f, err := open(dir)
 	if err != nil {
-		return events, func() {}
+		return events, func() {}, err
 	}
 	done := make(chan struct{})
 	go func() {
@@ -36,18 +43,18 @@ func watchDir(dir, ignore string) (changed <-chan struct{}, stop func()) {
 	return events, func() {
 		f.Close()
 		<-done
-	}
+	}, nil
 }
 
-func openInotify(dir string) (*os.File, error) {
+func open(dir string) (*os.File, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
-		return nil, err
+		return nil, os.NewSyscallError("inotify_init1", err)
 	}
 	const events = unix.IN_CLOSE_WRITE | unix.IN_MOVED_TO | unix.IN_MOVED_FROM | unix.IN_DELETE
 	if _, err := unix.InotifyAddWatch(fd, dir, events); err != nil {
 		unix.Close(fd)
-		return nil, err
+		return nil, &os.PathError{Op: "watch", Path: dir, Err: err}
 	}
 	return os.NewFile(uintptr(fd), "inotify"), nil
 }

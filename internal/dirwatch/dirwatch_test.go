@@ -1,0 +1,54 @@
+package dirwatch_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft/internal/dirwatch"
+)
+
+func TestWatch(t *testing.T) {
+	dir := t.TempDir()
+	changed, stop, err := dirwatch.Watch(dir, "draft")
+	require.NoError(t, err)
+	defer stop()
+	file, draft := filepath.Join(dir, "file"), filepath.Join(dir, "draft")
+
+	hint := func(what string) {
+		t.Helper()
+		select {
+		case <-changed:
+		case <-time.After(10 * time.Second):
+			t.Fatal("no hint after", what)
+		}
+	}
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	hint("a write")
+	require.NoError(t, os.Rename(file, file+"2"))
+	hint("a rename")
+	for len(changed) > 0 { // a rename is two events
+		<-changed
+	}
+	require.NoError(t, os.WriteFile(draft, nil, 0o600))
+	require.NoError(t, os.Remove(draft))
+	select {
+	case <-changed: // of the rename, late
+	case <-time.After(20 * time.Millisecond):
+	}
+	require.NoError(t, os.Remove(file+"2"))
+	hint("a removal")
+	stop()
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	require.Empty(t, changed)
+}
+
+func TestWatchNothing(t *testing.T) {
+	changed, stop, err := dirwatch.Watch(filepath.Join(t.TempDir(), "missing"), "")
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.NotNil(t, changed)
+	stop()
+}
