@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"slices"
 
@@ -19,15 +20,30 @@ func (s *store) prepare(g geometry) error {
 	if !s.void && s.geometry.equal(g) {
 		return nil
 	}
-	m := newImage(newLayout(s.bootID, rand.Uint64(), g))
-	m.seq = 1
 	if !s.void {
 		s.log.Info("ranges changed", "store", s.path, "was", s.geometry.String(), "now", g.String())
-		m.seq = s.seq + 1
-		if err := m.copy(s); err != nil {
-			return err
-		}
-	} else if s.layout.bootID != "" {
+	}
+	m, err := s.image(g, nil)
+	if err != nil {
+		return err
+	}
+	return s.replace(m)
+}
+
+// image is the file as it would be for allocations in g, without keeping back any of except.
+func (s *store) image(g geometry, except map[netip.Addr]bool) (*image, error) {
+	m := newImage(newLayout(s.bootID, rand.Uint64(), g))
+	m.seq = 1
+	if s.void {
+		return m, nil
+	}
+	m.seq = s.seq + 1
+	return m, m.copy(s, except)
+}
+
+// replace puts m in the place of the store's file, with the lock held throughout.
+func (s *store) replace(m *image) error {
+	if s.void && s.layout.bootID != "" {
 		s.log.Info("addresses of an earlier boot are void", "store", s.path)
 	}
 	f, id, err := s.create(m.seal())
@@ -88,15 +104,12 @@ func newImage(l layout) *image {
 
 func (m *image) block(num uint32) *block { return (*block)(m.content[int(num)*blockSize:]) }
 
-// copy takes over what is held and what is kept back in s.
-func (m *image) copy(s *store) error {
+// copy takes over what is held and what is kept back in s, but keeps none of except back.
+func (m *image) copy(s *store, except map[netip.Addr]bool) error {
 	m.content = slices.Grow(m.content, (int(s.slots)+growth)*blockSize)
 	err := s.each(func(_ uint32, rec *record) bool {
 		if rec.state == held {
-			num, at := m.bucket(rec.Owner)
-			rec.next = binary.LittleEndian.Uint32(m.block(num)[at:])
-			slot := m.add(rec)
-			binary.LittleEndian.PutUint32(m.block(num)[at:], slot)
+			m.hold(rec)
 		}
 		return true
 	})
@@ -105,6 +118,7 @@ func (m *image) copy(s *store) error {
 	}
 	return s.eachCooling(func(_ uint32, rec *record) bool {
 		rec.next = 0
+		rec.Addresses = slices.DeleteFunc(rec.Addresses, func(a Address) bool { return except[a.Prefix.Addr()] })
 		slot := m.add(rec)
 		if m.coolTail == 0 {
 			m.coolHead = slot
@@ -114,6 +128,14 @@ func (m *image) copy(s *store) error {
 		m.coolTail = slot
 		return true
 	})
+}
+
+// hold adds rec, which is held, to the chain of its bucket.
+func (m *image) hold(rec *record) {
+	num, at := m.bucket(rec.Owner)
+	rec.next = binary.LittleEndian.Uint32(m.block(num)[at:])
+	slot := m.add(rec)
+	binary.LittleEndian.PutUint32(m.block(num)[at:], slot)
 }
 
 // add puts rec into the next slot and marks its addresses.

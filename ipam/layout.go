@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/bits"
 	"net/netip"
@@ -166,4 +167,13 @@ func (r *reader) addr(family byte) netip.Addr {
 	}
 	r.short = true
 	return netip.IPv6Unspecified()
+}
+
+// gateway is addr, where only zeros are none at all: an address that was taken over from outside of every range has none.
+func (r *reader) gateway(family byte) netip.Addr {
+	if bytes.HasPrefix(r.left, make([]byte, 16)) {
+		r.take(16)
+		return netip.Addr{}
+	}
+	return r.addr(family)
 }

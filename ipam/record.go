@@ -59,7 +59,7 @@ func decodeRecord(b *block) (rec record, ok bool) {
 	rec.Addresses = make([]Address, n)
 	for i := range rec.Addresses {
 		family, length := r.byte(), r.byte()
-		a := Address{Prefix: netip.PrefixFrom(r.addr(family), int(length)), Gateway: r.addr(family)}
+		a := Address{Prefix: netip.PrefixFrom(r.addr(family), int(length)), Gateway: r.gateway(family)}
 		if !a.Prefix.IsValid() {
 			return rec, false
 		}

@@ -61,10 +61,15 @@ func (rules *ruleset) isReserved(a netip.Addr) bool {
 func (rules *ruleset) address(set int, a netip.Addr) Address {
 	for _, r := range rules.ranges[set] {
 		if (span{r.First, r.Last}).contains(a) {
-			return Address{Prefix: netip.PrefixFrom(a, r.Prefix.Bits()), Gateway: r.Gateway}
+			return r.address(a)
 		}
 	}
 	return Address{Prefix: netip.PrefixFrom(a, a.BitLen())}
+}
+
+// address is a, an address of r, with what r says of it.
+func (r Range) address(a netip.Addr) Address {
+	return Address{Prefix: netip.PrefixFrom(a, r.Prefix.Bits()), Gateway: r.Gateway}
 }
 
 // exclude fills rules.excluded: gateways, the reserved prefixes, and the bits of the last block beyond the window.
