@@ -70,8 +70,9 @@ var ours = house{
 		"bridge": {may: []string{root, "subnet", internal}, brings: rtnetlink},
 		"nat":    {may: []string{root, "subnet", internal}, brings: nftables},
 
-		"node":    {may: []string{root, "subnet", "nat", internal}, brings: nftables},
-		"testnet": {may: []string{root, internal}, brings: rtnetlink},
+		"node":       {may: []string{root, "subnet", "nat", internal}, brings: nftables},
+		"node/local": {may: []string{root, "internal/dirwatch"}, brings: []string{"golang.org/x/sys"}},
+		"testnet":    {may: []string{root, internal}, brings: rtnetlink},
 
 		"internal/archtest": {},
 		"internal/delta":    {may: []string{root, internal}},

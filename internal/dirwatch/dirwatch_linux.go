@@ -12,12 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Watch sends on changed when a file in dir was written, renamed, or removed, except the one named ignore. The channel never
-// closes, and holds one hint at most. stop ends what Watch has started.
+// Watch sends on changed when a file in dir was written, renamed, or removed, but for those whose name ignore says
+// yes to, where it is not nil. The channel never closes, and holds one hint at most. stop ends what Watch has started.
 //
 // With an error there is a channel too, which stays silent: a user's inotify instances may be used up (inotify(7),
 // max_user_instances), and whoever looks now and then in any case can go on.
-func Watch(dir, ignore string) (changed <-chan struct{}, stop func(), err error) {
+func Watch(dir string, ignore func(name string) bool) (changed <-chan struct{}, stop func(), err error) {
 	events := make(chan struct{}, 1)
 	f, err := open(dir)
 	if err != nil {
@@ -59,15 +59,15 @@ func open(dir string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "inotify"), nil
 }
 
-// concerns reports whether any of the events is about another file than ignore. An event without a name, such as an overflow
-// of the queue, is about any file. The layout is struct inotify_event of inotify(7): wd, mask, cookie, len, name.
-func concerns(events []byte, ignore string) bool {
+// concerns reports whether any of the events is about a file that is not ignored. An event without a name, such as an overflow
+// of the queue, is about any. The layout is struct inotify_event of inotify(7): wd, mask, cookie, len, name.
+func concerns(events []byte, ignore func(name string) bool) bool {
 	for len(events) >= unix.SizeofInotifyEvent {
 		end := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(events[12:]))
 		if end > len(events) {
 			return true
 		}
-		if name := strings.TrimRight(string(events[unix.SizeofInotifyEvent:end]), "\x00"); name != ignore {
+		if name := strings.TrimRight(string(events[unix.SizeofInotifyEvent:end]), "\x00"); name == "" || ignore == nil || !ignore(name) {
 			return true
 		}
 		events = events[end:]

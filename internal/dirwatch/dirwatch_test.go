@@ -13,7 +13,7 @@ import (
 
 func TestWatch(t *testing.T) {
 	dir := t.TempDir()
-	changed, stop, err := dirwatch.Watch(dir, "draft")
+	changed, stop, err := dirwatch.Watch(dir, func(name string) bool { return name == "draft" })
 	require.NoError(t, err)
 	defer stop()
 	file, draft := filepath.Join(dir, "file"), filepath.Join(dir, "draft")
@@ -47,7 +47,7 @@ func TestWatch(t *testing.T) {
 }
 
 func TestWatchNothing(t *testing.T) {
-	changed, stop, err := dirwatch.Watch(filepath.Join(t.TempDir(), "missing"), "")
+	changed, stop, err := dirwatch.Watch(filepath.Join(t.TempDir(), "missing"), nil)
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.NotNil(t, changed)
 	stop()

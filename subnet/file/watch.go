@@ -17,7 +17,7 @@ const pollInterval = 2 * time.Second
 // Watch implements [subnet.Store]. Changes are noticed by inotify, and by looking every two seconds in any case.
 func (s *Store) Watch(ctx context.Context) iter.Seq2[*subnet.Snapshot, error] {
 	return func(yield func(*subnet.Snapshot, error) bool) {
-		changed, stop, _ := dirwatch.Watch(s.dir, draftFile) // without it, by looking
+		changed, stop, _ := dirwatch.Watch(s.dir, func(name string) bool { return name == draftFile }) // without it, by looking
 		defer stop()
 		var seen *subnet.Snapshot
 		for ctx.Err() == nil {

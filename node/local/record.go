@@ -1,0 +1,152 @@
+package local
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/podweft/podweft"
+)
+
+// Record is one attachment: an interface of a container in a network, as a plugin has made it.
+type Record struct {
+	Network   string `json:"network"`
+	Container string `json:"container"`
+	Interface string `json:"interface"`
+
+	NetNS     string         `json:"netns,omitempty"`    // path of the pod's namespace, as the runtime named it
+	HostName  string         `json:"hostName,omitempty"` // the node's end of the port
+	MAC       string         `json:"mac,omitempty"`      // of the pod's end, where one was asked for
+	Addresses []netip.Prefix `json:"addresses,omitempty"`
+	HostPorts []HostPort     `json:"hostPorts,omitempty"`
+	Pod       Pod            `json:"pod,omitzero"`
+	// Delegate is the configuration of another program that did the work, so that it can be told to undo it.
+	Delegate []byte `json:"delegate,omitempty"`
+
+	Boot  string    `json:"boot"`  // the kernel's life in which it was written; Put fills it in
+	Since time.Time `json:"since"` // by the wall clock, for people; Put fills it in
+}
+
+// Key is the record's name: "network/container/interface".
+func (r Record) Key() Key { return Key{r.Network, r.Container, r.Interface} }
+
+// Pod is the pod that the container belongs to, where an orchestrator has said so.
+type Pod struct {
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name,omitempty"`
+	UID       string `json:"uid,omitempty"`
+}
+
+// HostPort is a port of the node that leads to the pod.
+type HostPort struct {
+	Protocol string     `json:"protocol"` // "tcp", "udp" or "sctp"
+	HostIP   netip.Addr `json:"hostIP,omitzero"`
+	Host     uint16     `json:"host"`
+	Pod      uint16     `json:"pod"`
+}
+
+// Validate reports everything in r that makes no sense, joined, each as a [*podweft.FieldError].
+func (r Record) Validate() error {
+	problems := flaws{}
+	problems.key("", r.Key())
+	for i, p := range r.Addresses {
+		if !p.IsValid() || p.Addr().Is4In6() {
+			problems.add(fmt.Sprintf("addresses[%d]", i), p, "is not a pod's address")
+		}
+	}
+	for i, p := range r.HostPorts {
+		field := fmt.Sprintf("hostPorts[%d]", i)
+		if p.Protocol != "tcp" && p.Protocol != "udp" && p.Protocol != "sctp" {
+			problems.add(field+".protocol", p.Protocol, "is not tcp, udp or sctp")
+		}
+		if p.Host == 0 {
+			problems.add(field+".host", p.Host, "is not a port")
+		}
+		if p.Pod == 0 {
+			problems.add(field+".pod", p.Pod, "is not a port")
+		}
+	}
+	return problems.join()
+}
+
+// Key identifies an attachment, as CNI does. Its fields are those of ipam.Owner, so one can be converted to the other.
+type Key struct {
+	Network   string `json:"network"`
+	Container string `json:"container"`
+	Interface string `json:"interface"`
+}
+
+// String is the key as "network/container/interface".
+func (k Key) String() string { return k.Network + "/" + k.Container + "/" + k.Interface }
+
+// Validate reports everything in k that CNI or the kernel does not allow, joined, each as a [*podweft.FieldError].
+func (k Key) Validate() error {
+	problems := flaws{}
+	problems.key("", k)
+	return problems.join()
+}
+
+func (k Key) compare(l Key) int {
+	return cmp.Or(strings.Compare(k.Network, l.Network), strings.Compare(k.Container, l.Container), strings.Compare(k.Interface, l.Interface))
+}
+
+// decodeRecord reads a record, and says what is wrong with one that Put would not have written.
+func decodeRecord(raw []byte) (rec Record, err error) {
+	if err := json.Unmarshal(raw, &rec); err != nil {
+		return Record{}, err
+	}
+	return rec, rec.Validate()
+}
+
+// flaws gathers what is wrong with a value.
+type flaws []error
+
+func (f *flaws) add(field string, value any, problem string) {
+	if text, ok := value.(string); ok {
+		value = fmt.Sprintf("%q", text)
+	}
+	*f = append(*f, &podweft.FieldError{Field: field, Value: value, Problem: problem})
+}
+
+func (f flaws) join() error { return errors.Join(f...) }
+
+// maxName bounds the length of a network's name and of a container's ID: together with an interface's they name a file, and
+// 255 bytes is all that takes.
+const maxName = 115
+
+// key checks the three names. None can leave a directory or hold the separator of a file's name.
+func (f *flaws) key(prefix string, k Key) {
+	if !isName(k.Network) {
+		f.add(prefix+"network", k.Network, "is not the name of a network")
+	}
+	if !isName(k.Container) {
+		f.add(prefix+"container", k.Container, "is not the ID of a container")
+	}
+	if !isLink(k.Interface) {
+		f.add(prefix+"interface", k.Interface, "is not the name of an interface")
+	}
+}
+
+// isName reports whether CNI allows s as the name of a network or the ID of a container.
+func isName(s string) bool {
+	for i, c := range []byte(s) {
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !letter && (i == 0 || c != '_' && c != '.' && c != '-') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= maxName
+}
+
+// isLink reports whether the kernel allows s as the name of a link (dev_valid_name in net/core/dev.c).
+func isLink(s string) bool {
+	return s != "" && len(s) < 16 && s != "." && s != ".." && !strings.ContainsFunc(s, func(c rune) bool {
+		return c == '/' || c == ':' || c == 0 || c == utf8.RuneError || unicode.IsSpace(c)
+	})
+}

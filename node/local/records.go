@@ -1,0 +1,200 @@
+package local
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// ErrNoRecord: there is no record of that attachment, or none of this boot.
+var ErrNoRecord = errors.New("no record of this attachment")
+
+// Records is a directory of attachment records, DIR/NETWORK:CONTAINER:INTERFACE. It is safe for concurrent use, by many
+// processes; two that write the same record are as if one came after the other.
+type Records struct {
+	dir  string
+	boot string
+}
+
+const (
+	// separator stands between the parts of a key in a file's name. No part may hold it.
+	separator = ":"
+	// draft begins the name of a file that is being written; no record's does.
+	draft = ".new"
+	// draftLife is longer than any writer takes, and then some: what is older was left by one that was killed.
+	draftLife = time.Minute
+)
+
+// Open names the directory, which Put creates. boot is the ID of the kernel's life; empty means the running one's.
+func Open(dir, boot string) (*Records, error) {
+	if boot == "" {
+		id, err := os.ReadFile("/proc/sys/kernel/random/boot_id") // random(4)
+		if err != nil {
+			return nil, fmt.Errorf("open records: %w", err)
+		}
+		boot = strings.TrimSpace(string(id))
+	}
+	return &Records{dir: dir, boot: boot}, nil
+}
+
+func (r *Records) path(k Key) string {
+	return filepath.Join(r.dir, k.Network+separator+k.Container+separator+k.Interface)
+}
+
+// Put writes rec in place of the one of its key.
+func (r *Records) Put(rec Record) error {
+	if err := rec.Validate(); err != nil {
+		return fmt.Errorf("record of %s: %w", rec.Key(), err)
+	}
+	rec.Boot = r.boot
+	if rec.Since.IsZero() {
+		rec.Since = time.Now().UTC()
+	}
+	raw, err := json.Marshal(rec)
+	if err == nil {
+		err = r.write(r.path(rec.Key()), raw)
+	}
+	if err != nil {
+		return fmt.Errorf("record of %s: %w", rec.Key(), err)
+	}
+	return nil
+}
+
+// write replaces the file. Nothing waits for a disk: after a power loss the record is void whatever became of it.
+func (r *Records) write(path string, raw []byte) error {
+	f, err := r.create()
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(raw)
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name()) // Sweep will
+	}
+	return err
+}
+
+func (r *Records) create() (*os.File, error) {
+	f, err := os.CreateTemp(r.dir, draft+"*")
+	if !errors.Is(err, fs.ErrNotExist) {
+		return f, err
+	}
+	if err := os.MkdirAll(r.dir, 0o700); err != nil {
+		return nil, err
+	}
+	return os.CreateTemp(r.dir, draft+"*")
+}
+
+// Get returns the record of k, or [ErrNoRecord].
+func (r *Records) Get(k Key) (Record, error) {
+	err := k.Validate()
+	var rec Record
+	if err == nil {
+		rec, err = r.read(r.path(k))
+	}
+	if err != nil {
+		return Record{}, fmt.Errorf("record of %s: %w", k, err)
+	}
+	return rec, nil
+}
+
+// read reads the record in a file.
+func (r *Records) read(path string) (Record, error) {
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Record{}, ErrNoRecord
+	}
+	if err != nil {
+		return Record{}, err
+	}
+	rec, err := decodeRecord(raw)
+	switch {
+	case err != nil:
+		return Record{}, err
+	case r.path(rec.Key()) != path:
+		return Record{}, fmt.Errorf("it is of %s", rec.Key())
+	case rec.Boot != r.boot:
+		return Record{}, ErrNoRecord
+	}
+	return rec, nil
+}
+
+// Remove removes the record of k. One that is gone is no error.
+func (r *Records) Remove(k Key) error {
+	err := k.Validate()
+	if err == nil {
+		err = os.Remove(r.path(k))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("record of %s: %w", k, err)
+	}
+	return nil
+}
+
+// All returns the records of a network, or of every network when it is empty, sorted by key. What cannot be read as one is
+// left out and is among the problems.
+func (r *Records) All(network string) (all []Record, problems []error, err error) {
+	entries, err := os.ReadDir(r.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("list records: %w", err)
+	}
+	for _, e := range entries {
+		of, _, _ := strings.Cut(e.Name(), separator)
+		if strings.HasPrefix(e.Name(), draft) || network != "" && of != network {
+			continue
+		}
+		path := filepath.Join(r.dir, e.Name())
+		rec, err := r.read(path)
+		switch {
+		case err == nil:
+			all = append(all, rec)
+		case !errors.Is(err, ErrNoRecord): // gone since it was listed, or of another boot
+			problems = append(problems, fmt.Errorf("record in %s: %w", path, err))
+		}
+	}
+	slices.SortFunc(all, func(a, b Record) int { return a.Key().compare(b.Key()) })
+	return all, problems, nil
+}
+
+// Sweep removes what nobody else will: records of earlier boots, and what writers that were killed left behind. An agent
+// does it when it starts. Files that are no records stay, for All to report.
+func (r *Records) Sweep() error {
+	entries, err := os.ReadDir(r.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("sweep records: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		path := filepath.Join(r.dir, e.Name())
+		if !r.isLeftover(e, path) {
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("sweep records: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *Records) isLeftover(e fs.DirEntry, path string) bool {
+	if strings.HasPrefix(e.Name(), draft) {
+		info, err := e.Info()
+		return err == nil && time.Since(info.ModTime()) > draftLife
+	}
+	_, err := r.read(path)
+	return errors.Is(err, ErrNoRecord)
+}
