@@ -61,6 +61,12 @@ var ours = house{
 
 		"ipam": {may: []string{root, "internal/flock"}, brings: []string{"golang.org/x/sys"}},
 
+		"ipam/block":                {may: []string{root, "ipam"}, brings: []string{"golang.org/x/sys"}},
+		"ipam/block/memory":         {may: []string{root, "ipam/block", "ipam/block/internal/..."}, brings: []string{"golang.org/x/sys"}},
+		"ipam/block/file":           {may: []string{root, "ipam/block", "ipam/block/internal/...", "internal/dirwatch", "internal/flock"}, brings: []string{"golang.org/x/sys"}},
+		"ipam/block/blocktest":      {may: []string{root, "ipam/block"}, brings: []string{"golang.org/x/sys"}},
+		"ipam/block/internal/table": {may: []string{root, "ipam/block"}, brings: []string{"golang.org/x/sys"}},
+
 		"policy":     {may: []string{root}},
 		"policy/...": {may: []string{root, "policy"}},
 

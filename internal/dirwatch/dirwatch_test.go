@@ -1,6 +1,7 @@
 package dirwatch_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -51,4 +52,32 @@ func TestWatchNothing(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.NotNil(t, changed)
 	stop()
+}
+
+// Where there is nothing to listen to, there are calls all the same.
+func TestRunLooksNowAndThen(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	calls := 0
+	dirwatch.Run(ctx, filepath.Join(t.TempDir(), "missing"), nil, func() {
+		if calls++; calls == 2 {
+			cancel()
+		}
+	})
+	require.Equal(t, 2, calls)
+}
+
+func TestRunTellsOfChanges(t *testing.T) {
+	dir := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	calls := 0
+	dirwatch.Run(ctx, dir, nil, func() {
+		switch calls++; calls {
+		case 1:
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
+		case 2:
+			cancel()
+		}
+	})
+	require.ErrorIs(t, ctx.Err(), context.Canceled)
 }

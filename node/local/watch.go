@@ -5,13 +5,9 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/podweft/podweft/internal/dirwatch"
 )
-
-// lookInterval is how often Watch has its caller look where the kernel gives no notifications.
-const lookInterval = time.Second
 
 // Watch calls changed once when it has begun to listen, and then whenever a record may have come, gone or changed, until ctx
 // ends; it then returns nil. It says no more than that: read [Records.All] and compare. Calls do not overlap.
@@ -21,21 +17,6 @@ func (r *Records) Watch(ctx context.Context, changed func()) error {
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return fmt.Errorf("watch records: %w", err)
 	}
-	hints, stop, err := dirwatch.Watch(r.dir, func(name string) bool { return strings.HasPrefix(name, draft) })
-	defer stop()
-	var tick <-chan time.Time
-	if err != nil {
-		ticker := time.NewTicker(lookInterval)
-		defer ticker.Stop()
-		tick = ticker.C
-	}
-	for ctx.Err() == nil {
-		changed()
-		select {
-		case <-ctx.Done():
-		case <-hints:
-		case <-tick:
-		}
-	}
+	dirwatch.Run(ctx, r.dir, func(name string) bool { return strings.HasPrefix(name, draft) }, changed)
 	return nil
 }

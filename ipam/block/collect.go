@@ -1,0 +1,96 @@
+package block
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Collect takes back the shares of dead nodes, in two steps. It calls dead with the nodes that have any, and what that
+// returns it doubts: it notes in the Store when it first did. The shares of a node that is still returned when it has been
+// doubted for the grace are freed, and returned. A node that lives dispels doubts with [Claimer.Shares].
+//
+// So to free something takes two calls, a grace apart, of this process or of any other, and dead's word each time. An error of
+// dead frees and doubts nothing. The time is the wall clock's, since those who collect may be on different machines: let the
+// grace be longer than their clocks are apart.
+func Collect(
+	ctx context.Context, store Store, grace time.Duration, dead func(ctx context.Context, nodes []string) ([]string, error),
+) (freed []Share, err error) {
+	freed, err = collect(ctx, store, grace, dead)
+	if err != nil {
+		err = fmt.Errorf("collect blocks: %w", err)
+	}
+	return freed, err
+}
+
+func collect(
+	ctx context.Context, store Store, grace time.Duration, dead func(ctx context.Context, nodes []string) ([]string, error),
+) (freed []Share, err error) {
+	var all []Block
+	for _, family := range everywhere() {
+		blocks, err := store.Blocks(ctx, family)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, blocks...)
+	}
+	gone, err := dead(ctx, nodesOf(all))
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now().UTC()
+	var errs []error
+	for _, b := range all {
+		next, lost, changed := b.judge(gone, now, grace)
+		if !changed {
+			continue
+		}
+		switch _, err := store.Write(ctx, next); {
+		case errors.Is(err, ErrChanged): // by somebody who lives; the next call looks again
+		case err != nil:
+			errs = append(errs, fmt.Errorf("%s: %w", b.Prefix, err))
+		default:
+			freed = append(freed, lost...)
+		}
+	}
+	return freed, errors.Join(errs...)
+}
+
+// judge is b as it should be when the nodes in gone are held for dead, with the shares that nobody has any more.
+func (b Block) judge(gone []string, now time.Time, grace time.Duration) (next Block, lost []Share, changed bool) {
+	next = b.without(func(s Share) bool {
+		free := slices.Contains(gone, s.Node) && !s.Doubted.IsZero() && now.Sub(s.Doubted) >= grace
+		if free {
+			lost = append(lost, s)
+		}
+		return free
+	})
+	for i, s := range next.Shares {
+		switch doubt := slices.Contains(gone, s.Node); {
+		case doubt && s.Doubted.IsZero():
+			next.Shares[i].Doubted = now
+			changed = true
+		case !doubt && !s.Doubted.IsZero(): // it has come back to life, for whoever asks
+			next.Shares[i].Doubted = time.Time{}
+			changed = true
+		}
+	}
+	if len(lost) == 0 {
+		next.Node = b.Node
+	}
+	return next, lost, changed || len(lost) > 0
+}
+
+// nodesOf names the nodes that have shares, in order.
+func nodesOf(blocks []Block) []string {
+	var nodes []string
+	for _, b := range blocks {
+		for _, s := range b.Shares {
+			nodes = append(nodes, s.Node)
+		}
+	}
+	slices.Sort(nodes)
+	return slices.Compact(nodes)
+}
