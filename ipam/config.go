@@ -27,8 +27,11 @@ type Range struct {
 	// (IPv4) or the subnet-router anycast address (IPv6).
 	First, Last netip.Addr
 	// Gateway goes with each address and is never given out. It may lie outside Prefix, as 169.254.1.1 does on routed
-	// ports. Zero: the first host address of Prefix.
+	// ports. Zero: the first host address of Prefix, or none where Routed.
 	Gateway netip.Addr
+	// Routed says that no link has Prefix: each address has a route of its own. Then all of Prefix can be given, the first
+	// and the last address too, and an address goes with its full length, /32 or /128.
+	Routed bool
 }
 
 // Config says what a Pool gives out and where it keeps the record.
@@ -165,13 +168,17 @@ func (r Range) complete(field string) (Range, error) {
 		return bad("", p, "is multicast", "")
 	}
 	usable := hosts(p)
+	if r.Routed {
+		usable = span{p.Addr(), last(p)}
+	}
 	if usable.last.Less(usable.first) || !p.Contains(usable.first) {
 		return bad("", p, "has no host address", "use a shorter prefix")
 	}
-	if !r.Gateway.IsValid() {
+	if !r.Gateway.IsValid() && !r.Routed {
 		r.Gateway = usable.first
 	}
-	if r.Gateway.Is4() != p.Addr().Is4() || r.Gateway.Is4In6() || r.Gateway.Zone() != "" || r.Gateway.IsUnspecified() {
+	g := r.Gateway
+	if g.IsValid() && (g.Is4() != p.Addr().Is4() || g.Is4In6() || g.Zone() != "" || g.IsUnspecified()) {
 		return bad(".Gateway", r.Gateway, "cannot be the gateway of "+p.String(), "")
 	}
 	if !r.First.IsValid() {

@@ -276,6 +276,22 @@ func (p *Pool) held(ctx context.Context) ([]*record, error) {
 	return records, err
 }
 
+// InUse reports whether somebody holds an address of prefix, or held one within the grace. It reads every allocation.
+func (p *Pool) InUse(ctx context.Context, prefix netip.Prefix) (used bool, err error) {
+	err = p.locked(ctx, func(s *store) error {
+		return s.each(func(_ uint32, rec *record) bool {
+			if rec.state == held || rec.state == cooling && rec.until > p.now() {
+				used = slices.ContainsFunc(rec.Addresses, func(a Address) bool { return prefix.Contains(a.Prefix.Addr()) })
+			}
+			return !used
+		})
+	})
+	if err != nil {
+		return false, fmt.Errorf("look for addresses of %s: %w", prefix, err)
+	}
+	return used, nil
+}
+
 // Usage is how full a set is.
 type Usage struct {
 	Ranges []Range // with their defaults filled in

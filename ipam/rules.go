@@ -69,6 +69,9 @@ func (rules *ruleset) address(set int, a netip.Addr) Address {
 
 // address is a, an address of r, with what r says of it.
 func (r Range) address(a netip.Addr) Address {
+	if r.Routed {
+		return Address{Prefix: netip.PrefixFrom(a, a.BitLen()), Gateway: r.Gateway}
+	}
 	return Address{Prefix: netip.PrefixFrom(a, r.Prefix.Bits()), Gateway: r.Gateway}
 }
 
