@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"strconv"
@@ -87,14 +88,31 @@ func evictPages(b *testing.B, path string) {
 	require.NoError(b, unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED))
 }
 
-// BenchmarkAll is what reads every allocation: GC, people, asking for an address that somebody has.
+// BenchmarkAll is what reads every allocation: GC, people, asking for an address that somebody has. After a long life the
+// records no longer lie in the order of the addresses, and have to be sorted.
 func BenchmarkAll(b *testing.B) {
-	p, _ := filled(b, 60_000)
-	for b.Loop() {
-		all, err := p.All(b.Context())
-		require.NoError(b, err)
-		require.Len(b, all, 60_000)
+	all := func(b *testing.B, p *Pool) {
+		for b.Loop() {
+			all, err := p.All(b.Context())
+			require.NoError(b, err)
+			require.Len(b, all, 60_000)
+		}
 	}
+	p, _ := filled(b, 60_000)
+	b.Run("young", func(b *testing.B) { all(b, p) })
+	for i := range 200_000 {
+		j := rand.IntN(60_000)
+		require.NoError(b, p.Release(b.Context(), benchOwner(j)))
+		if i%3 == 2 { // another one's slot is the first to be used again
+			k := rand.IntN(60_000)
+			require.NoError(b, p.Release(b.Context(), benchOwner(k)))
+			_, err := p.Allocate(b.Context(), benchOwner(k))
+			require.NoError(b, err)
+		}
+		_, err := p.Allocate(b.Context(), benchOwner(j))
+		require.NoError(b, err)
+	}
+	b.Run("old", func(b *testing.B) { all(b, p) })
 }
 
 // BenchmarkChangeRanges is the first Allocate after the node's prefix moved.

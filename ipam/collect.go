@@ -21,9 +21,9 @@ func (p *Pool) Collect(
 	}
 	noted := make(map[Owner]*record, len(records))
 	all := make([]Allocation, len(records))
-	for i, rec := range records {
-		noted[rec.Owner] = rec
-		all[i] = rec.Allocation
+	for i := range records {
+		noted[records[i].Owner] = &records[i]
+		all[i] = records[i].Allocation
 	}
 	owners, err := dead(ctx, all)
 	if err != nil {

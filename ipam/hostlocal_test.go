@@ -292,3 +292,24 @@ func TestImportOfNothing(t *testing.T) {
 		assert.ErrorIs(t, err, podweft.ErrInvalid, name)
 	}
 }
+
+// A file of host-local may hold anything: it is taken, or it is a problem.
+func FuzzHostLocalFile(f *testing.F) {
+	for _, text := range []string{"", "web\r\neth0", "web", "\r\n", "web\neth0\nmore", "a/b\x00\r\n\xff"} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		dataDir := hostLocal(t, map[string]string{"10.244.1.2": string(text)})
+		p := open(t, Config{Path: filepath.Join(dataDir, "ipam"), Prefixes: prefixes("10.244.1.0/24")})
+		got, err := p.ImportHostLocal(t.Context(), dataDir, "cbr0")
+		require.NoError(t, err)
+		require.Equal(t, 1, len(got.Taken)+len(got.Problems))
+		for _, a := range got.Taken {
+			require.NotEmpty(t, a.Owner.Container)
+			held, err := p.Lookup(t.Context(), a.Owner)
+			require.NoError(t, err)
+			require.Equal(t, a, held)
+		}
+		verify(t, p)
+	})
+}

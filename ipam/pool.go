@@ -262,17 +262,32 @@ func (p *Pool) All(ctx context.Context) ([]Allocation, error) {
 	return all, nil
 }
 
-func (p *Pool) held(ctx context.Context) ([]*record, error) {
-	var records []*record
+// held is the records of what everybody holds, in the order of the addresses.
+func (p *Pool) held(ctx context.Context) ([]record, error) {
+	// Sorted are the addresses with the records' places: records are large, and lie in the order of the slots.
+	type key struct {
+		addr netip.Addr
+		at   int
+	}
+	var unsorted []record
+	var keys []key
 	err := p.locked(ctx, func(s *store) error {
+		if !s.void {
+			unsorted, keys = make([]record, 0, s.slots), make([]key, 0, s.slots)
+		}
 		return s.each(func(_ uint32, rec *record) bool {
 			if rec.state == held {
-				records = append(records, rec)
+				keys = append(keys, key{rec.Addr(), len(unsorted)})
+				unsorted = append(unsorted, *rec)
 			}
 			return true
 		})
 	})
-	slices.SortFunc(records, func(a, b *record) int { return a.Addr().Compare(b.Addr()) })
+	slices.SortFunc(keys, func(a, b key) int { return a.addr.Compare(b.addr) })
+	records := make([]record, len(keys))
+	for i, k := range keys {
+		records[i] = unsorted[k.at]
+	}
 	return records, err
 }
 

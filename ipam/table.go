@@ -70,12 +70,13 @@ func (s *store) find(o Owner) (place, error) {
 	return p, s.damage(num)
 }
 
-// each calls fn for every slot that was ever used until fn returns false.
+// each calls fn for every slot that was ever used until fn returns false. The record is fn's until it returns.
 func (s *store) each(fn func(slot uint32, rec *record) bool) error {
 	if s.void {
 		return nil
 	}
 	buf := make([]byte, chunk*blockSize)
+	var rec record
 	for from := uint32(1); from <= s.slots; from += chunk {
 		n := min(chunk, s.slots-from+1)
 		if err := s.readRaw(s.slotBlock(from), buf[:n*blockSize]); err != nil {
@@ -83,7 +84,8 @@ func (s *store) each(fn func(slot uint32, rec *record) bool) error {
 		}
 		for i := range n {
 			b, num := (*block)(buf[i*blockSize:]), s.slotBlock(from+i)
-			rec, ok := decodeRecord(b)
+			var ok bool
+			rec, ok = decodeRecord(b)
 			if !ok || !b.sealed(s.salt, num) || b.seq() > s.seq {
 				return s.damage(num)
 			}
