@@ -34,12 +34,12 @@ func claimer(t require.TestingT, s block.Store, node string, pools ...block.Pool
 	return c
 }
 
-// any is no address asked for by name.
-var any netip.Addr
+// anywhere is no address asked for by name.
+var anywhere netip.Addr
 
 func claim(t *testing.T, c *block.Claimer) netip.Prefix {
 	t.Helper()
-	s, err := c.Claim(t.Context(), any)
+	s, err := c.Claim(t.Context(), anywhere)
 	require.NoError(t, err)
 	return s.Prefix
 }
@@ -98,7 +98,7 @@ func TestClaim(t *testing.T) {
 			if tt.name == "a large IPv6 pool" {
 				return
 			}
-			_, err := c.Claim(t.Context(), any)
+			_, err := c.Claim(t.Context(), anywhere)
 			require.ErrorIs(t, err, block.ErrExhausted)
 			for _, p := range all {
 				require.NoError(t, c.Return(t.Context(), p))
@@ -115,7 +115,7 @@ func TestFirstPoolComesFirst(t *testing.T) {
 	assert.Equal(t, prefix("10.0.0.0/26"), claim(t, c))
 	assert.Equal(t, prefix("10.9.0.0/26"), claim(t, c))
 	other := claimer(t, s, "node-2", pools("10.9.0.0/26")...)
-	_, err := other.Claim(t.Context(), any)
+	_, err := other.Claim(t.Context(), anywhere)
 	require.EqualError(t, err, "claim for node-2: no free block in 10.9.0.0/26")
 }
 
@@ -130,7 +130,7 @@ func TestStrictBlocksAreNotShared(t *testing.T) {
 	s := memory.New()
 	claim(t, claimer(t, s, "node-1", pools("10.0.0.0/26")...))
 	borrower := claimer(t, s, "node-2", block.Pool{Prefix: prefix("10.0.0.0/26"), Borrow: true})
-	_, err := borrower.Claim(t.Context(), any)
+	_, err := borrower.Claim(t.Context(), anywhere)
 	require.ErrorIs(t, err, block.ErrExhausted)
 }
 
@@ -147,7 +147,7 @@ func TestBorrow(t *testing.T) {
 		assert.Equal(t, blockA, own(claim(t, a)), "its own block comes first")
 	}
 	for {
-		if _, err := c.Claim(t.Context(), any); err != nil {
+		if _, err := c.Claim(t.Context(), anywhere); err != nil {
 			require.ErrorIs(t, err, block.ErrExhausted)
 			break
 		}
@@ -203,7 +203,7 @@ func TestBlockLengthChanges(t *testing.T) {
 	for _, bits := range []int{25, 29} {
 		c := claimer(t, s, fmt.Sprint("new-", bits), block.Pool{Prefix: prefix("10.0.0.0/24"), BlockBits: bits})
 		for {
-			got, err := c.Claim(t.Context(), any)
+			got, err := c.Claim(t.Context(), anywhere)
 			if errors.Is(err, block.ErrExhausted) {
 				break
 			}
@@ -371,7 +371,7 @@ func TestClaimersAgainstModel(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"claim": func(t *rapid.T) {
 				c, n, set := draw(t)
-				got, err := c.Claim(ctx, any)
+				got, err := c.Claim(ctx, anywhere)
 				if err == nil {
 					require.True(t, free(got.Prefix), "%s: %v", got, owners)
 					require.True(t, slices.ContainsFunc(set, func(p block.Pool) bool { return p.Prefix.Contains(got.Prefix.Addr()) }))

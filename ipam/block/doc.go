@@ -9,7 +9,8 @@
 //	err = claimer.Return(ctx, share.Prefix)
 //
 // What a node gets is a [Share]: the whole block, or where the [Pool] lets nodes borrow, a part of one. Until it returns the
-// share, the node gives out the addresses of it by itself, and needs the [Store] for nothing.
+// share, the node gives out the addresses of it by itself, and needs the [Store] for nothing. An [Allocator] does both: it
+// gives pods addresses with package ipam, and claims and returns blocks as they come and go.
 //
 // # What is promised
 //
@@ -20,5 +21,5 @@
 // A block is of its node as far as that has a share of it: routes to blocks, not to shares, may then send a borrowed
 // address's packets to the wrong node. Routes to shares never do.
 //
-// This package gives out no address and sets no route. It does not decide which node may use which pool.
+// This package sets no route, and does not decide which node may use which pool.
 package block

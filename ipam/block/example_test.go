@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"log"
 	"net/netip"
+	"os"
+	"path/filepath"
 
+	"github.com/podweft/podweft/ipam"
 	"github.com/podweft/podweft/ipam/block"
 	"github.com/podweft/podweft/ipam/block/memory"
 )
@@ -31,4 +34,47 @@ func Example() {
 	// 10.244.0.64/26 of node-1
 	// 10.244.0.0/26 of node-2
 	// claim for node-3: no free block in 10.244.0.0/25
+}
+
+// A node gives its pods addresses of whatever blocks it takes.
+func ExampleAllocator() {
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "ipam")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	c, err := block.New(block.Config{
+		Store: memory.New(), Node: "node-1",
+		Pools: []block.Pool{{Prefix: netip.MustParsePrefix("10.244.0.0/24"), BlockBits: 31}},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	node, err := block.NewAllocator(ctx, block.AllocatorConfig{
+		Claimers: []*block.Claimer{c},
+		IPAM:     ipam.Config{Path: filepath.Join(dir, "ipam")},
+		Gateways: []netip.Addr{netip.MustParseAddr("169.254.1.1")},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer node.Close()
+	for _, container := range []string{"web", "db", "cache"} {
+		held, err := node.Allocate(ctx, ipam.Owner{Network: "pods", Container: container, Interface: "eth0"})
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(container, held.Addresses[0].Prefix, "via", held.Addresses[0].Gateway)
+	}
+	blocks, err := c.Shares(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(blocks)
+	// Output:
+	// web 10.244.0.194/32 via 169.254.1.1
+	// db 10.244.0.195/32 via 169.254.1.1
+	// cache 10.244.0.196/32 via 169.254.1.1
+	// [10.244.0.194/31 of node-1 10.244.0.196/31 of node-1]
 }

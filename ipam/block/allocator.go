@@ -1,0 +1,308 @@
+package block
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/ipam"
+)
+
+// AllocatorConfig says where an Allocator gets addresses and keeps the record of them.
+type AllocatorConfig struct {
+	// Claimers get the blocks: one, or on a dual-stack node one of each family. An owner gets an address from each.
+	Claimers []*Claimer
+	// IPAM is how addresses are given out: Path is required, Prefixes and Sets come from the Claimers. Nobody else may
+	// allocate in that file; to look up and release is free to all.
+	IPAM ipam.Config
+	// Gateways go with the addresses, at most one of each family: what routed ports have, such as 169.254.1.1.
+	Gateways []netip.Addr
+}
+
+// Allocator gives out the addresses of a node's blocks, and claims another block when it has none left. It is safe for
+// concurrent use. The addresses are for routed ports: each goes with its full length.
+type Allocator struct {
+	cfg AllocatorConfig
+
+	// turn is held, by a value in it, by a call. A channel, so that waiting can be called off.
+	turn   chan struct{}
+	shares [][]Share // by Claimer, in order
+	pool   *ipam.Pool
+}
+
+// NewAllocator returns an Allocator that knows the node's shares. Its file has what was given out before, if that was in this
+// boot.
+func NewAllocator(ctx context.Context, cfg AllocatorConfig) (*Allocator, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	a := &Allocator{cfg: cfg, turn: make(chan struct{}, 1), shares: make([][]Share, len(cfg.Claimers))}
+	if _, err := a.Sync(ctx); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+func (cfg AllocatorConfig) validate() error {
+	var errs []error
+	bad := func(field string, value any, problem string) {
+		errs = append(errs, &podweft.FieldError{Field: field, Value: value, Problem: problem})
+	}
+	if len(cfg.Claimers) == 0 {
+		bad("Claimers", nil, "are missing")
+	}
+	families := map[netip.Prefix]bool{}
+	for i, c := range cfg.Claimers {
+		if families[c.family()] {
+			bad(fmt.Sprintf("Claimers[%d]", i), nil, "is of the same family as another")
+		}
+		families[c.family()] = true
+	}
+	if len(cfg.IPAM.Prefixes)+len(cfg.IPAM.Sets) > 0 {
+		bad("IPAM.Sets", nil, "are given; they come from the Claimers")
+	}
+	for i, g := range cfg.Gateways {
+		if slices.ContainsFunc(cfg.Gateways[:i], func(h netip.Addr) bool { return g.Is4() == h.Is4() }) {
+			bad(fmt.Sprintf("Gateways[%d]", i), g, "is of the same family as another")
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// locked runs fn alone.
+func (a *Allocator) locked(ctx context.Context, fn func() error) error {
+	select {
+	case a.turn <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-a.turn }()
+	return fn()
+}
+
+// Close closes the file. What is held stays held, and what is claimed stays claimed.
+func (a *Allocator) Close() error {
+	a.turn <- struct{}{}
+	defer func() { <-a.turn }()
+	return a.pool.Close()
+}
+
+// Allocate gives owner an address of each family, and the same ones when it asks again, as [ipam.Pool.Allocate] does and with
+// the same errors. When the node's shares are full, or do not have an address that is wanted, it first claims another; where
+// that is not to be had the error is [ErrExhausted] or [ErrTaken] of this package.
+func (a *Allocator) Allocate(ctx context.Context, owner ipam.Owner, want ...netip.Addr) (given ipam.Allocation, err error) {
+	err = a.locked(ctx, func() error {
+		if err := a.reach(ctx, owner, want); err != nil {
+			return err
+		}
+		for {
+			given, err = a.pool.Allocate(ctx, owner, want...)
+			if !errors.Is(err, ipam.ErrExhausted) {
+				return err
+			}
+			claimed, extendErr := a.extend(ctx)
+			if extendErr != nil {
+				return extendErr
+			}
+			if claimed == 0 {
+				return err
+			}
+		}
+	})
+	return given, err
+}
+
+// reach claims a share for every Claimer that has none, and for wanted addresses that are in none.
+func (a *Allocator) reach(ctx context.Context, owner ipam.Owner, want []netip.Addr) error {
+	if _, err := a.pool.Lookup(ctx, owner); err == nil {
+		return nil // it has what it has
+	}
+	for i, c := range a.cfg.Claimers {
+		for _, w := range want {
+			w = w.Unmap()
+			if w.Is4() != c.family().Addr().Is4() || covers(a.shares[i:i+1], w) {
+				continue
+			}
+			if err := a.claim(ctx, i, w); err != nil {
+				return err
+			}
+		}
+		if len(a.shares[i]) == 0 {
+			if err := a.claim(ctx, i, netip.Addr{}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// extend claims a share for every Claimer whose shares are full.
+func (a *Allocator) extend(ctx context.Context) (claimed int, err error) {
+	usage, err := a.pool.Usage(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for i, u := range usage {
+		if u.Taken < u.Total {
+			continue
+		}
+		if err := a.claim(ctx, i, netip.Addr{}); err != nil {
+			return claimed, err
+		}
+		claimed++
+	}
+	return claimed, nil
+}
+
+// claim claims one more share. One that the pool cannot take is returned.
+func (a *Allocator) claim(ctx context.Context, claimer int, want netip.Addr) error {
+	s, err := a.cfg.Claimers[claimer].Claim(ctx, want)
+	if err != nil {
+		return err
+	}
+	next := slices.Clone(a.shares)
+	next[claimer] = append(slices.Clone(next[claimer]), s)
+	if err := a.use(next); err != nil {
+		return errors.Join(err, a.cfg.Claimers[claimer].Return(ctx, s.Prefix))
+	}
+	return nil
+}
+
+// use makes the pool give out the addresses of shares, and of no others.
+func (a *Allocator) use(shares [][]Share) error {
+	cfg := a.cfg.IPAM
+	for i, of := range shares {
+		slices.SortFunc(of, func(s, t Share) int { return s.Prefix.Addr().Compare(t.Prefix.Addr()) })
+		cfg.Sets = append(cfg.Sets, a.ranges(of, a.cfg.Claimers[i].family()))
+	}
+	if slices.ContainsFunc(cfg.Sets, func(set []ipam.Range) bool { return len(set) == 0 }) {
+		cfg.Sets = nil // until there is something of each family, it looks up and releases
+	}
+	pool, err := ipam.Open(cfg)
+	if err != nil {
+		return err
+	}
+	old := a.pool
+	a.pool, a.shares = pool, shares
+	if old != nil {
+		return old.Close()
+	}
+	return nil
+}
+
+// ranges makes one range of shares that follow on each other, since a pool takes few.
+func (a *Allocator) ranges(shares []Share, family netip.Prefix) (ranges []ipam.Range) {
+	for _, s := range shares {
+		if n := len(ranges) - 1; n >= 0 && ranges[n].Last.Next() == s.Prefix.Addr() {
+			ranges[n].Last = last(s.Prefix)
+			for !ranges[n].Prefix.Contains(ranges[n].Last) {
+				ranges[n].Prefix = netip.PrefixFrom(ranges[n].First, ranges[n].Prefix.Bits()-1).Masked()
+			}
+			continue
+		}
+		r := ipam.Range{Prefix: s.Prefix, First: s.Prefix.Addr(), Last: last(s.Prefix), Routed: true}
+		if i := slices.IndexFunc(a.cfg.Gateways, func(g netip.Addr) bool { return g.Is4() == family.Addr().Is4() }); i >= 0 {
+			r.Gateway = a.cfg.Gateways[i]
+		}
+		ranges = append(ranges, r)
+	}
+	return ranges
+}
+
+// Release takes back what owner holds. An owner that holds nothing is no error.
+func (a *Allocator) Release(ctx context.Context, owner ipam.Owner) error {
+	return a.locked(ctx, func() error { return a.pool.Release(ctx, owner) })
+}
+
+// Collect frees what the dead hold; see [ipam.Pool.Collect].
+func (a *Allocator) Collect(
+	ctx context.Context, dead func(ctx context.Context, held []ipam.Allocation) ([]ipam.Owner, error),
+) (freed []ipam.Allocation, err error) {
+	err = a.locked(ctx, func() error {
+		freed, err = a.pool.Collect(ctx, dead)
+		return err
+	})
+	return freed, err
+}
+
+// Trim returns the shares in which nobody holds an address, nor held one within the grace, but for as many of each family as
+// it is told to keep. A node calls it now and then, and with none to keep when it is to be emptied. It returns what is not
+// the node's any more.
+func (a *Allocator) Trim(ctx context.Context, keep int) (returned []Share, err error) {
+	err = a.locked(ctx, func() error {
+		next := make([][]Share, len(a.shares))
+		idle := make([][]Share, len(a.shares))
+		for i, of := range a.shares {
+			for _, s := range of {
+				used, err := a.pool.InUse(ctx, s.Prefix)
+				if err != nil {
+					return err
+				}
+				if used {
+					next[i] = append(next[i], s)
+				} else {
+					idle[i] = append(idle[i], s)
+				}
+			}
+			kept := min(keep, len(idle[i]))
+			next[i], idle[i] = append(next[i], idle[i][:kept]...), idle[i][kept:]
+		}
+		// First nobody can be given an address of them, then they are others' to have.
+		if err := a.use(next); err != nil {
+			return err
+		}
+		var errs []error
+		for i, of := range idle {
+			for _, s := range of {
+				if err := a.cfg.Claimers[i].Return(ctx, s.Prefix); err != nil {
+					errs = append(errs, err)
+					continue
+				}
+				returned = append(returned, s)
+			}
+		}
+		return errors.Join(errs...)
+	})
+	return returned, err
+}
+
+// Sync reads again what the node has, and so dispels doubts about it: call it now and then, as [Claimer.Shares]. It returns
+// what is held of shares that are the node's no more, because somebody took it for dead: those pods have to be started anew.
+func (a *Allocator) Sync(ctx context.Context) (lost []ipam.Allocation, err error) {
+	err = a.locked(ctx, func() error {
+		next := make([][]Share, len(a.cfg.Claimers))
+		for i, c := range a.cfg.Claimers {
+			var err error
+			if next[i], err = c.Shares(ctx); err != nil {
+				return err
+			}
+		}
+		if err := a.use(next); err != nil {
+			return err
+		}
+		all, err := a.pool.All(ctx)
+		if err != nil {
+			return err
+		}
+		for _, held := range all {
+			if slices.ContainsFunc(held.Addresses, func(addr ipam.Address) bool { return !covers(next, addr.Prefix.Addr()) }) {
+				lost = append(lost, held)
+			}
+		}
+		return nil
+	})
+	return lost, err
+}
+
+// covers reports whether one of the shares has the address.
+func covers(shares [][]Share, addr netip.Addr) bool {
+	for _, of := range shares {
+		if slices.ContainsFunc(of, func(s Share) bool { return s.Prefix.Contains(addr) }) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,266 @@
+package block_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/ipam"
+	"github.com/podweft/podweft/ipam/block"
+	"github.com/podweft/podweft/ipam/block/memory"
+)
+
+func pod(name string) ipam.Owner {
+	return ipam.Owner{Network: "pods", Container: name, Interface: "eth0"}
+}
+
+// fastDir is a directory of the test in memory where there is one: a change of ranges waits until it is written.
+func fastDir(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "blocks")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func allocator(t testing.TB, cfg block.AllocatorConfig) *block.Allocator {
+	t.Helper()
+	if cfg.IPAM.Path == "" {
+		cfg.IPAM.Path = filepath.Join(fastDir(t), "ipam")
+	}
+	a, err := block.NewAllocator(t.Context(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { a.Close() })
+	return a
+}
+
+func addrs(a ipam.Allocation) (text string) {
+	for _, held := range a.Addresses {
+		text += held.Prefix.String() + " "
+	}
+	return text
+}
+
+func TestAllocator(t *testing.T) {
+	s := memory.New()
+	v4 := claimer(t, s, "node-1", block.Pool{Prefix: prefix("10.0.0.0/27"), BlockBits: 30})
+	v6 := claimer(t, s, "node-1", block.Pool{Prefix: prefix("fd00::/64")})
+	path := filepath.Join(fastDir(t), "ipam")
+	cfg := block.AllocatorConfig{
+		Claimers: []*block.Claimer{v4, v6}, Gateways: []netip.Addr{netip.MustParseAddr("169.254.1.1"), netip.MustParseAddr("fe80::1")},
+		IPAM: ipam.Config{Path: path},
+	}
+	a := allocator(t, cfg)
+	assert.Empty(t, stored(t, s), "nothing is claimed before it is needed")
+
+	seen := map[netip.Addr]bool{}
+	for i := range 32 {
+		given, err := a.Allocate(t.Context(), pod(fmt.Sprint(i)))
+		require.NoError(t, err)
+		again, err := a.Allocate(t.Context(), pod(fmt.Sprint(i)))
+		require.NoError(t, err)
+		assert.Equal(t, given, again)
+		require.Len(t, given.Addresses, 2)
+		assert.Equal(t, 32, given.Addresses[0].Prefix.Bits())
+		assert.Equal(t, 128, given.Addresses[1].Prefix.Bits())
+		assert.Equal(t, cfg.Gateways, []netip.Addr{given.Addresses[0].Gateway, given.Addresses[1].Gateway})
+		for _, held := range given.Addresses {
+			assert.NotContains(t, seen, held.Prefix.Addr())
+			seen[held.Prefix.Addr()] = true
+		}
+		assert.Len(t, shares(t, v4), i/4+1, "as many blocks as it takes")
+	}
+	assert.Len(t, shares(t, v6), 1)
+	_, err := a.Allocate(t.Context(), pod("one too many"))
+	require.ErrorIs(t, err, block.ErrExhausted)
+
+	require.NoError(t, a.Close())
+	a = allocator(t, cfg) // the agent is started anew
+	_, err = a.Allocate(t.Context(), pod("one too many"))
+	require.ErrorIs(t, err, block.ErrExhausted)
+	require.NoError(t, a.Release(t.Context(), pod("7")))
+	_, err = a.Allocate(t.Context(), pod("7 again"))
+	require.NoError(t, err)
+}
+
+func TestAllocatorWantedAddress(t *testing.T) {
+	s := memory.New()
+	c := claimer(t, s, "node-1", pools("10.0.0.0/16")...)
+	a := allocator(t, block.AllocatorConfig{Claimers: []*block.Claimer{c}})
+	given, err := a.Allocate(t.Context(), pod("a"), netip.MustParseAddr("10.0.5.77"))
+	require.NoError(t, err)
+	assert.Equal(t, "10.0.5.77/32 ", addrs(given))
+	assert.Equal(t, []netip.Prefix{prefix("10.0.5.64/26")}, shares(t, c))
+	_, err = a.Allocate(t.Context(), pod("b"), netip.MustParseAddr("10.0.5.77"))
+	require.ErrorIs(t, err, ipam.ErrTaken)
+	_, err = a.Allocate(t.Context(), pod("a"), netip.MustParseAddr("10.0.9.9"))
+	require.ErrorIs(t, err, podweft.ErrInvalid, "it has another")
+	assert.Len(t, shares(t, c), 1, "nothing is claimed in vain")
+	_, err = a.Allocate(t.Context(), pod("c"), netip.MustParseAddr("192.0.2.1"))
+	require.ErrorIs(t, err, podweft.ErrInvalid)
+	other := allocator(t, block.AllocatorConfig{Claimers: []*block.Claimer{claimer(t, s, "node-2", pools("10.0.0.0/16")...)}})
+	_, err = other.Allocate(t.Context(), pod("d"), netip.MustParseAddr("10.0.5.78"))
+	require.ErrorIs(t, err, block.ErrTaken)
+}
+
+func TestTrim(t *testing.T) {
+	s := memory.New()
+	c := claimer(t, s, "node-1", block.Pool{Prefix: prefix("10.0.0.0/24"), BlockBits: 31})
+	a := allocator(t, block.AllocatorConfig{Claimers: []*block.Claimer{c}})
+	for i := range 8 {
+		_, err := a.Allocate(t.Context(), pod(fmt.Sprint(i)))
+		require.NoError(t, err)
+	}
+	trim := func(keep int) int {
+		t.Helper()
+		returned, err := a.Trim(t.Context(), keep)
+		require.NoError(t, err)
+		return len(returned)
+	}
+	assert.Zero(t, trim(0))
+	freed, err := a.Collect(t.Context(), func(_ context.Context, held []ipam.Allocation) (dead []ipam.Owner, err error) {
+		for _, h := range held[2:] { // all but the first block's
+			dead = append(dead, h.Owner)
+		}
+		return dead, nil
+	})
+	require.NoError(t, err)
+	assert.Len(t, freed, 6)
+	assert.Equal(t, 2, trim(1))
+	assert.Len(t, shares(t, c), 2)
+	assert.Equal(t, 1, trim(0))
+	all := shares(t, c)
+	require.Len(t, all, 1)
+	assert.True(t, all[0].Contains(freed[0].Addr().Prev()))
+
+	_, err = a.Allocate(t.Context(), pod("new"))
+	require.NoError(t, err, "it claims again")
+	require.NoError(t, a.Release(t.Context(), pod("new")))
+	for i := range 8 {
+		require.NoError(t, a.Release(t.Context(), pod(fmt.Sprint(i))))
+	}
+	assert.Equal(t, 2, trim(0))
+	assert.Empty(t, stored(t, s))
+	_, err = a.Allocate(t.Context(), pod("new"))
+	require.NoError(t, err)
+}
+
+// An address that is kept back for the grace is not another node's to give.
+func TestTrimKeepsGrace(t *testing.T) {
+	s := memory.New()
+	c := claimer(t, s, "node-1", pools("10.0.0.0/24")...)
+	a := allocator(t, block.AllocatorConfig{Claimers: []*block.Claimer{c}, IPAM: ipam.Config{Grace: time.Hour}})
+	_, err := a.Allocate(t.Context(), pod("a"))
+	require.NoError(t, err)
+	require.NoError(t, a.Release(t.Context(), pod("a")))
+	returned, err := a.Trim(t.Context(), 0)
+	require.NoError(t, err)
+	assert.Empty(t, returned)
+}
+
+// A node that was away for so long that others took its blocks learns which of its pods have lost their address.
+func TestSyncFindsWhatIsLost(t *testing.T) {
+	s := memory.New()
+	c := claimer(t, s, "node-1", pools("10.0.0.0/24")...)
+	a := allocator(t, block.AllocatorConfig{Claimers: []*block.Claimer{c}})
+	given, err := a.Allocate(t.Context(), pod("a"))
+	require.NoError(t, err)
+	_, err = block.Collect(t.Context(), s, 0, dead("node-1"))
+	require.NoError(t, err)
+	lost, err := a.Sync(t.Context())
+	require.NoError(t, err)
+	assert.Empty(t, lost, "doubts are dispelled")
+	for range 2 {
+		_, err = block.Collect(t.Context(), s, 0, dead("node-1"))
+		require.NoError(t, err)
+	}
+	lost, err = a.Sync(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, []ipam.Allocation{given}, lost)
+
+	other := allocator(t, block.AllocatorConfig{Claimers: []*block.Claimer{claimer(t, s, "node-2", pools("10.0.0.0/24")...)}})
+	taken, err := other.Allocate(t.Context(), pod("b"), given.Addr())
+	require.NoError(t, err)
+	assert.Equal(t, given.Addr(), taken.Addr())
+	next, err := a.Allocate(t.Context(), pod("c"))
+	require.NoError(t, err)
+	assert.NotEqual(t, given.Addr(), next.Addr())
+}
+
+func TestAllocatorConfigIsChecked(t *testing.T) {
+	c := claimer(t, memory.New(), "a", pools("10.0.0.0/24")...)
+	_, err := block.NewAllocator(t.Context(), block.AllocatorConfig{})
+	require.ErrorContains(t, err, "Claimers: are missing")
+	_, err = block.NewAllocator(t.Context(), block.AllocatorConfig{
+		Claimers: []*block.Claimer{c, c}, Gateways: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")},
+		IPAM: ipam.Config{Prefixes: []netip.Prefix{prefix("10.0.0.0/24")}},
+	})
+	require.ErrorIs(t, err, podweft.ErrInvalid)
+	for _, want := range []string{"Claimers[1]: is of the same family", "Gateways[1]: 10.0.0.2 is of the same family", "IPAM.Sets: are given"} {
+		assert.ErrorContains(t, err, want)
+	}
+	_, err = block.NewAllocator(t.Context(), block.AllocatorConfig{Claimers: []*block.Claimer{c}})
+	require.ErrorIs(t, err, podweft.ErrInvalid, "no path")
+}
+
+// Twenty nodes give out, take back and trim at the same time, of a pool that is too small: no address is ever two pods'.
+func TestNodesShareOnePool(t *testing.T) {
+	for _, borrow := range []bool{false, true} {
+		t.Run(fmt.Sprint("borrow ", borrow), func(t *testing.T) {
+			s := memory.New()
+			var mu sync.Mutex
+			holders := map[netip.Addr]string{}
+			var nodes sync.WaitGroup
+			for n := range 20 {
+				name := fmt.Sprint("node-", n)
+				c := claimer(t, s, name, block.Pool{Prefix: prefix("10.0.0.0/26"), BlockBits: 29, Borrow: borrow})
+				a := allocator(t, block.AllocatorConfig{Claimers: []*block.Claimer{c}})
+				random := rand.New(rand.NewPCG(1, uint64(n)))
+				nodes.Go(func() {
+					held := map[string]netip.Addr{}
+					for i := range 40 {
+						if random.IntN(3) > 0 {
+							owner := fmt.Sprint(i)
+							given, err := a.Allocate(t.Context(), pod(owner))
+							if errors.Is(err, block.ErrExhausted) {
+								continue
+							}
+							if !assert.NoError(t, err) {
+								return
+							}
+							mu.Lock()
+							assert.NotContains(t, holders, given.Addr(), "%s has it, %s got it", holders[given.Addr()], name)
+							holders[given.Addr()] = name
+							mu.Unlock()
+							held[owner] = given.Addr()
+							continue
+						}
+						for owner, addr := range held {
+							mu.Lock()
+							delete(holders, addr)
+							mu.Unlock()
+							delete(held, owner)
+							assert.NoError(t, a.Release(t.Context(), pod(owner)))
+							break
+						}
+						_, err := a.Trim(t.Context(), 0)
+						assert.NoError(t, err)
+					}
+				})
+			}
+			nodes.Wait()
+		})
+	}
+}
