@@ -167,6 +167,53 @@ func (w *world) release(o Owner) {
 	}
 }
 
+func leasesOf(files map[netip.Addr]Owner) (leases []lease) {
+	for a, o := range files {
+		leases = append(leases, lease{file: a.String(), owner: o, addr: a, since: time.Unix(1, 0)})
+	}
+	return leases
+}
+
+// imported checks what was taken over, and takes it over.
+func (w *world) imported(files map[netip.Addr]Owner, got Import) error {
+	before := maps.Clone(w.held)
+	for _, alloc := range got.Taken {
+		if _, known := before[alloc.Owner]; known {
+			return fmt.Errorf("%s held something already", alloc.Owner)
+		}
+		for _, held := range alloc.Addresses {
+			a := held.Prefix.Addr()
+			if other, taken := w.holder(a); taken {
+				return fmt.Errorf("%s is held by %s", a, other)
+			}
+			if files[a] != alloc.Owner {
+				return fmt.Errorf("%s was not %s's", a, alloc.Owner)
+			}
+			for i, r := range w.cooling {
+				w.cooling[i].addrs = slices.DeleteFunc(r.addrs, func(b netip.Addr) bool { return a == b })
+			}
+		}
+		w.held[alloc.Owner] = alloc
+	}
+	for a, o := range files {
+		alloc, has := w.held[o]
+		_, had := before[o]
+		if has && alloc.holds(a) {
+			continue
+		}
+		// Left out is all that an owner is said to have when any of it is known otherwise.
+		refused := had
+		for b, other := range files {
+			holder, taken := w.holder(b)
+			refused = refused || other == o && taken && holder != o
+		}
+		if !refused {
+			return fmt.Errorf("%s of %s was left out", a, o)
+		}
+	}
+	return nil
+}
+
 func TestPoolAgainstModel(t *testing.T) {
 	dir := fastDir(t)
 	n := 0
@@ -226,6 +273,15 @@ func TestPoolAgainstModel(t *testing.T) {
 				for _, o := range dead {
 					w.release(o)
 				}
+			},
+			"import": func(t *rapid.T) {
+				files := map[netip.Addr]Owner{}
+				for range rapid.IntRange(1, 4).Draw(t, "files") {
+					files[netip.MustParseAddr(wanted.Draw(t, "address"))] = owner.Draw(t, "owner")
+				}
+				got, err := p.take(ctx, leasesOf(files))
+				require.NoError(t, err)
+				require.NoError(t, w.imported(files, got))
 			},
 			"wait": func(t *rapid.T) {
 				w.now += uint64(rapid.SampledFrom([]time.Duration{time.Second, 40 * time.Second, time.Hour}).Draw(t, "time"))
