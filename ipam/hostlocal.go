@@ -21,85 +21,47 @@ const (
 	hostLocalCursor = "last_reserved_ip." // and the number of a set
 )
 
-// aside is appended to the name of a directory that was imported.
-const aside = ".imported"
-
-// Import is what became of another program's record of addresses.
-type Import struct {
-	// Taken are the allocations that were made, in the order of the addresses.
-	Taken []Allocation
-	// Problems are what was left out: a [*podweft.FieldError] for what makes no sense, [ErrTaken] for an address or an
-	// owner that the Pool knows otherwise.
-	Problems []error
-}
-
-// ImportHostLocal takes over what host-local, the IPAM plugin of the CNI reference set, has given out in a network. dataDir
-// is that plugin's (by default /var/lib/cni/networks). The pods go on with the addresses they have: nobody else gets them,
-// and Release frees them. All of it happens, or nothing.
+// ImportHostLocal takes over what host-local, the IPAM plugin of the CNI reference set, has given out: dir is its directory of
+// one network, such as /var/lib/cni/networks/cbr0. The pods go on with the addresses they have, also where these are in none
+// of the ranges: nobody else gets them, and Release frees them. All of it happens, or nothing; a call of host-local that is
+// under way ends first. The directory stays as it is, and where there is none nothing is held.
 //
-// Afterwards the directory of the network bears the name that it had and ".imported", and no directory is no error: a CNI
-// plugin can call this before whatever else it does, for the price of one stat(2). Make sure that host-local itself is not
-// called any more (switch the network's configuration first); a call under way ends before the import begins.
+// Problems are what was left out: a [*podweft.FieldError] for what makes no sense, [ErrTaken] for an address or an owner that
+// the Pool knows otherwise. What it knows alike is no problem, so that a call which died can be repeated.
 //
-// host-local does not say when the kernel was started that an address was given by, so the directory may hold addresses of
-// pods that died with an earlier one. They are imported too, for [Pool.Collect] to free with proof.
-func (p *Pool) ImportHostLocal(ctx context.Context, dataDir, network string) (Import, error) {
-	var result Import
-	if network == "." || network != filepath.Base(network) || !filepath.IsLocal(network) {
-		return result, &podweft.FieldError{Field: "network", Value: network, Problem: "is not a name of a network"}
-	}
-	dir := filepath.Join(dataDir, network)
-	err := lockedHostLocal(ctx, dir, func() error {
-		leases, problems, err := readHostLocal(dir, network)
+// Call it once, before the first address is given: later it would bring back what was released since, unless the released
+// addresses' files were removed too. And call it only while pods of the directory may run, since that outlives a reboot and
+// they do not; what it holds of pods that died in this boot [Pool.Collect] frees, with proof.
+func (p *Pool) ImportHostLocal(ctx context.Context, dir, network string) (imported []Allocation, problems []error, err error) {
+	err = lockedHostLocal(ctx, dir, func() error {
+		leases, unread, err := readHostLocal(dir, network)
 		if err != nil {
 			return err
 		}
-		if result, err = p.take(ctx, leases); err != nil {
-			return err
-		}
-		result.Problems = append(problems, result.Problems...)
-		if err := os.RemoveAll(dir + aside); err != nil {
-			return err
-		}
-		return os.Rename(dir, dir+aside)
+		imported, problems, err = p.take(ctx, leases)
+		problems = append(unread, problems...)
+		return err
 	})
 	if err != nil {
-		return Import{}, fmt.Errorf("import from %s: %w", dir, err)
+		return nil, nil, fmt.Errorf("import from host-local: %w", err)
 	}
-	return result, nil
+	return imported, problems, nil
 }
 
 // lockedHostLocal runs fn with the directory locked as host-local locks it. Without a directory it does nothing.
 func lockedHostLocal(ctx context.Context, dir string, fn func() error) error {
-	for {
-		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		f, err := os.OpenFile(filepath.Join(dir, hostLocalLock), os.O_RDONLY|os.O_CREATE, 0o640)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // another process has just imported it
-		}
-		if err != nil {
-			return err
-		}
-		again, err := func() (again bool, err error) {
-			defer f.Close() // gives the lock back
-			id, err := idOf(f)
-			if err != nil {
-				return false, err
-			}
-			if err := flock.Lock(ctx, f); err != nil {
-				return false, err
-			}
-			if !id.leadsTo(f.Name()) { // another process has imported it while we waited
-				return true, nil
-			}
-			return false, fn()
-		}()
-		if !again {
-			return err
-		}
+	f, err := os.OpenFile(filepath.Join(dir, hostLocalLock), os.O_RDONLY|os.O_CREATE, 0o640)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
+	if err != nil {
+		return err
+	}
+	defer f.Close() // gives the lock back
+	if err := flock.Lock(ctx, f); err != nil {
+		return err
+	}
+	return fn()
 }
 
 // lease is who has an address, by another program's word.

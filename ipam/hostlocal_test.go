@@ -3,7 +3,6 @@ package ipam
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -19,15 +18,14 @@ import (
 )
 
 // hostLocal writes a directory as host-local does: by address, the content of its file.
-func hostLocal(t testing.TB, files map[string]string) (dataDir string) {
+func hostLocal(t testing.TB, files map[string]string) (dir string) {
 	t.Helper()
-	dataDir = t.TempDir()
-	dir := filepath.Join(dataDir, "cbr0")
+	dir = filepath.Join(t.TempDir(), "cbr0")
 	require.NoError(t, os.Mkdir(dir, 0o755))
 	for name, text := range files {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
 	}
-	return dataDir
+	return dir
 }
 
 func TestImportHostLocal(t *testing.T) {
@@ -92,18 +90,18 @@ func TestImportHostLocal(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			dataDir := hostLocal(t, tt.files)
+			dir := hostLocal(t, tt.files)
 			p := open(t, Config{Prefixes: prefixes("10.244.1.0/24", "fd00:1::/64")})
 
-			got, err := p.ImportHostLocal(t.Context(), dataDir, "cbr0")
+			got, problems, err := p.ImportHostLocal(t.Context(), dir, "cbr0")
 			require.NoError(t, err)
-			require.Len(t, got.Problems, len(tt.problems), "%v", got.Problems)
+			require.Len(t, problems, len(tt.problems), "%v", problems)
 			for i, problem := range tt.problems {
-				assert.ErrorIs(t, got.Problems[i], podweft.ErrInvalid)
-				assert.ErrorContains(t, got.Problems[i], problem)
+				assert.ErrorIs(t, problems[i], podweft.ErrInvalid)
+				assert.ErrorContains(t, problems[i], problem)
 			}
 			taken := pods{}
-			for _, a := range got.Taken {
+			for _, a := range got {
 				taken[a.Owner] = addrs(a)
 				held, err := p.Lookup(t.Context(), a.Owner)
 				require.NoError(t, err)
@@ -111,12 +109,15 @@ func TestImportHostLocal(t *testing.T) {
 			}
 			assert.Equal(t, tt.want, taken)
 			verify(t, p)
-			assert.NoDirExists(t, filepath.Join(dataDir, "cbr0"))
-			assert.DirExists(t, filepath.Join(dataDir, "cbr0.imported"))
 
-			again, err := p.ImportHostLocal(t.Context(), dataDir, "cbr0")
+			got, again, err := p.ImportHostLocal(t.Context(), dir, "cbr0")
 			require.NoError(t, err)
-			assert.Zero(t, again)
+			assert.Empty(t, got, "it is known already")
+			assert.Len(t, again, len(problems))
+			left, err := os.ReadDir(dir)
+			require.NoError(t, err)
+			delete(tt.files, "lock")
+			assert.Len(t, left, len(tt.files)+1, "the directory stays as it is")
 		})
 	}
 }
@@ -131,7 +132,7 @@ func TestImportedAddressesAreNotGiven(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, p.Release(t.Context(), released.Owner))
 
-	_, err = p.ImportHostLocal(t.Context(), hostLocal(t, files), "cbr0")
+	_, _, err = p.ImportHostLocal(t.Context(), hostLocal(t, files), "cbr0")
 	require.NoError(t, err)
 	held, err := p.Lookup(t.Context(), Owner{"cbr0", "old-4", "eth0"})
 	require.NoError(t, err)
@@ -155,21 +156,21 @@ func TestImportMeetsAllocations(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.NoError(t, p.Release(t.Context(), Owner{"cbr0", "gone", "eth0"}))
-	got, err := p.ImportHostLocal(t.Context(), hostLocal(t, map[string]string{
+	got, problems, err := p.ImportHostLocal(t.Context(), hostLocal(t, map[string]string{
 		"10.244.1.2": "a\r\neth0",     // known
 		"10.244.1.3": "other\r\neth0", // b's
 		"10.244.1.4": "new\r\neth0",   // kept back
 		"10.244.1.9": "b\r\neth0",     // b has another
 	}), "cbr0")
 	require.NoError(t, err)
-	require.Len(t, got.Problems, 2)
-	for _, err := range got.Problems {
+	require.Len(t, problems, 2)
+	for _, err := range problems {
 		assert.ErrorIs(t, err, ErrTaken)
 	}
-	assert.EqualError(t, got.Problems[0], "10.244.1.3 of cbr0/other/eth0: address is taken by cbr0/b/eth0")
-	assert.EqualError(t, got.Problems[1], "10.244.1.9 of cbr0/b/eth0: address is taken: it holds 10.244.1.3 already")
-	require.Len(t, got.Taken, 1)
-	assert.Equal(t, "10.244.1.4", addrs(got.Taken[0]))
+	assert.EqualError(t, problems[0], "10.244.1.3 of cbr0/other/eth0: address is taken by cbr0/b/eth0")
+	assert.EqualError(t, problems[1], "10.244.1.9 of cbr0/b/eth0: address is taken: it holds 10.244.1.3 already")
+	require.Len(t, got, 1)
+	assert.Equal(t, "10.244.1.4", addrs(got[0]))
 	verify(t, p)
 }
 
@@ -180,7 +181,7 @@ func TestImportWithoutRanges(t *testing.T) {
 	first, err := ranged.Allocate(t.Context(), pod("first"))
 	require.NoError(t, err)
 	rangeless := open(t, Config{Path: path})
-	_, err = rangeless.ImportHostLocal(t.Context(), hostLocal(t, map[string]string{"10.244.1.3": "web\r\neth0"}), "cbr0")
+	_, _, err = rangeless.ImportHostLocal(t.Context(), hostLocal(t, map[string]string{"10.244.1.3": "web\r\neth0"}), "cbr0")
 	require.NoError(t, err)
 	second, err := ranged.Allocate(t.Context(), pod("second"))
 	require.NoError(t, err)
@@ -189,9 +190,9 @@ func TestImportWithoutRanges(t *testing.T) {
 	verify(t, ranged)
 
 	fresh := open(t, Config{})
-	got, err := fresh.ImportHostLocal(t.Context(), hostLocal(t, map[string]string{"10.244.1.3": "web\r\neth0"}), "cbr0")
+	got, _, err := fresh.ImportHostLocal(t.Context(), hostLocal(t, map[string]string{"10.244.1.3": "web\r\neth0"}), "cbr0")
 	require.NoError(t, err)
-	assert.Len(t, got.Taken, 1)
+	assert.Len(t, got, 1)
 	verify(t, fresh)
 }
 
@@ -201,17 +202,17 @@ func TestImportRaces(t *testing.T) {
 	for i := 2; i < 52; i++ {
 		files[fmt.Sprintf("10.244.1.%d", i)] = fmt.Sprintf("old-%d\r\neth0", i)
 	}
-	dataDir := hostLocal(t, files)
+	dir := hostLocal(t, files)
 	path := storePath(t)
 	var wg sync.WaitGroup
 	taken := make([]int, 10)
 	for i := range taken {
 		p := open(t, Config{Path: path, Prefixes: prefixes("10.244.1.0/24")})
 		wg.Go(func() {
-			got, err := p.ImportHostLocal(t.Context(), dataDir, "cbr0")
+			got, problems, err := p.ImportHostLocal(t.Context(), dir, "cbr0")
 			assert.NoError(t, err)
-			assert.Empty(t, got.Problems)
-			taken[i] = len(got.Taken)
+			assert.Empty(t, problems)
+			taken[i] = len(got)
 			a, err := p.Allocate(t.Context(), pod(fmt.Sprint("new-", i)))
 			assert.NoError(t, err)
 			assert.NotContains(t, files, addrs(a))
@@ -228,15 +229,15 @@ func TestImportRaces(t *testing.T) {
 
 // host-local may be at work, called with the configuration of before: what it gives out then is imported too.
 func TestImportWaitsForHostLocal(t *testing.T) {
-	dataDir := hostLocal(t, map[string]string{"10.244.1.2": "web\r\neth0", "lock": ""})
-	f, err := os.Open(filepath.Join(dataDir, "cbr0", "lock"))
+	dir := hostLocal(t, map[string]string{"10.244.1.2": "web\r\neth0", "lock": ""})
+	f, err := os.Open(filepath.Join(dir, "lock"))
 	require.NoError(t, err)
 	defer f.Close()
 	require.NoError(t, flock.Lock(t.Context(), f))
 	p := open(t, Config{Prefixes: prefixes("10.244.1.0/24")})
-	done := make(chan Import)
+	done := make(chan []Allocation)
 	go func() {
-		got, err := p.ImportHostLocal(t.Context(), dataDir, "cbr0")
+		got, _, err := p.ImportHostLocal(t.Context(), dir, "cbr0")
 		assert.NoError(t, err)
 		done <- got
 	}()
@@ -245,52 +246,34 @@ func TestImportWaitsForHostLocal(t *testing.T) {
 		t.Fatal("did not wait")
 	case <-time.After(20 * time.Millisecond):
 	}
-	require.NoError(t, os.WriteFile(filepath.Join(dataDir, "cbr0", "10.244.1.3"), []byte("late\r\neth0"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "10.244.1.3"), []byte("late\r\neth0"), 0o600))
 	flock.Unlock(f)
-	assert.Len(t, (<-done).Taken, 2)
+	assert.Len(t, <-done, 2)
 }
 
-// A process may die, or the disk fill up, anywhere: the next import completes what was begun.
+// A disk that fills up leaves nothing imported by half; the next import does all of it.
 func TestImportIsInterrupted(t *testing.T) {
-	dataDir := hostLocal(t, map[string]string{"10.244.1.2": "web\r\neth0", "10.244.1.3": "db\r\neth0"})
+	dir := hostLocal(t, map[string]string{"10.244.1.2": "web\r\neth0", "10.244.1.3": "db\r\neth0"})
 	cfg := Config{Path: storePath(t), Prefixes: prefixes("10.244.1.0/24")}
 	full := open(t, cfg)
 	full.store.write = func(*os.File, []byte, int64) error { return errors.New("disk full") }
-	_, err := full.ImportHostLocal(t.Context(), dataDir, "cbr0")
-	require.ErrorContains(t, err, "disk full")
-	require.DirExists(t, filepath.Join(dataDir, "cbr0"), "not imported: it stays")
-
+	_, _, err := full.ImportHostLocal(t.Context(), dir, "cbr0")
+	require.EqualError(t, err, "import from host-local: disk full")
 	p := open(t, cfg)
-	dir, err := p.takeFrom(t, filepath.Join(dataDir, "cbr0")) // as if it had died before the directory was renamed
-	require.NoError(t, err)
-	require.Len(t, dir.Taken, 2)
-	got, err := p.ImportHostLocal(t.Context(), dataDir, "cbr0")
-	require.NoError(t, err)
-	assert.Zero(t, got)
 	all, err := p.All(t.Context())
 	require.NoError(t, err)
-	assert.Len(t, all, 2)
-	_, err = os.Stat(filepath.Join(dataDir, "cbr0"))
-	assert.ErrorIs(t, err, fs.ErrNotExist)
-}
-
-// takeFrom is the middle of ImportHostLocal.
-func (p *Pool) takeFrom(t *testing.T, dir string) (Import, error) {
-	leases, problems, err := readHostLocal(dir, "cbr0")
+	assert.Empty(t, all)
+	got, _, err := p.ImportHostLocal(t.Context(), dir, "cbr0")
 	require.NoError(t, err)
-	require.Empty(t, problems)
-	return p.take(t.Context(), leases)
+	assert.Len(t, got, 2)
 }
 
 func TestImportOfNothing(t *testing.T) {
 	p := open(t, Config{Prefixes: prefixes("10.244.1.0/24")})
-	got, err := p.ImportHostLocal(t.Context(), t.TempDir(), "cbr0")
+	got, problems, err := p.ImportHostLocal(t.Context(), filepath.Join(t.TempDir(), "cbr0"), "cbr0")
 	require.NoError(t, err)
-	assert.Zero(t, got)
-	for _, name := range []string{"", ".", "..", "../cbr0", "a/b", "/etc"} {
-		_, err := p.ImportHostLocal(t.Context(), t.TempDir(), name)
-		assert.ErrorIs(t, err, podweft.ErrInvalid, name)
-	}
+	assert.Empty(t, got)
+	assert.Empty(t, problems)
 }
 
 // A file of host-local may hold anything: it is taken, or it is a problem.
@@ -299,12 +282,12 @@ func FuzzHostLocalFile(f *testing.F) {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		dataDir := hostLocal(t, map[string]string{"10.244.1.2": string(text)})
-		p := open(t, Config{Path: filepath.Join(dataDir, "ipam"), Prefixes: prefixes("10.244.1.0/24")})
-		got, err := p.ImportHostLocal(t.Context(), dataDir, "cbr0")
+		dir := hostLocal(t, map[string]string{"10.244.1.2": string(text)})
+		p := open(t, Config{Path: storePath(t), Prefixes: prefixes("10.244.1.0/24")})
+		got, problems, err := p.ImportHostLocal(t.Context(), dir, "cbr0")
 		require.NoError(t, err)
-		require.Equal(t, 1, len(got.Taken)+len(got.Problems))
-		for _, a := range got.Taken {
+		require.Equal(t, 1, len(got)+len(problems))
+		for _, a := range got {
 			require.NotEmpty(t, a.Owner.Container)
 			held, err := p.Lookup(t.Context(), a.Owner)
 			require.NoError(t, err)

@@ -12,14 +12,14 @@ import (
 )
 
 // take makes owners hold what they have by another program's word. The file is made anew, so that it happens at one stroke.
-func (p *Pool) take(ctx context.Context, leases []lease) (result Import, err error) {
+func (p *Pool) take(ctx context.Context, leases []lease) (taken []Allocation, problems []error, err error) {
 	records, problems := p.rules.gather(leases)
 	err = p.locked(ctx, func(s *store) error {
 		fresh, refused, err := s.unknown(records)
 		if err != nil {
 			return err
 		}
-		result = Import{Problems: append(problems, refused...)}
+		problems = append(problems, refused...)
 		if len(fresh) == 0 {
 			return nil
 		}
@@ -34,11 +34,11 @@ func (p *Pool) take(ctx context.Context, leases []lease) (result Import, err err
 		for _, rec := range fresh {
 			rec.born = m.seq
 			m.hold(rec)
-			result.Taken = append(result.Taken, rec.Allocation)
+			taken = append(taken, rec.Allocation)
 		}
 		return s.replace(m)
 	})
-	return result, err
+	return taken, problems, err
 }
 
 // gather makes one record of the leases of each owner.

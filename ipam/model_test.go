@@ -175,9 +175,9 @@ func leasesOf(files map[netip.Addr]Owner) (leases []lease) {
 }
 
 // imported checks what was taken over, and takes it over.
-func (w *world) imported(files map[netip.Addr]Owner, got Import) error {
+func (w *world) imported(files map[netip.Addr]Owner, got []Allocation) error {
 	before := maps.Clone(w.held)
-	for _, alloc := range got.Taken {
+	for _, alloc := range got {
 		if _, known := before[alloc.Owner]; known {
 			return fmt.Errorf("%s held something already", alloc.Owner)
 		}
@@ -279,7 +279,7 @@ func TestPoolAgainstModel(t *testing.T) {
 				for range rapid.IntRange(1, 4).Draw(t, "files") {
 					files[netip.MustParseAddr(wanted.Draw(t, "address"))] = owner.Draw(t, "owner")
 				}
-				got, err := p.take(ctx, leasesOf(files))
+				got, _, err := p.take(ctx, leasesOf(files))
 				require.NoError(t, err)
 				require.NoError(t, w.imported(files, got))
 			},
