@@ -48,11 +48,15 @@ func (p *Pool) ImportHostLocal(ctx context.Context, dir, network string) (import
 	return imported, problems, nil
 }
 
-// lockedHostLocal runs fn with the directory locked as host-local locks it. Without a directory it does nothing.
+// lockedHostLocal runs fn with the directory locked as host-local locks it: whoever uses the directory has made the lock.
+// Without a directory it does nothing.
 func lockedHostLocal(ctx context.Context, dir string, fn func() error) error {
-	f, err := os.OpenFile(filepath.Join(dir, hostLocalLock), os.O_RDONLY|os.O_CREATE, 0o640)
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
+	}
+	f, err := os.Open(filepath.Join(dir, hostLocalLock))
+	if errors.Is(err, fs.ErrNotExist) {
+		return fn()
 	}
 	if err != nil {
 		return err
