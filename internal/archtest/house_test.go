@@ -98,6 +98,8 @@ var ours = house{
 		"examples/...": {may: []string{public}},
 		// Objects of Kubernetes turned into ours.
 		"kube/...": {may: []string{root, "subnet", "policy"}},
+		// Routes by BGP: what was learned is a snapshot to drivers, and drivers know nothing of it.
+		"bgp/...": {may: []string{root, "subnet", "internal/delta"}},
 	},
 	importers: map[string][]string{
 		"github.com/containernetworking/cni":     {"cniplugin", "cnitest"},

@@ -1,0 +1,186 @@
+package bgp
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/podweft/podweft/subnet"
+)
+
+// Peer is a speaker to have a session with. Only Addr is required.
+type Peer struct {
+	Name string     // for messages and Status
+	Addr netip.Addr // where it is, and who it is: no two peers have the same
+	AS   uint32     // zero: ours
+	Port int        // where it listens; 0 means DefaultPort
+	// Local is our end's address. Zero is the kernel's choice.
+	Local netip.Addr
+	// Passive waits for the peer to dial.
+	Passive bool
+	// Password signs each segment (TCP MD5, RFC 2385); both ends have the same. Empty: unsigned.
+	Password string
+	// HoldTime is the silence after which the session is dead; both ends' shorter counts. Zero means 90 seconds.
+	HoldTime time.Duration
+	// BFD finds out sooner.
+	BFD BFD
+
+	// ReflectorClient makes us the peer's route reflector: it is told what other internal peers know, and they what it knows.
+	// It is set at the reflector; to its client a reflector is a peer like any other.
+	ReflectorClient bool
+	// Multihop is how many hops away an external peer may be. Zero means 1: on the link.
+	Multihop int
+	// AllowOwnAS accepts paths in which our own AS stands up to so many times, as when each rack has the same AS.
+	AllowOwnAS int
+
+	Import, Export Filter
+}
+
+// BFD is Bidirectional Forwarding Detection (RFC 5880): small packets back and forth that find a dead peer in a fraction of a
+// second. The peer must run it too.
+type BFD struct {
+	// Interval between packets, both ways; zero switches BFD off.
+	Interval time.Duration
+	// Multiplier is after how many missing packets the peer is dead; zero means 3.
+	Multiplier int
+}
+
+func (p Peer) equal(o Peer) bool {
+	return p.sameSession(o) && p.Import.equal(o.Import) && p.Export.equal(o.Export)
+}
+
+// sameSession reports whether p and o differ in their filters at most, which can change while the session is up.
+func (p Peer) sameSession(o Peer) bool {
+	return p.Name == o.Name && p.Addr == o.Addr && p.AS == o.AS && p.Port == o.Port && p.Local == o.Local &&
+		p.Passive == o.Passive && p.Password == o.Password && p.HoldTime == o.HoldTime && p.BFD == o.BFD &&
+		p.ReflectorClient == o.ReflectorClient && p.Multihop == o.Multihop && p.AllowOwnAS == o.AllowOwnAS
+}
+
+func comparePeers(a, b Peer) int { return a.Addr.Compare(b.Addr) }
+
+// String names the peer in messages: "node-3 (192.0.2.3)".
+func (p Peer) String() string {
+	if p.Name == "" {
+		return p.Addr.String()
+	}
+	return fmt.Sprintf("%s (%s)", p.Name, p.Addr)
+}
+
+const (
+	defaultHoldTime      = 90 * time.Second
+	minHoldTime          = 3 * time.Second // RFC 4271, 4.2
+	defaultBFDMultiplier = 3
+	maxPassword          = 80 // TCP_MD5SIG_MAXKEYLEN
+)
+
+// withDefaults is p in a speaker of that AS.
+func (p Peer) withDefaults(as uint32) Peer {
+	if p.AS == 0 {
+		p.AS = as
+	}
+	if p.Port == 0 {
+		p.Port = DefaultPort
+	}
+	if p.HoldTime == 0 {
+		p.HoldTime = defaultHoldTime
+	}
+	if p.BFD.Multiplier == 0 {
+		p.BFD.Multiplier = defaultBFDMultiplier
+	}
+	if p.Multihop == 0 {
+		p.Multihop = 1
+	}
+	p.Import, p.Export = slices.Clone(p.Import), slices.Clone(p.Export)
+	return p
+}
+
+// completePeers checks the peers of a speaker of that AS and returns them sorted, with every default filled in.
+func completePeers(as uint32, peers []Peer) ([]Peer, error) {
+	var problems problems
+	full := make([]Peer, 0, len(peers))
+	seen := map[netip.Addr]bool{}
+	for i, p := range peers {
+		p = p.withDefaults(as)
+		at := fmt.Sprintf("Peers[%d]", i)
+		if seen[p.Addr] {
+			problems.add(at+".Addr", p.Addr, "is there twice", "")
+		}
+		seen[p.Addr] = true
+		p.validate(&problems, at+".", as)
+		full = append(full, p)
+	}
+	slices.SortFunc(full, comparePeers)
+	return full, problems.err()
+}
+
+func (p Peer) validate(problems *problems, at string, as uint32) {
+	if !p.Addr.IsValid() || p.Addr.Is4In6() || p.Addr.IsUnspecified() || p.Addr.IsMulticast() || p.Addr.Zone() != "" {
+		problems.add(at+"Addr", p.Addr, "is not an address that a peer can have", "")
+	}
+	if p.Local != (netip.Addr{}) && p.Local.Is4() != p.Addr.Is4() {
+		problems.add(at+"Local", p.Local, "is of another family than the peer", "")
+	}
+	if p.Port < 1 || p.Port > math.MaxUint16 {
+		problems.add(at+"Port", p.Port, "is not a port", "use 1 to 65535")
+	}
+	if len(p.Password) > maxPassword {
+		problems.add(at+"Password", nil, "is too long", fmt.Sprintf("use at most %d bytes", maxPassword))
+	}
+	if p.HoldTime < minHoldTime || p.HoldTime > math.MaxUint16*time.Second || p.HoldTime%time.Second != 0 {
+		problems.add(at+"HoldTime", p.HoldTime, "is not a hold time", "use whole seconds, 3 at least")
+	}
+	if p.BFD.Interval != 0 && (p.BFD.Interval < 10*time.Millisecond || p.BFD.Interval > time.Minute) {
+		problems.add(at+"BFD.Interval", p.BFD.Interval, "is not an interval", "use 10ms to 1m")
+	}
+	if p.BFD.Multiplier < 1 || p.BFD.Multiplier > math.MaxUint8 {
+		problems.add(at+"BFD.Multiplier", p.BFD.Multiplier, "is not a multiplier", "use 1 to 255")
+	}
+	if p.ReflectorClient && p.AS != as {
+		problems.add(at+"ReflectorClient", nil, "is for peers of our own AS", "")
+	}
+	if p.Multihop < 1 || p.Multihop > math.MaxUint8 {
+		problems.add(at+"Multihop", p.Multihop, "is not a number of hops", "use 1 to 255")
+	}
+	if p.AllowOwnAS < 0 || p.AllowOwnAS > math.MaxUint8 {
+		problems.add(at+"AllowOwnAS", p.AllowOwnAS, "is not a number of times", "use 0 to 255")
+	}
+	p.Import.validate(problems, at+"Import")
+	p.Export.validate(problems, at+"Export")
+}
+
+// Node is a node of a full mesh.
+type Node struct {
+	Name  string
+	AS    uint32       // zero: ours
+	Addrs subnet.Addrs // where it speaks BGP
+}
+
+// Mesh returns the peers of self in a full mesh of nodes: everybody else, each like the given Peer but for Name, AS, Addr and
+// Local. Two nodes speak over IPv4 if both have it, else over IPv6; those with no family in common are left out, and a node
+// that is not among nodes has no peers.
+func Mesh(self string, nodes []Node, like Peer) []Peer {
+	i := slices.IndexFunc(nodes, func(n Node) bool { return n.Name == self })
+	if i < 0 {
+		return nil
+	}
+	own := nodes[i].Addrs
+	var peers []Peer
+	for _, n := range nodes {
+		p := like
+		p.Name, p.AS = n.Name, n.AS
+		switch {
+		case n.Name == self:
+			continue
+		case own.V4.IsValid() && n.Addrs.V4.IsValid():
+			p.Local, p.Addr = own.V4, n.Addrs.V4
+		case own.V6.IsValid() && n.Addrs.V6.IsValid():
+			p.Local, p.Addr = own.V6, n.Addrs.V6
+		default:
+			continue
+		}
+		peers = append(peers, p)
+	}
+	return peers
+}
