@@ -1,0 +1,164 @@
+package bgp_test
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/podweft/podweft/bgp"
+	"github.com/podweft/podweft/subnet"
+	"github.com/podweft/podweft/testnet"
+)
+
+// racks is a fabric whose nodes have their blocks' first addresses on lo, for pods.
+func racks(t testing.TB, nodes int) *testnet.Fabric {
+	t.Helper()
+	f := testnet.NewFabric(t, testnet.FabricConfig{Nodes: nodes})
+	for i, n := range f.Nodes {
+		h := handle(t, n)
+		lo, err := h.LinkByName("lo")
+		require.NoError(t, err)
+		for _, pod := range pods(i + 1) {
+			a := &netlink.Addr{IPNet: &net.IPNet{IP: pod.AsSlice(), Mask: net.CIDRMask(pod.BitLen(), pod.BitLen())}}
+			if pod.Is6() {
+				a.Flags = unix.IFA_F_NODAD
+			}
+			require.NoError(t, h.AddrReplace(lo, a))
+		}
+	}
+	return f
+}
+
+func handle(t testing.TB, n *testnet.Node) *netlink.Handle {
+	t.Helper()
+	var h *netlink.Handle
+	require.NoError(t, n.Do(func() (err error) {
+		h, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+		return err
+	}))
+	t.Cleanup(h.Close)
+	return h
+}
+
+func pods(i int) []netip.Addr { return []netip.Addr{v4Block(i).Addr().Next(), v6Block(i).Addr().Next()} }
+
+// routes counts the node's routes that neither the kernel nor testnet has made.
+func routes(t testing.TB, h *netlink.Handle) int {
+	t.Helper()
+	list, err := h.RouteListFiltered(unix.AF_UNSPEC, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	require.NoError(t, err)
+	n := 0
+	for _, r := range list {
+		if r.Gw != nil {
+			n++
+		}
+	}
+	return n
+}
+
+func configOf(t testing.TB, n *testnet.Node) bgp.Config {
+	t.Helper()
+	return bgp.Config{AS: 64512, NextHop: subnet.Addrs{V4: n.V4, V6: n.V6}, StateFile: filepath.Join(t.TempDir(), "paths.json")}
+}
+
+func sessionWith(n *testnet.Node) bgp.Peer { return bgp.Peer{Name: n.Name, Addr: n.V4} }
+
+// reach pings from one node's pods to another's, over both families.
+func reach(t testing.TB, f *testnet.Fabric, from, to int) {
+	t.Helper()
+	for k, pod := range pods(to) {
+		require.Eventually(t, func() bool {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			_, err := f.Nodes[from-1].Echo(ctx, pod, testnet.Echo{From: pods(from)[k]})
+			return err == nil
+		}, patience, 20*time.Millisecond, "%s to %s", pods(from)[k], pod)
+	}
+}
+
+// storm pings without a pause, over both families, until stop; that returns how many were lost, of how many.
+func storm(t testing.TB, f *testnet.Fabric, from, to int) (stop func() (lost, sent int64)) {
+	t.Helper()
+	var lost, sent atomic.Int64
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{}, 2)
+	for k, pod := range pods(to) {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			for ctx.Err() == nil {
+				try, cancel := context.WithTimeout(context.Background(), 5*time.Second) // a loaded machine is late, not lossy
+				_, err := f.Nodes[from-1].Echo(try, pod, testnet.Echo{From: pods(from)[k]})
+				cancel()
+				sent.Add(1)
+				if err != nil {
+					lost.Add(1)
+				}
+				select {
+				case <-ctx.Done():
+				case <-time.After(5 * time.Millisecond):
+				}
+			}
+		}()
+	}
+	return func() (int64, int64) {
+		cancel()
+		<-done
+		<-done
+		return lost.Load(), sent.Load()
+	}
+}
+
+// An agent killed and started again: nobody loses a packet, neither to its pods nor from them, and what changed while it was
+// away is right afterwards.
+func TestRestartLosesNoPackets(t *testing.T) {
+	for name, end := range map[string]func(testing.TB, *agent){"killed": func(t testing.TB, a *agent) { a.kill(t) }, "ended": func(t testing.TB, a *agent) { a.end(t) }} {
+		t.Run(name, func(t *testing.T) {
+			f := racks(t, 2)
+			cfg := configOf(t, f.Nodes[0])
+			gone := netip.MustParsePrefix("10.245.0.0/24")
+			want1 := order{Peers: []bgp.Peer{sessionWith(f.Nodes[1])}, Advertise: blocks(1)}
+			want2 := order{Peers: []bgp.Peer{sessionWith(f.Nodes[0])}, Advertise: append(blocks(2), bgp.Advertisement{Prefix: gone})}
+			one, two := startAgent(t, f.Nodes[0], cfg), startAgent(t, f.Nodes[1], configOf(t, f.Nodes[1]))
+			one.order(t, want1)
+			two.order(t, want2)
+			one.wait(t, "routes", knows(v4Block(2), v6Block(2), gone))
+			two.wait(t, "routes", knows(v4Block(1), v6Block(1)))
+			reach(t, f, 1, 2)
+			time.Sleep(time.Second) // so that the state file is written
+
+			there, back := storm(t, f, 1, 2), storm(t, f, 2, 1)
+			end(t, one)
+			two.wait(t, "the loss of the session", func(a answer) bool { return a.Established == 0 })
+			require.True(t, knows(v4Block(1), v6Block(1))(two.ask(t, nil)), "the paths must outlive the session")
+			want2.Advertise = blocks(2)
+			two.order(t, want2)
+			one = startAgent(t, f.Nodes[0], cfg)
+			one.order(t, want1)
+			one.wait(t, "what is remembered", knows(v4Block(2), v6Block(2)))
+			one.wait(t, "the session", func(a answer) bool { return a.Established == 1 })
+			one.wait(t, "the end of what was withdrawn meanwhile", knowsNot(gone))
+			two.wait(t, "fresh paths", func(a answer) bool {
+				for _, p := range a.Paths {
+					if p.Stale {
+						return false
+					}
+				}
+				return len(a.Paths) == 2
+			})
+			for direction, stop := range map[string]func() (int64, int64){"to it": back, "from it": there} {
+				lost, sent := stop()
+				assert.Zero(t, lost, "of %d %s", sent, direction)
+				assert.Greater(t, sent, int64(20))
+			}
+		})
+	}
+}
