@@ -36,6 +36,7 @@ type order struct {
 type answer struct {
 	Paths       []bgp.Path
 	Established int
+	BFD         string // of the first peer
 	Reasons     string
 
 	RSS int // of the process, in KiB
@@ -120,6 +121,7 @@ func serve(in *json.Decoder, speaker *bgp.Speaker, loop *podweft.Loop[hostgw.Spe
 		status := speaker.Status()
 		a.Established = status.Established()
 		for _, p := range status.Peers {
+			a.BFD = status.Peers[0].BFD
 			a.Reasons += fmt.Sprintf("%s %s %s; ", p.Addr, p.State, p.Reason)
 		}
 		if status.Err != nil {

@@ -30,6 +30,8 @@ type engine struct {
 const (
 	// connectRetry is how often a peer that does not answer is dialled, in seconds; the engine's minimum.
 	connectRetry = 2
+	// idleAfterReset is how many seconds a session rests after BFD has ended it; as long as after any other end.
+	idleAfterReset = 5
 	// deferral is how many seconds after a restart a session waits for what the others tell before it advertises, so that
 	// nothing is withdrawn that is only not known yet (RFC 4724, 4.1). Longer than it takes for the sessions to return.
 	deferral = 10
@@ -126,7 +128,7 @@ func (e *engine) neighbor(p Peer) *api.Peer {
 			NeighborAddress: p.Addr.String(), PeerAsn: p.AS, LocalAsn: e.cfg.AS, Description: p.Name,
 			AuthPassword: p.Password, AllowOwnAsn: uint32(p.AllowOwnAS),
 		},
-		Timers:    &api.Timers{Config: &api.TimersConfig{ConnectRetry: connectRetry, HoldTime: hold, KeepaliveInterval: hold / 3}},
+		Timers:    &api.Timers{Config: &api.TimersConfig{ConnectRetry: connectRetry, HoldTime: hold, KeepaliveInterval: hold / 3, IdleHoldTimeAfterReset: idleAfterReset}},
 		Transport: &api.Transport{PassiveMode: p.Passive, RemotePort: uint32(p.Port)},
 	}
 	if p.Local.IsValid() {

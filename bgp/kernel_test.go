@@ -49,7 +49,9 @@ func handle(t testing.TB, n *testnet.Node) *netlink.Handle {
 	return h
 }
 
-func pods(i int) []netip.Addr { return []netip.Addr{v4Block(i).Addr().Next(), v6Block(i).Addr().Next()} }
+func pods(i int) []netip.Addr {
+	return []netip.Addr{v4Block(i).Addr().Next(), v6Block(i).Addr().Next()}
+}
 
 // routes counts the node's routes that neither the kernel nor testnet has made.
 func routes(t testing.TB, h *netlink.Handle) int {
@@ -70,7 +72,10 @@ func configOf(t testing.TB, n *testnet.Node) bgp.Config {
 	return bgp.Config{AS: 64512, NextHop: subnet.Addrs{V4: n.V4, V6: n.V6}, StateFile: filepath.Join(t.TempDir(), "paths.json")}
 }
 
-func sessionWith(n *testnet.Node) bgp.Peer { return bgp.Peer{Name: n.Name, Addr: n.V4} }
+// sessionWith is n as a peer; between two agents, the later one waits for the other to dial.
+func sessionWith(n *testnet.Node) bgp.Peer {
+	return bgp.Peer{Name: n.Name, Addr: n.V4, Passive: n.Name == "node1"}
+}
 
 // reach pings from one node's pods to another's, over both families.
 func reach(t testing.TB, f *testnet.Fabric, from, to int) {
@@ -122,6 +127,7 @@ func storm(t testing.TB, f *testnet.Fabric, from, to int) (stop func() (lost, se
 func TestRestartLosesNoPackets(t *testing.T) {
 	for name, end := range map[string]func(testing.TB, *agent){"killed": func(t testing.TB, a *agent) { a.kill(t) }, "ended": func(t testing.TB, a *agent) { a.end(t) }} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			f := racks(t, 2)
 			cfg := configOf(t, f.Nodes[0])
 			gone := netip.MustParsePrefix("10.245.0.0/24")
@@ -161,4 +167,43 @@ func TestRestartLosesNoPackets(t *testing.T) {
 			}
 		})
 	}
+}
+
+// BFD finds out that a peer's cable is pulled long before the hold time is over, and its paths go: nobody is there to forward.
+func TestBFDFindsADeadPeer(t *testing.T) {
+	t.Parallel()
+	f := racks(t, 2)
+	var agents []*agent
+	for i, n := range f.Nodes {
+		a := startAgent(t, n, configOf(t, n))
+		p := sessionWith(f.Nodes[1-i])
+		p.BFD = bgp.BFD{Interval: 200 * time.Millisecond}
+		a.order(t, order{Peers: []bgp.Peer{p}, Advertise: blocks(i + 1)})
+		agents = append(agents, a)
+	}
+	for i, a := range agents {
+		a.wait(t, "paths", knows(v4Block(2-i)))
+		a.wait(t, "BFD", func(a answer) bool { return a.BFD == "up" })
+	}
+	require.NoError(t, f.Switch.SetDown(f.Nodes[1].Name))
+	agents[0].wait(t, "the loss of the session", func(a answer) bool { return a.Established == 0 })
+	agents[0].wait(t, "the end of its paths", knowsNot(v4Block(2)))
+	require.NoError(t, f.Switch.SetUp(f.Nodes[1].Name))
+	agents[0].wait(t, "paths again", knows(v4Block(2)))
+	reach(t, f, 1, 2)
+}
+
+// Blocks by the hundred arrive in the other node's kernel, and leave it.
+func TestManyBlocksReachTheKernel(t *testing.T) {
+	t.Parallel()
+	const n = 500
+	one, two, want, count := pairOfAgents(t)
+	before := count()
+	want.Advertise = manyBlocks(n)
+	two.order(t, want)
+	require.Eventually(t, func() bool { return count() == before+n }, patience, 10*time.Millisecond)
+	assert.Len(t, one.ask(t, nil).Paths, n)
+	want.Advertise = want.Advertise[:n/2]
+	two.order(t, want)
+	require.Eventually(t, func() bool { return count() == before+n/2 }, patience, 10*time.Millisecond)
 }

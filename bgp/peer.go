@@ -18,7 +18,8 @@ type Peer struct {
 	Port int        // where it listens; 0 means DefaultPort
 	// Local is our end's address. Zero is the kernel's choice.
 	Local netip.Addr
-	// Passive waits for the peer to dial.
+	// Passive waits for the peer to dial. It is best when one end does: two that dial at the same moment have a connection too
+	// many, and one time in some hundred the engine then waits for the hold time before it tries again.
 	Passive bool
 	// Password signs each segment (TCP MD5, RFC 2385); both ends have the same. Empty: unsigned.
 	Password string
@@ -157,9 +158,9 @@ type Node struct {
 	Addrs subnet.Addrs // where it speaks BGP
 }
 
-// Mesh returns the peers of self in a full mesh of nodes: everybody else, each like the given Peer but for Name, AS, Addr and
-// Local. Two nodes speak over IPv4 if both have it, else over IPv6; those with no family in common are left out, and a node
-// that is not among nodes has no peers.
+// Mesh returns the peers of self in a full mesh of nodes: everybody else, each like the given Peer but for Name, AS, Addr,
+// Local and Passive. Two nodes speak over IPv4 if both have it, else over IPv6; the one with the lower address dials. Those with
+// no family in common are left out, and a node that is not among nodes has no peers.
 func Mesh(self string, nodes []Node, like Peer) []Peer {
 	i := slices.IndexFunc(nodes, func(n Node) bool { return n.Name == self })
 	if i < 0 {
@@ -180,6 +181,7 @@ func Mesh(self string, nodes []Node, like Peer) []Peer {
 		default:
 			continue
 		}
+		p.Passive = p.Addr.Less(p.Local)
 		peers = append(peers, p)
 	}
 	return peers

@@ -101,9 +101,10 @@ func (s *Speaker) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer e.stop()
-	watching, cancel := context.WithCancel(ctx)
+	// The engine's queue of events leaks if it is let go while there is something in it, so it is listened to until the end.
+	watching, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	defer e.stop()
 	if err := e.watch(watching, s.hint, s.hear, s.moved); err != nil {
 		return err
 	}

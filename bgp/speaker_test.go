@@ -1,11 +1,15 @@
 package bgp_test
 
 import (
+	"fmt"
+	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft/bgp"
 )
@@ -34,4 +38,166 @@ func TestTwoSpeakersLearnEachOthersBlocks(t *testing.T) {
 	assert.EqualValues(t, 2, p.Advertised)
 	assert.WithinDuration(t, time.Now(), p.Since, patience)
 	assert.NotZero(t, p.UpdatesIn)
+}
+
+func TestWithdrawnAndMovedPaths(t *testing.T) {
+	r := newRow(t, 3, nil)
+	r.mesh(t)
+	waitFor(t, r[0], "all", has(v4Block(2), v4Block(3), v6Block(3)))
+	require.NoError(t, r[1].Advertise(nil))
+	waitFor(t, r[0], "the withdrawal", lacks(v4Block(2)))
+
+	// The block comes back behind another node, then behind another address of it, with a community.
+	require.NoError(t, r[2].Advertise(append(blocks(3), bgp.Advertisement{Prefix: v4Block(2)})))
+	waitFor(t, r[0], "the new place", func(s *bgp.Snapshot) bool { p, _ := s.Path(v4Block(2)); return p.NextHop == hops(3).V4 })
+	mark, err := bgp.ParseCommunity("64512:7")
+	require.NoError(t, err)
+	require.NoError(t, r[2].Advertise(append(blocks(3), bgp.Advertisement{Prefix: v4Block(2), NextHop: hops(33).V4, Communities: []bgp.Community{mark, bgp.NoExport, mark}})))
+	snap := waitFor(t, r[0], "the new next hop", func(s *bgp.Snapshot) bool { p, _ := s.Path(v4Block(2)); return p.NextHop == hops(33).V4 })
+	got, _ := snap.Path(v4Block(2))
+	assert.Equal(t, bgp.Path{Prefix: v4Block(2), NextHop: hops(33).V4, Peer: at(3), Communities: []bgp.Community{mark, bgp.NoExport}}, got)
+
+	// With IPv6 as its only way, an IPv4 block has an IPv6 next hop (RFC 8950).
+	require.NoError(t, r[2].Advertise([]bgp.Advertisement{{Prefix: v4Block(3), NextHop: hops(3).V6}}))
+	waitFor(t, r[0], "the other family", func(s *bgp.Snapshot) bool { p, _ := s.Path(v4Block(3)); return p.NextHop == hops(3).V6 })
+}
+
+// A peer that is left out is gone at once with its paths; one that is taken back works again.
+func TestPeersComeAndGo(t *testing.T) {
+	r := newRow(t, 3, nil)
+	r.mesh(t)
+	waitFor(t, r[0], "all", has(v4Block(2), v4Block(3)))
+	require.NoError(t, r[0].SetPeers([]bgp.Peer{peer(1, 3)}))
+	waitFor(t, r[0], "the end of node2's paths", lacks(v4Block(2)))
+	waitFor(t, r[1], "the end of node1's paths", lacks(v4Block(1)))
+	status := r[0].Status()
+	require.Len(t, status.Peers, 1)
+	assert.Equal(t, bgp.Established, status.Peers[0].State, "the other session is left alone")
+	assert.NotEmpty(t, r[1].Status().Peers[0].Reason)
+
+	require.NoError(t, r[0].SetPeers([]bgp.Peer{peer(1, 2), peer(1, 3)}))
+	waitFor(t, r[0], "node2's paths", has(v4Block(2)))
+	waitFor(t, r[1], "node1's paths", has(v4Block(1)))
+	assert.Empty(t, r[1].Status().Peers[0].Reason)
+}
+
+func TestReflectorAndItsClients(t *testing.T) {
+	r := newRow(t, 3, nil)
+	client := func(i int) bgp.Peer { p := peer(1, i); p.ReflectorClient = true; return p }
+	require.NoError(t, r[0].SetPeers([]bgp.Peer{client(2), client(3)}))
+	for i := 2; i <= 3; i++ {
+		require.NoError(t, r[i-1].SetPeers([]bgp.Peer{peer(i, 1)}))
+		require.NoError(t, r[i-1].Advertise(blocks(i)))
+	}
+	snap := waitFor(t, r[1], "what the other client has", has(v4Block(3), v6Block(3)))
+	got, _ := snap.Path(v6Block(3))
+	assert.Equal(t, bgp.Path{Prefix: v6Block(3), NextHop: hops(3).V6, Peer: at(1)}, got, "the next hop is the client, not the reflector")
+	waitFor(t, r[2], "what the other client has", has(v4Block(2), v6Block(2)))
+}
+
+// Two racks, each an AS of its own, have a session with the switch between them.
+func TestTopOfRack(t *testing.T) {
+	r := newRow(t, 3, func(i int, cfg *bgp.Config) { cfg.AS = []uint32{4200000000, 64513, 64514}[i-1] })
+	external := func(own, i int, as uint32) bgp.Peer {
+		p := peer(own, i)
+		p.AS = as
+		return p
+	}
+	require.NoError(t, r[0].SetPeers([]bgp.Peer{external(1, 2, 64513), external(1, 3, 64514)}))
+	for i := 2; i <= 3; i++ {
+		require.NoError(t, r[i-1].SetPeers([]bgp.Peer{external(i, 1, 4200000000)}))
+		require.NoError(t, r[i-1].Advertise(blocks(i)))
+	}
+	snap := waitFor(t, r[1], "the other rack", has(v4Block(3)))
+	got, _ := snap.Path(v4Block(3))
+	assert.Equal(t, []uint32{4200000000, 64514}, got.ASPath)
+}
+
+func TestPassword(t *testing.T) {
+	r := newRow(t, 3, nil)
+	secret := func(own, i int, password string) bgp.Peer {
+		p := peer(own, i)
+		p.Password = password
+		return p
+	}
+	require.NoError(t, r[0].SetPeers([]bgp.Peer{secret(1, 2, "right"), secret(1, 3, "right")}))
+	require.NoError(t, r[1].SetPeers([]bgp.Peer{secret(2, 1, "right")}))
+	require.NoError(t, r[2].SetPeers([]bgp.Peer{secret(3, 1, "wrong")}))
+	for i, s := range r {
+		require.NoError(t, s.Advertise(blocks(i+1)))
+	}
+	waitFor(t, r[0], "the peer with the right password", has(v4Block(2)))
+	time.Sleep(time.Second) // both had the same time to dial
+	assert.True(t, lacks(v4Block(3))(waitFor(t, r[0], "any", has(v4Block(2)))))
+	require.NoError(t, r[2].SetPeers([]bgp.Peer{secret(3, 1, "right")}))
+	waitFor(t, r[0], "the peer that was corrected", has(v4Block(3)))
+}
+
+func TestFilters(t *testing.T) {
+	r := newRow(t, 2, nil)
+	red, blue := bgp.Community(64512<<16|1), bgp.Community(64512<<16|11)
+	inside := netip.MustParsePrefix("10.244.7.64/26")
+	require.NoError(t, r[1].Advertise([]bgp.Advertisement{
+		{Prefix: v4Block(2), Communities: []bgp.Community{red}},
+		{Prefix: v4Block(3), Communities: []bgp.Community{blue}},
+		{Prefix: inside}, {Prefix: v6Block(2)}, {Prefix: v6Block(3)},
+	}))
+	set := func(imports, exports bgp.Filter) {
+		t.Helper()
+		to, from := peer(1, 2), peer(2, 1)
+		to.Import, from.Export = imports, exports
+		require.NoError(t, r[0].SetPeers([]bgp.Peer{to}))
+		require.NoError(t, r[1].SetPeers([]bgp.Peer{from}))
+	}
+	exactly := func(want ...netip.Prefix) {
+		t.Helper()
+		waitFor(t, r[0], fmt.Sprint(want), func(s *bgp.Snapshot) bool { return len(s.Paths) == len(want) && has(want...)(s) })
+	}
+	set(nil, nil)
+	exactly(v4Block(2), v4Block(3), inside, v6Block(2), v6Block(3))
+	since := r[0].Status().Peers[0].Since
+
+	set(bgp.Filter{{Communities: []bgp.Community{red}, Reject: true}}, nil)
+	exactly(v4Block(3), inside, v6Block(2), v6Block(3))
+	set(bgp.Filter{{Within: []netip.Prefix{v4Block(7), v6Block(2)}}, {Reject: true}}, nil)
+	exactly(inside, v6Block(2))
+	set(nil, bgp.Filter{{Within: []netip.Prefix{v6Block(3)}, Reject: true}, {Communities: []bgp.Community{blue}, Reject: true}})
+	exactly(v4Block(2), inside, v6Block(2))
+	set(bgp.Filter{{AddCommunities: []bgp.Community{blue}, LocalPref: 200}}, nil)
+	exactly(v4Block(2), v4Block(3), inside, v6Block(2), v6Block(3))
+	waitFor(t, r[0], "the mark", func(s *bgp.Snapshot) bool {
+		p, _ := s.Path(v4Block(2))
+		return slices.Equal(p.Communities, []bgp.Community{red, blue})
+	})
+	set(nil, nil)
+	waitFor(t, r[0], "no mark", func(s *bgp.Snapshot) bool {
+		p, _ := s.Path(v4Block(2))
+		return slices.Equal(p.Communities, []bgp.Community{red})
+	})
+	assert.Equal(t, since, r[0].Status().Peers[0].Since, "the session outlives a change of filters")
+}
+
+// A speaker whose port is taken says so.
+func TestPortTaken(t *testing.T) {
+	newRow(t, 1, nil)
+	s, err := bgp.New(bgp.Config{AS: 64512, NextHop: hops(2), Listen: []netip.Addr{at(1)}, Port: port})
+	require.NoError(t, err)
+	err = s.Run(t.Context())
+	require.ErrorIs(t, err, unix.EADDRINUSE)
+	require.ErrorIs(t, s.Run(t.Context()), bgp.ErrRunning)
+}
+
+// Nobody is there: the speaker runs, says so, and yields a snapshot all the same.
+func TestDeadPeersHoldNobodyUp(t *testing.T) {
+	r := newRow(t, 2, nil)
+	require.NoError(t, r[0].SetPeers([]bgp.Peer{peer(1, 9), peer(1, 2)}))
+	require.NoError(t, r[1].SetPeers([]bgp.Peer{peer(2, 1)}))
+	require.NoError(t, r[1].Advertise(blocks(2)))
+	waitFor(t, r[0], "anything", func(*bgp.Snapshot) bool { return true })
+	waitFor(t, r[0], "the living peer", has(v4Block(2)))
+	status := r[0].Status()
+	assert.Equal(t, 1, status.Established())
+	assert.True(t, status.Running)
+	assert.Equal(t, []string{"node2", "node9"}, []string{status.Peers[0].Name, status.Peers[1].Name})
+	assert.NotEqual(t, bgp.Established, status.Peers[1].State)
 }

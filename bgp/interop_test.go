@@ -1,0 +1,310 @@
+package bgp_test
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft/bgp"
+	"github.com/podweft/podweft/testnet"
+)
+
+// requirePeersVar turns the skip without BIRD or FRR into a failure.
+const requirePeersVar = "PODWEFT_REQUIRE_BGP_PEERS"
+
+// router is what another program is to do: number two of a fabric, with its own blocks to advertise.
+type router struct {
+	as        uint32
+	reflects  bool
+	password  string
+	neighbors []neighbor
+	self      *testnet.Node
+}
+
+type neighbor struct {
+	addr netip.Addr
+	as   uint32
+}
+
+// daemon is another program that speaks BGP, from Debian's package.
+type daemon struct {
+	name, binary string
+	config       func(r router) string
+	args         func(dir string) []string
+	show         func(dir string) *exec.Cmd // what it knows, as text
+}
+
+var daemons = []daemon{bird, frr}
+
+// BIRD needs to be told the next hop of the family that the session does not have.
+var bird = daemon{
+	name: "bird", binary: "/usr/sbin/bird",
+	args: func(dir string) []string {
+		return []string{"-f", "-c", dir + "/conf", "-s", dir + "/sock", "-P", dir + "/pid"}
+	},
+	show: func(dir string) *exec.Cmd {
+		return exec.Command("/usr/sbin/birdc", "-s", dir+"/sock", "show route all")
+	},
+	config: func(r router) string {
+		var b strings.Builder
+		fmt.Fprintf(&b, "router id %s;\nprotocol device { }\nprotocol direct { ipv4; ipv6; interface \"eth0\"; }\nprotocol kernel { ipv4 { export where source = RTS_BGP; }; }\nprotocol kernel { ipv6 { export where source = RTS_BGP; }; }\n", r.self.V4)
+		fmt.Fprintf(&b, "protocol static { ipv4; route %s blackhole; }\nprotocol static { ipv6; route %s blackhole; }\n", v4Block(2), v6Block(2))
+		for _, n := range r.neighbors {
+			fmt.Fprintf(&b, "protocol bgp { local %s as %d; neighbor %s as %d; connect delay time 1; connect retry time 1; error wait time 1, 2; graceful restart on;\n", r.self.V4, r.as, n.addr, n.as)
+			if r.reflects {
+				fmt.Fprintln(&b, "rr client;")
+			}
+			if r.password != "" {
+				fmt.Fprintf(&b, "password %q;\n", r.password)
+			}
+			// A switch at the top of the rack passes on whose hop it is; on one link that is not itself.
+			fmt.Fprintf(&b, "ipv4 { import all; export where source != RTS_DEVICE; next hop keep; };\nipv6 { import all; export filter { if source = RTS_DEVICE then reject; if source = RTS_STATIC then bgp_next_hop = %s; accept; }; next hop keep; };\n}\n", r.self.V6)
+		}
+		return b.String()
+	},
+}
+
+// FRR's bgpd runs without zebra: it programs no routes.
+var frr = daemon{
+	name: "frr", binary: "/usr/lib/frr/bgpd",
+	args: func(dir string) []string {
+		return []string{"-f", dir + "/conf", "-i", dir + "/pid", "-z", dir + "/zebra", "--vty_socket", dir, "-P", "0", "-Z", "-S", "-n", "--log", "stdout"}
+	},
+	show: func(dir string) *exec.Cmd {
+		return exec.Command("vtysh", "--vty_socket", dir, "--config_dir", dir, "-d", "bgpd", "-c", "show bgp ipv4 unicast", "-c", "show bgp ipv6 unicast wide")
+	},
+	config: func(r router) string {
+		var b strings.Builder
+		fmt.Fprintf(&b, "router bgp %d\n bgp router-id %s\n no bgp ebgp-requires-policy\n no bgp network import-check\n bgp graceful-restart\n timers bgp 10 30\n", r.as, r.self.V4)
+		for _, n := range r.neighbors {
+			fmt.Fprintf(&b, " neighbor %s remote-as %d\n neighbor %s timers connect 1\n neighbor %s disable-connected-check\n", n.addr, n.as, n.addr, n.addr)
+			if r.password != "" {
+				fmt.Fprintf(&b, " neighbor %s password %s\n", n.addr, r.password)
+			}
+		}
+		for _, f := range []string{"ipv4", "ipv6"} {
+			fmt.Fprintf(&b, " address-family %s unicast\n", f)
+			own := v4Block(2)
+			if f == "ipv6" {
+				own = v6Block(2)
+			}
+			fmt.Fprintf(&b, "  network %s route-map own\n", own)
+			for _, n := range r.neighbors {
+				fmt.Fprintf(&b, "  neighbor %s activate\n  neighbor %s attribute-unchanged next-hop\n", n.addr, n.addr)
+				if r.reflects {
+					fmt.Fprintf(&b, "  neighbor %s route-reflector-client\n", n.addr)
+				}
+			}
+			fmt.Fprintln(&b, " exit-address-family")
+		}
+		fmt.Fprintf(&b, "route-map own permit 10\n set ip next-hop %s\n set ipv6 next-hop global %s\n", r.self.V4, r.self.V6)
+		return b.String()
+	},
+}
+
+// running is a daemon in a node.
+type running struct {
+	daemon
+	dir string
+	cmd *exec.Cmd
+}
+
+// start starts the daemon inside the node, with its own configuration and sockets. It ends with the test.
+func (d daemon) start(t testing.TB, r router) *running {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "bgp") // TempDir is too long for a unix socket
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	run := &running{daemon: d, dir: dir}
+	require.NoError(t, os.WriteFile(dir+"/conf", []byte(d.config(r)), 0o600))
+	require.NoError(t, os.WriteFile(dir+"/vtysh.conf", nil, 0o600))
+	run.launch(t, r.self)
+	t.Cleanup(func() { run.kill() })
+	return run
+}
+
+func (r *running) launch(t testing.TB, n *testnet.Node) {
+	t.Helper()
+	r.cmd = n.Command(t.Context(), r.binary, r.args(r.dir)...)
+	log, err := os.Create(filepath.Join(r.dir, "log"))
+	require.NoError(t, err)
+	r.cmd.Stdout, r.cmd.Stderr = log, log
+	require.NoError(t, r.cmd.Start())
+	require.NoError(t, log.Close())
+}
+
+func (r *running) kill() {
+	_ = r.cmd.Process.Signal(syscall.SIGKILL)
+	_ = r.cmd.Wait()
+}
+
+// wait waits until what the daemon shows will do.
+func (r *running) wait(t testing.TB, what string, enough func(shown string) bool) {
+	t.Helper()
+	var last []byte
+	until := time.Now().Add(patience)
+	for time.Now().Before(until) {
+		last, _ = r.show(r.dir).CombinedOutput()
+		if enough(string(last)) {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	log, _ := os.ReadFile(r.dir + "/log")
+	require.Fail(t, "waited in vain for "+what, "%s shows:\n%s\nlog:\n%s", r.name, last, log)
+}
+
+func shows(prefixes ...netip.Prefix) func(string) bool {
+	return func(shown string) bool {
+		for _, p := range prefixes {
+			if !strings.Contains(shown, p.String()) {
+				return false
+			}
+		}
+		return true
+	}
+}
+
+func showsNot(p netip.Prefix) func(string) bool {
+	return func(shown string) bool { return !strings.Contains(shown, p.String()) }
+}
+
+// withEach runs the test against each program, on a fabric of its own.
+func withEach(t *testing.T, nodes int, test func(t *testing.T, d daemon, f *testnet.Fabric)) {
+	for _, d := range daemons {
+		t.Run(d.name, func(t *testing.T) {
+			t.Parallel()
+			if _, err := os.Stat(d.binary); err != nil {
+				if os.Getenv(requirePeersVar) == "1" {
+					require.NoError(t, err, requirePeersVar+" is set")
+				}
+				t.Skipf("%s is not installed: apt install bird2 frr", d.binary)
+			}
+			test(t, d, racks(t, nodes))
+		})
+	}
+}
+
+// A member of the mesh that is another program: paths both ways in both families, signed, and what is withdrawn goes; the
+// session is lost and comes back.
+func TestInteropMeshMember(t *testing.T) {
+	withEach(t, 2, func(t *testing.T, d daemon, f *testnet.Fabric) {
+		r := router{as: 64512, password: "woven", self: f.Nodes[1], neighbors: []neighbor{{f.Nodes[0].V4, 64512}}}
+		other := d.start(t, r)
+		a := startAgent(t, f.Nodes[0], configOf(t, f.Nodes[0]))
+		p := sessionWith(f.Nodes[1])
+		p.Password, p.Passive = "woven", true
+		a.order(t, order{Peers: []bgp.Peer{p}, Advertise: blocks(1)})
+		got := a.wait(t, "its blocks", knows(v4Block(2), v6Block(2)))
+		for _, path := range got.Paths {
+			assert.Contains(t, f.Nodes[1].Addrs(), path.NextHop, "of %s", path.Prefix)
+		}
+		other.wait(t, "our blocks", shows(v4Block(1), v6Block(1)))
+
+		a.order(t, order{Peers: []bgp.Peer{p}, Advertise: blocks(1)[1:]})
+		other.wait(t, "the withdrawal", showsNot(v4Block(1)))
+		a.order(t, order{Peers: []bgp.Peer{p}, Advertise: blocks(1)})
+		other.wait(t, "the block again", shows(v4Block(1)))
+
+		other.kill()
+		a.wait(t, "the loss of the session", func(a answer) bool { return a.Established == 0 })
+		other.launch(t, f.Nodes[1])
+		a.wait(t, "the session again", func(a answer) bool { return a.Established == 1 })
+		other.wait(t, "our blocks again", shows(v4Block(1), v6Block(1)))
+		a.wait(t, "its blocks again", func(a answer) bool {
+			fresh := 0
+			for _, p := range a.Paths {
+				if !p.Stale {
+					fresh++
+				}
+			}
+			return fresh == 2
+		})
+	})
+}
+
+// Another program as the reflector between two of our nodes, which have no session with each other.
+func TestInteropReflector(t *testing.T) {
+	withEach(t, 3, func(t *testing.T, d daemon, f *testnet.Fabric) {
+		between(t, f, d, router{as: 64512, reflects: true}, [2]uint32{64512, 64512})
+	})
+}
+
+// Another program as the switch at the top of the rack, an AS of its own.
+func TestInteropTopOfRack(t *testing.T) {
+	withEach(t, 3, func(t *testing.T, d daemon, f *testnet.Fabric) {
+		between(t, f, d, router{as: 4200000000}, [2]uint32{64513, 64514})
+	})
+}
+
+// between puts the router, at node 2, between agents in nodes 1 and 3, and sends packets.
+func between(t *testing.T, f *testnet.Fabric, d daemon, r router, as [2]uint32) {
+	t.Helper()
+	r.self = f.Nodes[1]
+	r.neighbors = []neighbor{{f.Nodes[0].V4, as[0]}, {f.Nodes[2].V4, as[1]}}
+	other := d.start(t, r)
+	var agents []*agent
+	for k, i := range []int{1, 3} {
+		cfg := configOf(t, f.Nodes[i-1])
+		cfg.AS = as[k]
+		a := startAgent(t, f.Nodes[i-1], cfg)
+		p := sessionWith(f.Nodes[1])
+		p.AS, p.Passive = r.as, true
+		a.order(t, order{Peers: []bgp.Peer{p}, Advertise: blocks(i)})
+		agents = append(agents, a)
+	}
+	agents[0].wait(t, "the other node's blocks", knows(v4Block(3), v6Block(3), v4Block(2), v6Block(2)))
+	agents[1].wait(t, "the other node's blocks", knows(v4Block(1), v6Block(1)))
+	other.wait(t, "all blocks", shows(v4Block(1), v4Block(3), v6Block(1), v6Block(3)))
+	reach(t, f, 1, 3)
+}
+
+// An agent killed and started again under the eyes of another program, which keeps its routes: BIRD programs the kernel with
+// them, so packets tell; of FRR's bgpd it is the table that must never lack them.
+func TestInteropGracefulRestart(t *testing.T) {
+	withEach(t, 2, func(t *testing.T, d daemon, f *testnet.Fabric) {
+		other := d.start(t, router{as: 64512, self: f.Nodes[1], neighbors: []neighbor{{f.Nodes[0].V4, 64512}}})
+		cfg := configOf(t, f.Nodes[0])
+		p := sessionWith(f.Nodes[1])
+		p.Passive = true // the other dials; see Peer.Passive
+		want := order{Peers: []bgp.Peer{p}, Advertise: blocks(1)}
+		a := startAgent(t, f.Nodes[0], cfg)
+		a.order(t, want)
+		a.wait(t, "its blocks", knows(v4Block(2), v6Block(2)))
+		other.wait(t, "our blocks", shows(v4Block(1), v6Block(1)))
+		stop := func() (int64, int64) { return 0, 1 }
+		if d.name == bird.name {
+			reach(t, f, 2, 1)
+			stop = storm(t, f, 2, 1)
+		}
+		time.Sleep(time.Second) // so that the state file is written
+		a.kill(t)
+		a = startAgent(t, f.Nodes[0], cfg)
+		a.order(t, want)
+		for done := false; !done; {
+			shown, err := other.show(other.dir).CombinedOutput()
+			require.NoError(t, err)
+			require.True(t, shows(v4Block(1), v6Block(1))(string(shown)), "%s", shown)
+			now := a.ask(t, nil)
+			require.True(t, len(now.Paths) == 0 || knows(v4Block(2), v6Block(2))(now), "%+v", now)
+			done = now.Established == 1 && len(now.Paths) == 2 && !now.Paths[0].Stale && !now.Paths[1].Stale
+			time.Sleep(20 * time.Millisecond)
+		}
+		time.Sleep(time.Second) // stale routes would go now
+		shown, err := other.show(other.dir).CombinedOutput()
+		require.NoError(t, err)
+		require.True(t, shows(v4Block(1), v6Block(1))(string(shown)), "%s", shown)
+		lost, sent := stop()
+		assert.Zero(t, lost, "of %d", sent)
+		assert.Positive(t, sent)
+	})
+}
