@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/podweft/podweft/bgp"
@@ -15,6 +16,8 @@ import (
 // A node tells what is behind it and learns what is behind the others. Here both nodes are in one process.
 func Example() {
 	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	defer running.Wait()
 	defer cancel()
 	speaker := func(i byte) *bgp.Speaker {
 		s, err := bgp.New(bgp.Config{
@@ -26,7 +29,11 @@ func Example() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		go s.Run(ctx) //nolint:errcheck // an example
+		running.Go(func() {
+			if err := s.Run(ctx); err != nil {
+				log.Fatal(err)
+			}
+		})
 		return s
 	}
 	nodes := []bgp.Node{

@@ -180,6 +180,7 @@ func showsNot(p netip.Prefix) func(string) bool {
 
 // withEach runs the test against each program, on a fabric of its own.
 func withEach(t *testing.T, nodes int, test func(t *testing.T, d daemon, f *testnet.Fabric)) {
+	t.Parallel()
 	for _, d := range daemons {
 		t.Run(d.name, func(t *testing.T) {
 			t.Parallel()

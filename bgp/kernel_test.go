@@ -125,6 +125,7 @@ func storm(t testing.TB, f *testnet.Fabric, from, to int) (stop func() (lost, se
 // An agent killed and started again: nobody loses a packet, neither to its pods nor from them, and what changed while it was
 // away is right afterwards.
 func TestRestartLosesNoPackets(t *testing.T) {
+	t.Parallel()
 	for name, end := range map[string]func(testing.TB, *agent){"killed": func(t testing.TB, a *agent) { a.kill(t) }, "ended": func(t testing.TB, a *agent) { a.end(t) }} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

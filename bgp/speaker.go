@@ -40,6 +40,7 @@ const (
 	coalesce   = 5 * time.Millisecond   // between two looks at what was learned
 	retry      = time.Second            // after the engine has refused something
 	noteEvery  = 500 * time.Millisecond // state file
+	lastEvents = 50 * time.Millisecond  // for the engine to tell of the sessions that it ends
 	neverAgain = time.Duration(1<<63 - 1)
 )
 
@@ -101,9 +102,11 @@ func (s *Speaker) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// The engine's queue of events leaks if it is let go while there is something in it, so it is listened to until the end.
+	// The engine's queue of events leaks a goroutine if it is let go while there is something in it (cleanInfiniteChannel in
+	// pkg/server/util.go), so it is listened to until some time after the last event.
 	watching, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	defer func() { <-time.After(lastEvents) }()
 	defer e.stop()
 	if err := e.watch(watching, s.hint, s.hear, s.moved); err != nil {
 		return err
