@@ -134,7 +134,7 @@ func (d *Driver) compare(ctx context.Context, spec Spec) ([]step, error) {
 	}
 	steps := compare(d.name, have, wanted(d.name, spec))
 	if len(steps) > 0 && have != nil && have.owner != 0 {
-		return []step{owned(d.name, have.owner)}, nil
+		return []step{{Change: nft.OwnedByOther(nft.TableInfo{Table: d.name, Owner: have.owner})}}, nil
 	}
 	return steps, nil
 }

@@ -32,19 +32,6 @@ func failures(plan podweft.Plan) error {
 	return errors.Join(errs...)
 }
 
-// ownedTable is our table while another process has made it its own. It reads unlike the table that we make once that
-// process has let go, so that a loop which backs off from the one tries the other at once.
-type ownedTable struct{ nft.Table }
-
-func (t ownedTable) String() string { return t.ID() + " { flags owner; }" }
-
-// owned is the only change of a plan for a table that another process has made its own.
-func owned(name nft.Table, owner uint32) step {
-	return step{Change: podweft.Change{Op: podweft.Update, Object: ownedTable{name}, Err: &podweft.OpError{
-		Op: "update", Object: name, Err: fmt.Errorf("%w: netlink port %d owns the table", podweft.ErrConflict, owner),
-	}}}
-}
-
 // hold leaves out what the loop holds back: an element alone, anything else with all the rest, which is nothing without it.
 func hold(pass podweft.Pass, steps []step) {
 	all := false

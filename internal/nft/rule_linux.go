@@ -123,6 +123,17 @@ func parseRule(r reply) (Rule, bool) {
 	return rule, true
 }
 
+// Counter returns what the first counter of a rule that was read has counted; ok is false if there is none.
+func (r Rule) Counter() (packets, bytes uint64, ok bool) {
+	for a := range attrs(r.raw) {
+		if str(find(a.value, unix.NFTA_EXPR_NAME)) == "counter" {
+			data := find(a.value, unix.NFTA_EXPR_DATA)
+			return u64(find(data, unix.NFTA_COUNTER_PACKETS)), u64(find(data, unix.NFTA_COUNTER_BYTES)), true
+		}
+	}
+	return 0, 0, false
+}
+
 // Same reports whether have, which Rules has read, does what r says: the same expressions in the same order, with the
 // attributes that we give them. What the kernel or nft adds must be zero, which is what missing means; a counter's numbers
 // and comments do not count.

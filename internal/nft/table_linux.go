@@ -5,16 +5,19 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/podweft/podweft"
 )
 
 // Family is what kind of packets a table sees.
 type Family uint8
 
-// The families of tables. INet tables see IPv4 and IPv6.
+// The families of tables. INet tables see IPv4 and IPv6; Bridge tables see frames between ports of bridges.
 const (
-	INet Family = unix.NFPROTO_INET
-	IPv4 Family = unix.NFPROTO_IPV4
-	IPv6 Family = unix.NFPROTO_IPV6
+	INet   Family = unix.NFPROTO_INET
+	IPv4   Family = unix.NFPROTO_IPV4
+	IPv6   Family = unix.NFPROTO_IPV6
+	Bridge Family = unix.NFPROTO_BRIDGE
 )
 
 // String returns the family's name in nft's language.
@@ -26,6 +29,8 @@ func (f Family) String() string {
 		return "ip"
 	case IPv6:
 		return "ip6"
+	case Bridge:
+		return "bridge"
 	}
 	return fmt.Sprintf("family %d", uint8(f))
 }
@@ -78,6 +83,19 @@ type TableInfo struct {
 	Flags TableFlags
 	Owner uint32 // port of the netlink socket that owns the table; 0 is none
 }
+
+// OwnedByOther is the only change of a plan for a table of ours that another process has made its own. It reads unlike the table
+// that we make once that process has let go, so that a loop which backs off from the one tries the other at once.
+func OwnedByOther(t TableInfo) podweft.Change {
+	return podweft.Change{Op: podweft.Update, Object: ownedTable{t.Table}, Err: &podweft.OpError{
+		Op: "update", Object: t.Table, Err: fmt.Errorf("%w: netlink port %d owns the table", podweft.ErrConflict, t.Owner),
+	}}
+}
+
+// ownedTable is a table while another process owns it.
+type ownedTable struct{ Table }
+
+func (t ownedTable) String() string { return t.ID() + " { flags owner; }" }
 
 const nftaTableOwner = 7 // NFTA_TABLE_OWNER, since 5.12; missing in x/sys
 
