@@ -67,8 +67,9 @@ var ours = house{
 		"ipam/block/blocktest":      {may: []string{root, "ipam/block"}, brings: []string{"golang.org/x/sys"}},
 		"ipam/block/internal/table": {may: []string{root, "ipam/block"}, brings: []string{"golang.org/x/sys"}},
 
-		"policy":     {may: []string{root}},
-		"policy/...": {may: []string{root, "policy"}},
+		"policy":                   {may: []string{root}},
+		"policy/internal/scenario": {may: []string{root, "policy"}},
+		"policy/nftables":          {may: []string{root, "policy", internal}, brings: nftables},
 
 		"vxlan":  {may: []string{root, "subnet", internal}, brings: rtnetlink},
 		"hostgw": {may: []string{root, "subnet", internal}, brings: rtnetlink},
@@ -104,7 +105,7 @@ var ours = house{
 	importers: map[string][]string{
 		"github.com/containernetworking/cni":     {"cniplugin", "cnitest"},
 		"github.com/containernetworking/plugins": nil,
-		"github.com/google/nftables":             {"internal/nft", "nat"},
+		"github.com/google/nftables":             {"internal/nft", "nat", "policy/nftables"},
 		// The lab asks the kernel with it, not us, which way a packet goes.
 		"github.com/vishvananda/netlink": {"internal/nl", "testnet", "examples/lab"},
 		"github.com/vishvananda/netns":   {"internal/netns"},

@@ -1,0 +1,46 @@
+package nftables
+
+import (
+	"cmp"
+	"log/slog"
+	"regexp"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/nft"
+)
+
+// DefaultOwner is the owner of an instance that does not name itself. Its table is podweft-policy.
+const DefaultOwner = "podweft"
+
+// Config says how a Driver reaches the kernel. Its zero value is good.
+type Config struct {
+	// Owner names the instance; empty means DefaultOwner. Its table is podweft-OWNER-policy. Of instances side by side each
+	// has a veto.
+	Owner string
+	// NetNS is the path of the network namespace to work in; empty means the caller's.
+	NetNS string
+	// LogGroup is the group of netlink's NFLOG to which each denied packet goes, with the policy in its prefix; 0 is none.
+	LogGroup uint16
+	// Logger gets each change at debug level; nil means silence.
+	Logger *slog.Logger
+}
+
+var ownerForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
+
+// Validate reports what makes no sense in the Config as a [*podweft.FieldError].
+func (cfg Config) Validate() error {
+	if cfg.Owner == "" || ownerForm.MatchString(cfg.Owner) {
+		return nil
+	}
+	return &podweft.FieldError{
+		Field: "Owner", Value: cfg.Owner, Problem: "cannot be part of a table's name",
+		Remedy: "use up to 64 letters, digits, dots, dashes and underscores, a letter or digit first",
+	}
+}
+
+func (cfg Config) table() nft.Table {
+	if owner := cmp.Or(cfg.Owner, DefaultOwner); owner != DefaultOwner {
+		return nft.Table{Family: nft.INet, Name: "podweft-" + owner + "-policy"}
+	}
+	return nft.Table{Family: nft.INet, Name: "podweft-policy"}
+}

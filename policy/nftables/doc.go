@@ -1,0 +1,38 @@
+// Package nftables enforces policies: it keeps a node's nf_tables as a [policy.Ruleset] says, over netlink, without running any
+// program. What the kernel then does with a connection's first packet is what [policy.Ruleset.Evaluate] says of it.
+//
+// A [Driver] keeps one table of its own, of family inet, in which every other thing is there once for each address family:
+//
+//	table inet podweft-policy {
+//		set p-… { … }                 # pods that a peer selects, shared by all policies; blocks and named ports likewise
+//		chain c-…4 {                  # one policy in one direction: what it allows
+//			ip saddr @p-…4 meta l4proto tcp th dport 80 counter accept
+//		}
+//		chain k-…4 {                  # a class: all policies of some pods
+//			jump c-…4
+//			jump own-in4              # the pod's own node, and the pod itself
+//			counter drop
+//		}
+//		map ingress4 { 10.244.1.10 : goto k-…4, 10.244.1.11 : accept, … }
+//		chain egress { type filter hook postrouting priority srcnat - 5; … ip saddr vmap @egress4 … }
+//		chain ingress { type filter hook postrouting priority srcnat - 4;
+//			ct state established,related accept
+//			ip daddr vmap @ingress4
+//			ip daddr @closed4 goto closed-in4
+//			…
+//		}
+//	}
+//
+// So a packet of a connection under way costs one rule, however many pods and policies there are; a first one costs a lookup and
+// the policies of its own two pods. A pod that comes, goes or changes its labels is a few elements; chains are written only when
+// policies change. Each change is one transaction. A restarted driver reads the table, finds it as it should be, and writes nothing.
+//
+// The chains stand behind the translation of Service addresses and before masquerade, at the one hook that sees what the node
+// forwards and what it sends itself: with kube-proxy's IPVS mode the packets of Services come from there. Nobody else's table is
+// touched: a drop of theirs stays one, and an accept of theirs does not overrule ours.
+//
+// What will surprise you: between ports of one bridge the kernel asks no such chain unless br_netfilter is on, so name the bridges
+// in [Spec.Bridges]. Packets that a pod sends to its own node never come by. A connection that has begun goes on whatever becomes
+// of its policies. The driver does not follow connections, does not stop a pod from using another's address, and does not start
+// before its first Apply: who wants new pods closed until their rules are there says so with [Spec.Closed].
+package nftables

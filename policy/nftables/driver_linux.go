@@ -1,0 +1,291 @@
+package nftables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/nft"
+	"github.com/podweft/podweft/internal/sysctl"
+)
+
+// Driver keeps one node's table of policies. It is a [podweft.Driver] and safe for concurrent use.
+type Driver struct {
+	conn  *nft.Conn
+	netns string
+	table nft.Table
+	group uint16
+	log   *slog.Logger
+	// ensure sets a sysctl in a namespace.
+	ensure func(netns, key, value string) error
+
+	moves    atomic.Uint64 // counts what others have done to the table
+	listings atomic.Uint64
+
+	mu   sync.Mutex
+	last *applied // what the table has, unless somebody has moved it; nil if that is not known
+}
+
+// applied is what an Apply has left behind.
+type applied struct {
+	spec  Spec
+	moves uint64
+	lists map[string]int // chains that use each list of ports
+}
+
+var _ podweft.Driver[Spec] = (*Driver)(nil)
+
+// New returns a Driver and changes nothing. It fails with EPERM without CAP_NET_ADMIN and with [podweft.ErrNotSupported]
+// where the kernel has no nf_tables.
+func New(cfg Config) (*Driver, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	log := cfg.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	conn, err := nft.Open(cfg.NetNS)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Generation(context.Background()); err != nil { // answered at once
+		return nil, errors.Join(err, conn.Close())
+	}
+	return &Driver{conn: conn, netns: cfg.NetNS, table: cfg.table(), group: cfg.LogGroup, log: log, ensure: sysctl.Ensure}, nil
+}
+
+// Close frees the driver's sockets and ends its Watch. The table stays, and policies with it: a node daemon restarts without
+// opening anything.
+func (d *Driver) Close() error { return d.conn.Close() }
+
+// Plan reads the table and returns what Apply would do. A set or map that is to be made is one line, whatever is in it.
+func (d *Driver) Plan(ctx context.Context, spec Spec) (podweft.Plan, error) {
+	if err := spec.Validate(); err != nil {
+		return nil, err
+	}
+	c, _, err := d.compare(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return c.plan, nil
+}
+
+// Apply makes the table what spec asks for, in one transaction: packets see it as it was or as it will be. Only a load into no
+// table may take several, where the socket's buffer is small; then what [Spec.Closed] has stays closed until the last.
+//
+// In a [podweft.Loop] and while nobody else touches the table, an Apply looks only at what has changed since the last, which
+// costs what changed. Any other reads the table.
+//
+// Where another process owns the table by nftables' owner flag the error is [podweft.ErrConflict]; where bridges cannot be made
+// to ask, [podweft.ErrNotSupported].
+func (d *Driver) Apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	plan, err := d.apply(ctx, spec)
+	plan.Log(ctx, d.log)
+	return plan, err
+}
+
+// tries is how often an Apply begins anew because the table was changed between reading and writing.
+const tries = 4
+
+func (d *Driver) apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
+	last := d.last
+	d.last = nil
+	if last != nil && podweft.PassOf(ctx).Watching() && last.moves == d.moves.Load() && spec.Rules != nil && last.spec.equalButRules(spec) {
+		if spec.Rules != last.spec.Rules {
+			if err := oneNode(spec.Rules); err != nil {
+				return nil, err
+			}
+		}
+		c := between(d.renderer(last.spec), d.renderer(spec), last.lists)
+		err := d.write(ctx, c)
+		if err == nil {
+			last.spec = spec
+			d.last = last
+		}
+		if !moved(err) {
+			return c.plan, err
+		}
+	}
+	if err := spec.Validate(); err != nil {
+		return nil, err
+	}
+	bridged, err := d.bridges(ctx, spec)
+	if err != nil && bridged == nil {
+		return nil, err
+	}
+	for try := 1; ; try++ {
+		moves := d.moves.Load()
+		c, owner, cerr := d.compare(ctx, spec)
+		if cerr != nil {
+			return bridged, errors.Join(err, cerr)
+		}
+		if owner == 0 {
+			cerr = d.write(ctx, c)
+		} else {
+			cerr = c.plan.Err()
+		}
+		if try < tries && moved(cerr) {
+			continue
+		}
+		if cerr == nil && err == nil && spec.Rules != nil {
+			d.last = &applied{spec: spec, moves: moves, lists: countLists(spec.Rules)}
+		}
+		return append(bridged, c.plan...), errors.Join(err, cerr)
+	}
+}
+
+// moved reports whether err is what one gets for changing something that has gone or come since it was read.
+func moved(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) }
+
+func (d *Driver) renderer(spec Spec) renderer {
+	return renderer{table: d.table, group: d.group, audit: spec.Audit, im: newImage(), rules: spec.Rules}
+}
+
+// compare reads the table and says what is to be done. A table that another process owns is not ours to change: owner is then
+// that process's port, and the plan one change that failed.
+func (d *Driver) compare(ctx context.Context, spec Spec) (c *change, owner uint32, err error) {
+	want := newImage()
+	if spec.Rules != nil {
+		r := d.renderer(spec)
+		r.all(spec)
+		want = r.im
+	}
+	d.listings.Add(1)
+	info, have, err := d.read(ctx)
+	there := !errors.Is(err, fs.ErrNotExist)
+	if there && err != nil {
+		return nil, 0, err
+	}
+	c = d.difference(there, info, have, want)
+	if len(c.plan) > 0 && info.Owner != 0 {
+		return &change{plan: podweft.Plan{nft.OwnedByOther(info)}}, info.Owner, nil
+	}
+	return c, 0, nil
+}
+
+// difference is compare, and what is to be done about the table itself.
+func (d *Driver) difference(there bool, info nft.TableInfo, have, want *image) *change {
+	switch {
+	case want.empty() && !there:
+		return &change{}
+	case want.empty():
+		c := &change{plan: podweft.Plan{{Op: podweft.Delete, Object: d.table}}}
+		c.batch.DeleteTable(d.table)
+		return c
+	case there && unlike(have, want):
+		c := &change{}
+		c.batch.DeleteTable(d.table)
+		c.batch.AddTable(d.table, 0)
+		c.note(podweft.Update, d.table, "has things of our names that are not ours: all of it is made anew")
+		return c.from(newImage(), want)
+	case !there:
+		c := &change{}
+		c.batch.AddTable(d.table, 0)
+		c.note(podweft.Create, d.table, "")
+		return c.from(newImage(), want)
+	case info.Flags&nft.Dormant != 0:
+		c := &change{}
+		c.batch.AddTable(d.table, info.Flags&^nft.Dormant)
+		c.note(podweft.Update, d.table, "was dormant")
+		return c.from(have, want)
+	}
+	return compare(have, want)
+}
+
+// read reads the table. The error is fs.ErrNotExist if there is none.
+func (d *Driver) read(ctx context.Context) (info nft.TableInfo, im *image, err error) {
+	im = newImage()
+	if info, err = d.conn.Table(ctx, d.table); err != nil {
+		return info, nil, err
+	}
+	chains, err := d.conn.Chains(ctx, d.table)
+	if err != nil {
+		return info, nil, err
+	}
+	for _, c := range chains {
+		im.chain(c)
+	}
+	rules, err := d.conn.Rules(ctx, d.table)
+	if err != nil {
+		return info, nil, err
+	}
+	for _, r := range rules {
+		if c := im.chains[r.Chain]; c != nil { // else it came since, and so will a hint
+			c.rules = append(c.rules, r)
+		}
+	}
+	sets, err := d.conn.Sets(ctx, d.table)
+	if err != nil {
+		return info, nil, err
+	}
+	for _, s := range sets {
+		in := im.set(s)
+		if in.elements, err = d.conn.Elements(ctx, s); err != nil {
+			return info, nil, err
+		}
+	}
+	return info, im, nil
+}
+
+// write makes the change. When it cannot be made, each part of the plan has the error: it is all or nothing.
+func (d *Driver) write(ctx context.Context, c *change) error {
+	if len(c.plan) == 0 {
+		return nil
+	}
+	pass := podweft.PassOf(ctx)
+	for i := range c.plan {
+		if pass.Held(c.plan[i].Object) {
+			return c.fail(podweft.ErrHeld)
+		}
+	}
+	err := d.conn.Commit(ctx, &c.batch)
+	if errors.Is(err, nft.ErrTooLarge) {
+		err = d.conn.Load(ctx, &c.batch)
+	}
+	if err != nil {
+		return c.fail(explain(err))
+	}
+	return nil
+}
+
+func (c *change) fail(err error) error {
+	for i := range c.plan {
+		c.plan[i].Err = err
+	}
+	return err
+}
+
+// explain says of a rule that the kernel does not know what it is likely to lack.
+func explain(err error) error {
+	var refused *nft.TransactionError
+	if !errors.As(err, &refused) {
+		return err
+	}
+	f := refused.Failed[0] // the others often only miss this one
+	if r, ok := f.Object.(nft.Rule); ok && (errors.Is(f.Err, unix.ENOENT) || errors.Is(f.Err, unix.EOPNOTSUPP)) {
+		return &podweft.OpError{Op: f.Op, Object: r, Err: fmt.Errorf("%w: a module for the rule, or what it names, is missing: %w", podweft.ErrNotSupported, f.Err)}
+	}
+	return f
+}
+
+// Watch calls changed once when it listens, and then whenever somebody else has changed something in the table, until ctx
+// ends or the driver is closed.
+func (d *Driver) Watch(ctx context.Context, changed func()) error {
+	return d.conn.Watch(ctx, d.table, func() {
+		d.moves.Add(1)
+		changed()
+	})
+}
+
+// Teardown deletes the table, and with it whatever closes a bridge: from then on no policy is enforced.
+func (d *Driver) Teardown(ctx context.Context) (podweft.Plan, error) { return d.Apply(ctx, Spec{}) }

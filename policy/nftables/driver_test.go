@@ -1,0 +1,261 @@
+package nftables_test
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/nft"
+	"github.com/podweft/podweft/policy"
+	"github.com/podweft/podweft/policy/nftables"
+	"github.com/podweft/podweft/testnet"
+)
+
+var ours = nft.Table{Family: nft.INet, Name: "podweft-policy"}
+
+// village is two pods of node-1, and a third elsewhere: web may be called by clients, on port 80.
+func village() policy.Model {
+	pod := func(name, node, label string, last byte) policy.Pod {
+		return policy.Pod{Namespace: "default", Name: name, Node: node, Labels: map[string]string{"app": label}, Addresses: []netip.Addr{
+			netip.AddrFrom4([4]byte{10, 244, 1, last}), netip.AddrFrom16([16]byte{0: 0xfd, 15: last})}}
+	}
+	clients := policy.Selector{MatchLabels: map[string]string{"app": "client"}}
+	return policy.Model{
+		Nodes: []policy.Node{
+			{Name: "node-1", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}},
+			{Name: "node-2", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::2")}},
+		},
+		Namespaces: []policy.Namespace{{Name: "default"}},
+		Pods:       []policy.Pod{pod("web", "node-1", "web", 10), pod("client", "node-1", "client", 11), pod("other", "node-2", "other", 12)},
+		Policies: []policy.Policy{{
+			Namespace: "default", Name: "web", Pods: policy.Selector{MatchLabels: map[string]string{"app": "web"}},
+			Ingress: []policy.Rule{{Peers: []policy.Peer{{Pods: &clients}}, Ports: []policy.Port{{Number: 80}, {Number: 8000, End: 8010}}}},
+		}},
+	}
+}
+
+func villageSpec(t testing.TB) nftables.Spec {
+	return nftables.Spec{Rules: compiled(t, village(), "node-1"), Closed: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}}
+}
+
+func TestPlan(t *testing.T) {
+	n := testnet.NewNode(t, "node")
+	d := newDriver(t, nftables.Config{NetNS: n.NetNS()})
+	plan, err := d.Plan(t.Context(), villageSpec(t))
+	require.NoError(t, err)
+	text := plan.String()
+	for _, line := range []string{
+		"+ table inet podweft-policy\n",
+		"+ chain inet podweft-policy ingress { type filter hook postrouting priority 96; policy accept; }\n",
+		"+ rule inet podweft-policy ingress ct state established,related accept comment \"replies, and what follows\"\n",
+		"+ rule inet podweft-policy ingress meta nfproto ipv4 ip daddr vmap @ingress4 comment \"pods' own rules\"\n",
+		" th dport @s-80.8000-8010 counter accept comment \"policy default/web ingress[0]\"\n",
+		" counter drop comment \"isolated by policy default/web\"\n",
+	} {
+		assert.Contains(t, text, line)
+	}
+	info, err := someone(t, n).Tables(t.Context(), nft.INet)
+	require.NoError(t, err)
+	assert.Empty(t, info, "a plan writes nothing")
+	assert.Equal(t, text, apply(t, d, villageSpec(t)).String(), "and is what Apply does")
+	inSync(t, d, villageSpec(t))
+	assert.Empty(t, apply(t, d, villageSpec(t)))
+}
+
+// TestRestart: another driver, as after a restart, finds everything in order.
+func TestRestart(t *testing.T) {
+	n := testnet.NewNode(t, "node")
+	first := newDriver(t, nftables.Config{NetNS: n.NetNS()})
+	apply(t, first, villageSpec(t))
+	require.NoError(t, first.Close())
+	before, err := someone(t, n).Generation(t.Context())
+	require.NoError(t, err)
+	assert.Empty(t, apply(t, newDriver(t, nftables.Config{NetNS: n.NetNS()}), villageSpec(t)))
+	after, err := someone(t, n).Generation(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, before, after, "nothing was written")
+}
+
+func TestTeardown(t *testing.T) {
+	n := testnet.NewNode(t, "node")
+	mine := newDriver(t, nftables.Config{NetNS: n.NetNS()})
+	theirs := newDriver(t, nftables.Config{NetNS: n.NetNS(), Owner: "another"})
+	apply(t, mine, villageSpec(t))
+	apply(t, theirs, villageSpec(t))
+	plan, err := mine.Teardown(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, "- table inet podweft-policy\n", plan.String())
+	left, err := someone(t, n).Tables(t.Context(), nft.INet)
+	require.NoError(t, err)
+	require.Len(t, left, 1)
+	assert.Equal(t, "podweft-another-policy", left[0].Name)
+	inSync(t, theirs, villageSpec(t))
+}
+
+func TestLoopRepairs(t *testing.T) {
+	ingress := nft.Chain{Table: ours, Name: "ingress"}
+	verdicts := nft.Set{Table: ours, Name: "ingress4", Key: nft.IPv4Addr, Data: nft.Verdict}
+	web := nft.Element{Key: string([]byte{10, 244, 1, 10})}
+	node := nft.Set{Table: ours, Name: "node4", Key: nft.IPv4Addr}
+	tests := []struct {
+		name string
+		deed func(b *nft.Batch)
+	}{
+		{"table deleted", func(b *nft.Batch) { b.DeleteTable(ours) }},
+		{"rules flushed", func(b *nft.Batch) { b.FlushChain(ingress) }},
+		{"pod's verdict deleted", func(b *nft.Batch) { b.DeleteElements(verdicts, web) }},
+		{"address let in", func(b *nft.Batch) { b.AddElements(node, nft.Element{Key: string([]byte{10, 244, 1, 12})}) }},
+		{"chain of theirs", func(b *nft.Batch) { b.AddChain(nft.Chain{Table: ours, Name: "theirs"}) }},
+		{"set of another kind", func(b *nft.Batch) {
+			b.DeleteTable(ours)
+			b.AddTable(ours, 0)
+			b.AddSet(nft.Set{Table: ours, Name: "ingress4", Key: nft.IPv6Addr})
+		}},
+		{"table asleep", func(b *nft.Batch) { b.AddTable(ours, nft.Dormant) }},
+	}
+	n := testnet.NewNode(t, "node")
+	loop := running(t, newDriver(t, nftables.Config{NetNS: n.NetNS()}))
+	spec := villageSpec(t)
+	set(t, loop, spec)
+	watcher, them := newDriver(t, nftables.Config{NetNS: n.NetNS()}), someone(t, n)
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			commit(t, them, test.deed)
+			broken := time.Now()
+			require.Eventually(t, func() bool {
+				plan, err := watcher.Plan(t.Context(), spec)
+				return err == nil && len(plan) == 0
+			}, patience, time.Millisecond)
+			t.Logf("back after %s", time.Since(broken))
+		})
+	}
+	t.Run("ruleset flushed", func(t *testing.T) {
+		if _, ok := ruleset(t, n); !ok {
+			t.Skip("the nft program is not installed")
+		}
+		out, err := n.Command(t.Context(), "nft", "flush", "ruleset").CombinedOutput()
+		require.NoError(t, err, string(out))
+		require.Eventually(t, func() bool {
+			plan, err := watcher.Plan(t.Context(), spec)
+			return err == nil && len(plan) == 0
+		}, patience, time.Millisecond)
+	})
+}
+
+// TestOwnWritesAreNoHint: a loop reads the table once, and from then on writes what has changed.
+func TestOwnWritesAreNoHint(t *testing.T) {
+	n := testnet.NewNode(t, "node")
+	d := newDriver(t, nftables.Config{NetNS: n.NetNS()})
+	loop := running(t, d)
+	compiler := policy.NewCompiler("node-1")
+	rules, err := compiler.Update(village())
+	require.NoError(t, err)
+	set(t, loop, nftables.Spec{Rules: rules})
+	read := func() uint64 {
+		stats, err := d.Stats(t.Context(), nftables.Spec{})
+		require.NoError(t, err)
+		return stats.Listings
+	}
+	before := read()
+	pod := village().Pods[2]
+	for i := range 20 {
+		pod.Labels = map[string]string{"app": [...]string{"client", "other"}[i%2]}
+		rules, err := compiler.Update(policy.Model{Pods: []policy.Pod{pod}})
+		require.NoError(t, err)
+		set(t, loop, nftables.Spec{Rules: rules})
+	}
+	assert.Equal(t, before, read())
+}
+
+func TestConflict(t *testing.T) {
+	n := testnet.NewNode(t, "node")
+	owner := someone(t, n)
+	commit(t, owner, func(b *nft.Batch) { b.AddTable(ours, nft.Owned) })
+	d := newDriver(t, nftables.Config{NetNS: n.NetNS()})
+	plan, err := d.Apply(t.Context(), villageSpec(t))
+	require.ErrorIs(t, err, podweft.ErrConflict)
+	require.Len(t, plan, 1)
+	var of *podweft.OpError
+	require.ErrorAs(t, err, &of)
+	assert.Equal(t, ours, of.Object)
+}
+
+func TestValidate(t *testing.T) {
+	everywhere := compiled(t, village(), "")
+	tests := []struct {
+		name string
+		spec nftables.Spec
+		want string
+	}{
+		{"zero", nftables.Spec{}, ""},
+		{"host bits", nftables.Spec{Closed: []netip.Prefix{netip.MustParsePrefix("10.244.1.1/24")}}, ""},
+		{"no prefix", nftables.Spec{Closed: make([]netip.Prefix, 1)}, "Closed[0]: is not a prefix: write one like 10.244.1.0/24"},
+		{"mapped", nftables.Spec{Closed: []netip.Prefix{netip.MustParsePrefix("::ffff:10.0.0.0/104")}},
+			"Closed[0]: ::ffff:10.0.0.0/104 is IPv4 written as IPv6: write it as IPv4: that is how its packets travel"},
+		{"bridge", nftables.Spec{Bridges: []string{"cni0", "a-name-that-is-too-long"}},
+			`Bridges[1]: "a-name-that-is-too-long" is not a link's name: write one like cni0`},
+		{"two nodes", nftables.Spec{Rules: everywhere}, "Rules: are for pods of node-1 and node-2: compile them for this node: NewCompiler(name)"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			err := test.spec.Validate()
+			if test.want == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorIs(t, err, podweft.ErrInvalid)
+			assert.Equal(t, test.want, err.Error())
+		})
+	}
+	_, err := nftables.New(nftables.Config{Owner: "a b"})
+	require.ErrorIs(t, err, podweft.ErrInvalid)
+}
+
+// TestLongPortLists: a list of ports that is no name for a set is a set all the same, and goes with the last policy that has it.
+func TestLongPortLists(t *testing.T) {
+	m := village()
+	var ports []policy.Port
+	for i := range 60 {
+		ports = append(ports, policy.Port{Number: uint16(10_000 + 2*i)})
+	}
+	m.Policies[0].Ingress[0].Ports = ports
+	second := m.Policies[0]
+	second.Name = "second"
+	n := testnet.NewNode(t, "node")
+	d := newDriver(t, nftables.Config{NetNS: n.NetNS()})
+	loop := running(t, d)
+	compiler := policy.NewCompiler("node-1")
+	lists := func(put policy.Model, gone ...policy.ID) (count int) {
+		rules, err := compiler.Update(put, gone...)
+		require.NoError(t, err)
+		spec := nftables.Spec{Rules: rules}
+		set(t, loop, spec)
+		inSync(t, d, spec)
+		sets, err := someone(t, n).Sets(t.Context(), ours)
+		require.NoError(t, err)
+		for _, s := range sets {
+			if strings.HasPrefix(s.Name, "s-") {
+				count++
+			}
+		}
+		return count
+	}
+	assert.Equal(t, 1, lists(m))
+	assert.Equal(t, 1, lists(policy.Model{Policies: []policy.Policy{second}}))
+	assert.Equal(t, 1, lists(policy.Model{}, m.Policies[0].ID()))
+	second.Ingress = []policy.Rule{{Ports: []policy.Port{{Number: 1}, {Number: 3}}}}
+	assert.Equal(t, 1, lists(policy.Model{Policies: []policy.Policy{second}}))
+	assert.Equal(t, 0, lists(policy.Model{}, second.ID()))
+}
+
+func ExampleSpec_Validate() {
+	err := nftables.Spec{Bridges: []string{""}}.Validate()
+	fmt.Println(err)
+	// Output: Bridges[0]: "" is not a link's name: write one like cni0
+}

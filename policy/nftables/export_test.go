@@ -1,0 +1,16 @@
+package nftables
+
+import (
+	"fmt"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/sysctl"
+)
+
+// WithoutBridgeNetfilter makes the driver find none, as on a kernel without the module.
+func (d *Driver) WithoutBridgeNetfilter(missing bool) {
+	d.ensure = sysctl.Ensure
+	if missing {
+		d.ensure = func(_, key, _ string) error { return fmt.Errorf("%w: %s", podweft.ErrNotSupported, key) }
+	}
+}

@@ -1,0 +1,403 @@
+package nftables
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"iter"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables/expr"
+
+	"github.com/podweft/podweft/internal/nft"
+	"github.com/podweft/podweft/policy"
+)
+
+// renderer turns parts of a Ruleset into parts of a table.
+type renderer struct {
+	table nft.Table
+	group uint16 // of NFLOG
+	audit bool
+	im    *image
+	rules *policy.Ruleset
+}
+
+// meaning is what a rule of ours counts.
+type meaning struct {
+	counts    bool
+	policy    policy.ID // zero where none has decided alone
+	direction policy.Direction
+	rule      int
+	action    policy.Action
+	isolated  []policy.ID // who isolates, where none allowed
+	unknown   bool        // packets of addresses that are closed
+}
+
+var directions = [...]policy.Direction{policy.Egress, policy.Ingress}
+
+// all renders the whole of spec.
+func (r *renderer) all(spec Spec) {
+	r.frame(spec)
+	for _, s := range r.rules.PeerSets {
+		r.peerSet(s, s.Addrs.All())
+	}
+	for _, s := range r.rules.BlockSets {
+		r.blockSet(s)
+	}
+	for _, s := range r.rules.PortSets {
+		r.portSet(s, s.Elements.All())
+	}
+	for _, c := range r.rules.Chains {
+		r.policyChains(c)
+		for _, ports := range portLists(c) {
+			r.portList(ports)
+		}
+	}
+	for _, c := range r.rules.Classes {
+		r.classChains(c)
+	}
+	r.endpoints(r.rules.Endpoints.All())
+}
+
+// priorities of the two base chains: behind everything that changes a destination, before whatever changes the source, which
+// conntrack says once for both. Egress comes first; accept ends one chain only.
+const (
+	egressPriority  = nft.PrioritySrcNAT - 5
+	ingressPriority = nft.PrioritySrcNAT - 4
+)
+
+// frame is what is there whatever the rules are.
+func (r *renderer) frame(spec Spec) {
+	r.frameSets()
+	for _, d := range directions {
+		priority := egressPriority
+		if d == policy.Ingress {
+			priority = ingressPriority
+		}
+		base := r.im.chain(nft.Chain{Table: r.table, Name: d.String(), Base: nft.Base{
+			Type: "filter", Hook: nft.Postrouting, Priority: priority, Policy: nft.Accept,
+		}})
+		r.add(base, meaning{}, "replies, and what follows", underWay(), accept())
+		for _, f := range families {
+			r.add(base, meaning{}, "pods' own rules", f.is(), f.dispatch(d, d.String()+f.suffix))
+			r.add(base, meaning{}, "addresses of no known pod", f.is(), f.ownIn(d, "closed"+f.suffix), goTo(closedChain(d, f)))
+			r.own(f, d)
+			r.closed(f, d)
+		}
+	}
+	r.locals(r.rules.Locals)
+	for _, p := range disjoint(spec.Closed) {
+		f := familyOf(p.Addr())
+		r.elements(nft.Set{Name: "closed" + f.suffix, Key: f.addr, Interval: true}, nft.Prefix(p))
+	}
+}
+
+// frameSets are the sets and maps that are there whatever the rules are.
+func (r *renderer) frameSets() {
+	for _, f := range families {
+		for _, d := range directions {
+			r.elements(nft.Set{Name: d.String() + f.suffix, Key: f.addr, Data: nft.Verdict})
+		}
+		r.elements(nft.Set{Name: "node" + f.suffix, Key: f.addr})
+		r.elements(nft.Set{Name: "self" + f.suffix, Key: nft.Concat(f.addr, f.addr)})
+		r.elements(nft.Set{Name: "closed" + f.suffix, Key: f.addr, Interval: true})
+	}
+}
+
+func (r *renderer) locals(list []policy.Local) {
+	for _, l := range list {
+		f := familyOf(l.Addr)
+		r.elements(nft.Set{Name: "node" + f.suffix, Key: f.addr}, nft.Element{Key: string(l.Addr.AsSlice())})
+	}
+}
+
+func ownChain(d policy.Direction, f family) string    { return "own" + suffix(d) + f.suffix }
+func closedChain(d policy.Direction, f family) string { return "closed" + suffix(d) + f.suffix }
+
+func suffix(d policy.Direction) string {
+	if d == policy.Egress {
+		return "-out"
+	}
+	return "-in"
+}
+
+// own accepts what no policy may deny. Only packets that are about to be dropped come here, or those of classes in which something
+// may be.
+func (r *renderer) own(f family, d policy.Direction) {
+	c := r.im.chain(nft.Chain{Table: r.table, Name: ownChain(d, f)})
+	r.add(c, meaning{}, "the pod's node", f.remoteIn(d, "node"+f.suffix), accept())
+	if d == policy.Ingress {
+		r.add(c, meaning{}, "the pod's node, whichever of its addresses", fromHere(), accept())
+	}
+	r.add(c, meaning{}, "the pod itself", f.toItself("self"+f.suffix), accept())
+	if f.suffix == "6" {
+		r.add(c, meaning{}, "neighbours on a bridge", neighborDiscovery(), accept())
+	}
+}
+
+// closed is for addresses of no pod that we know.
+func (r *renderer) closed(f family, d policy.Direction) {
+	c := r.im.chain(nft.Chain{Table: r.table, Name: closedChain(d, f)})
+	if d == policy.Egress {
+		r.add(c, meaning{}, "the node has addresses there too", fromHere(), accept())
+	}
+	r.add(c, meaning{}, "", jump(ownChain(d, f)))
+	r.add(c, meaning{counts: true, direction: d, unknown: true}, "no known pod", r.deny(d, "no known pod")...)
+}
+
+// deny drops, or does all but that.
+func (r *renderer) deny(d policy.Direction, why string) []statement {
+	s := []statement{counter(), {}, drop()}
+	if r.group != 0 {
+		s[1] = logTo(r.group, fmt.Sprintf("podweft %s: %s ", d, why))
+	}
+	if r.audit {
+		s[2] = accept()
+	}
+	return s
+}
+
+func (r *renderer) add(c *chain, m meaning, comment string, statements ...statement) {
+	c.rules = append(c.rules, r.rule(c.Name, comment, statements...))
+	c.what = append(c.what, m)
+}
+
+// elements puts elements into a set, which is there even without any.
+func (r *renderer) elements(s nft.Set, list ...nft.Element) {
+	s.Table = r.table
+	in := r.im.set(s)
+	in.elements = append(in.elements, list...)
+}
+
+func familyOf(a netip.Addr) family {
+	if a.Is4() {
+		return families[0]
+	}
+	return families[1]
+}
+
+func (r *renderer) peerSet(s *policy.PeerSet, addrs iter.Seq[netip.Addr]) {
+	for _, f := range families {
+		r.elements(nft.Set{Name: s.Name + f.suffix, Key: f.addr})
+	}
+	for a := range addrs {
+		f := familyOf(a)
+		r.elements(nft.Set{Name: s.Name + f.suffix, Key: f.addr}, nft.Element{Key: string(a.AsSlice())})
+	}
+}
+
+func (r *renderer) blockSet(s *policy.BlockSet) {
+	for _, f := range families {
+		r.elements(nft.Set{Name: s.Name + f.suffix, Key: f.addr, Interval: true})
+	}
+	for _, b := range s.Ranges {
+		f := familyOf(b.From)
+		e := nft.Element{Key: string(b.From.AsSlice())}
+		if b.From != b.To {
+			e.Last = string(b.To.AsSlice())
+		}
+		r.elements(nft.Set{Name: s.Name + f.suffix, Key: f.addr, Interval: true}, e)
+	}
+}
+
+func (r *renderer) portSet(s *policy.PortSet, ports iter.Seq[policy.AddrPort]) {
+	for _, f := range families {
+		r.elements(nft.Set{Name: s.Name + f.suffix, Key: nft.Concat(f.addr, nft.InetService)})
+	}
+	for p := range ports {
+		f := familyOf(p.Addr)
+		key := nft.Key(p.Addr.AsSlice(), binary.BigEndian.AppendUint16(nil, p.Port))
+		r.elements(nft.Set{Name: s.Name + f.suffix, Key: nft.Concat(f.addr, nft.InetService)}, nft.Element{Key: key})
+	}
+}
+
+// portLists are the lists of several ports in a chain. They are sets that rules share.
+func portLists(c *policy.Chain) (lists [][]policy.PortRange) {
+	for i := range c.Matches {
+		if ports := c.Matches[i].Ports; len(ports) > 1 {
+			lists = append(lists, ports)
+		}
+	}
+	return lists
+}
+
+// maxName is the longest name of a set, NFT_NAME_MAXLEN less the zero at its end.
+const maxName = 255
+
+// portListName is what is in the list, "s-80.443.8000-8010", if that is not too long for a name.
+func portListName(ports []policy.PortRange) string {
+	parts := make([]string, len(ports))
+	for i, p := range ports {
+		parts[i] = p.String()
+	}
+	name := "s-" + strings.Join(parts, ".")
+	if len(name) > maxName {
+		sum := sha256.Sum256([]byte(name))
+		return "s-" + hex.EncodeToString(sum[:16])
+	}
+	return name
+}
+
+func (r *renderer) portList(ports []policy.PortRange) {
+	s := nft.Set{Table: r.table, Name: portListName(ports), Key: nft.InetService, Interval: true}
+	if r.im.sets[s.Name] != nil {
+		return
+	}
+	r.elements(s)
+	for _, p := range ports {
+		e := nft.Element{Key: string(binary.BigEndian.AppendUint16(nil, p.From))}
+		if p.From != p.To {
+			e.Last = string(binary.BigEndian.AppendUint16(nil, p.To))
+		}
+		r.elements(s, e)
+	}
+}
+
+// passes reports whether a rule of the chain leaves its tier. No verdict of nf_tables returns from two chains at once, so that the
+// rules of such a chain stand in each class that has it.
+func passes(c *policy.Chain) bool {
+	return c.Tier == policy.Admin && slices.ContainsFunc(c.Matches, func(m policy.Match) bool { return m.Action == policy.Pass })
+}
+
+// policyChains is a policy in one direction.
+func (r *renderer) policyChains(c *policy.Chain) {
+	if passes(c) {
+		return
+	}
+	for _, f := range families {
+		into := r.im.chain(nft.Chain{Table: r.table, Name: c.Name + f.suffix})
+		r.matches(into, f, c, accept())
+	}
+}
+
+// matches are the rules of a policy; pass is where those go on that pass.
+func (r *renderer) matches(into *chain, f family, c *policy.Chain, pass statement) {
+	for i := range c.Matches {
+		m := &c.Matches[i]
+		var end []statement
+		switch m.Action {
+		case policy.Deny:
+			end = r.deny(c.Direction, c.Policy.String())
+		case policy.Pass:
+			end = []statement{counter(), pass}
+		default:
+			end = []statement{counter(), accept()}
+		}
+		what := meaning{counts: true, policy: c.Policy, direction: c.Direction, rule: m.Rule, action: m.Action}
+		comment := fmt.Sprintf("%s %s[%d]", c.Policy, c.Direction, m.Rule)
+		r.add(into, what, comment, append(r.conditions(f, c.Direction, m), end...)...)
+	}
+}
+
+func (r *renderer) conditions(f family, d policy.Direction, m *policy.Match) (all []statement) {
+	if set := m.Peers + m.Blocks; set != "" {
+		all = append(all, f.remoteIn(d, set+f.suffix))
+	}
+	if m.Protocol != 0 {
+		all = append(all, protocolIs(m.Protocol))
+	}
+	switch {
+	case m.PortNames != "":
+		all = append(all, f.namedPort(m.PortNames+f.suffix))
+	case len(m.Ports) == 1:
+		all = append(all, portIs(m.Ports[0]))
+	case len(m.Ports) > 1:
+		all = append(all, lookup("th dport", portListName(m.Ports), dport()))
+	}
+	return all
+}
+
+// next is the chain of a class where a packet goes on that an Admin policy passes.
+func next(c *policy.Class, f family) string { return c.Name + "-next" + f.suffix }
+
+// classChains is all policies of some pods. Where something may deny, what no policy may deny is accepted before; where packets
+// are dropped because nothing has allowed them, just before that, which costs the others nothing.
+func (r *renderer) classChains(c *policy.Class) {
+	for _, f := range families {
+		into := r.im.chain(nft.Chain{Table: r.table, Name: c.Name + f.suffix})
+		ordered := len(c.Admin)+len(c.Baseline) > 0
+		if ordered {
+			r.add(into, meaning{}, "", jump(ownChain(c.Direction, f)))
+		}
+		if r.admin(into, f, c) {
+			into = r.im.chain(nft.Chain{Table: r.table, Name: next(c, f)})
+		}
+		for _, name := range slices.Concat(c.Policies, c.Baseline) {
+			r.add(into, meaning{}, r.policyOf(name), jump(name+f.suffix))
+		}
+		if len(c.Policies) == 0 {
+			continue // what nothing has decided passes
+		}
+		if !ordered {
+			r.add(into, meaning{}, "", jump(ownChain(c.Direction, f)))
+		}
+		who := r.isolators(c)
+		why := "isolated by " + joined(who)
+		r.add(into, meaning{counts: true, direction: c.Direction, isolated: who}, why, r.deny(c.Direction, why)...)
+	}
+}
+
+// admin asks the class's Admin policies, and reports whether the next tier has a chain of its own.
+func (r *renderer) admin(into *chain, f family, c *policy.Class) (split bool) {
+	pass := accept()
+	if split = slices.ContainsFunc(c.Admin, func(name string) bool { return passes(r.chainOf(name)) }); split {
+		pass = goTo(next(c, f))
+	}
+	for _, name := range c.Admin {
+		if of := r.chainOf(name); passes(of) {
+			r.matches(into, f, of, pass)
+		} else {
+			r.add(into, meaning{}, r.policyOf(name), jump(name+f.suffix))
+		}
+	}
+	if split {
+		r.add(into, meaning{}, "", goTo(next(c, f)))
+	}
+	return split
+}
+
+func (r *renderer) chainOf(name string) *policy.Chain {
+	i, ok := slices.BinarySearchFunc(r.rules.Chains, name, func(c *policy.Chain, name string) int { return strings.Compare(c.Name, name) })
+	if !ok {
+		return &policy.Chain{}
+	}
+	return r.rules.Chains[i]
+}
+
+func (r *renderer) policyOf(chain string) string { return r.chainOf(chain).Policy.String() }
+
+func (r *renderer) isolators(c *policy.Class) (ids []policy.ID) {
+	for _, name := range c.Policies {
+		ids = append(ids, r.chainOf(name).Policy)
+	}
+	return ids
+}
+
+func joined(ids []policy.ID) string {
+	texts := make([]string, len(ids))
+	for i, id := range ids {
+		texts[i] = id.String()
+	}
+	return strings.Join(texts, ", ")
+}
+
+// endpoints sends packets of pods to their rules.
+func (r *renderer) endpoints(list iter.Seq[policy.Endpoint]) {
+	for e := range list {
+		f, key := familyOf(e.Addr), e.Addr.AsSlice()
+		for _, d := range directions {
+			class, verdict := e.Pod.Ingress, expr.Verdict{Kind: expr.VerdictAccept}
+			if d == policy.Egress {
+				class = e.Pod.Egress
+			}
+			if class != "" {
+				verdict = expr.Verdict{Kind: expr.VerdictGoto, Chain: class + f.suffix}
+			}
+			r.elements(nft.Set{Name: d.String() + f.suffix, Key: f.addr, Data: nft.Verdict}, nft.Element{Key: string(key), Verdict: verdict})
+		}
+		r.elements(nft.Set{Name: "self" + f.suffix, Key: nft.Concat(f.addr, f.addr)}, nft.Element{Key: nft.Key(key, key)})
+	}
+}
