@@ -10,15 +10,17 @@ import (
 
 // between compares two Rulesets without looking at what they share, and renders only what differs, as it was and as it is to be.
 // lists counts the chains that use each list of ports, and is brought up to date.
-func between(was, is renderer, lists map[string]int) *change {
-	was.im, is.im = newImage(), newImage()
+func between(was, is renderer, lists map[string]int) (*change, error) {
+	gone, added := is.rules.Endpoints.Diff(was.rules.Endpoints, policy.Endpoint.Compare)
+	if err := oneNode(nodeOf(is.rules), slices.Values(added)); err != nil {
+		return nil, err
+	}
 	was.frameSets()
 	is.frameSets()
 	if !slices.Equal(was.rules.Locals, is.rules.Locals) {
 		was.locals(was.rules.Locals)
 		is.locals(is.rules.Locals)
 	}
-	gone, added := is.rules.Endpoints.Diff(was.rules.Endpoints, policy.Endpoint.Compare)
 	was.endpoints(slices.Values(gone))
 	is.endpoints(slices.Values(added))
 	eachPair(was.rules.PeerSets, is.rules.PeerSets, peerSetName, func(old, now *policy.PeerSet) {
@@ -63,7 +65,7 @@ func between(was, is renderer, lists map[string]int) *change {
 	})
 	inlined := chainsBetween(&was, &is, lists)
 	classesBetween(&was, &is, inlined)
-	return compare(was.im, is.im)
+	return compare(was.im, is.im), nil
 }
 
 // chainsBetween renders chains that differ, and returns the names of those whose rules stand in classes.

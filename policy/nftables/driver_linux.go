@@ -101,13 +101,11 @@ func (d *Driver) apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
 	last := d.last
 	d.last = nil
 	if last != nil && podweft.PassOf(ctx).Watching() && last.moves == d.moves.Load() && spec.Rules != nil && last.spec.equalButRules(spec) {
-		if spec.Rules != last.spec.Rules {
-			if err := oneNode(spec.Rules); err != nil {
-				return nil, err
-			}
+		c, err := between(d.renderer(last.spec), d.renderer(spec), last.lists)
+		if err != nil {
+			return nil, err
 		}
-		c := between(d.renderer(last.spec), d.renderer(spec), last.lists)
-		err := d.write(ctx, c)
+		err = d.write(ctx, c)
 		if err == nil {
 			last.spec = spec
 			d.last = last

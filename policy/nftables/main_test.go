@@ -47,7 +47,7 @@ func inSync(t testing.TB, d *nftables.Driver, spec nftables.Spec) {
 // running keeps a driver's table by a loop until the test ends.
 func running(t testing.TB, d *nftables.Driver) *podweft.Loop[nftables.Spec] {
 	t.Helper()
-	loop := podweft.NewLoop(d, podweft.LoopConfig{})
+	loop := podweft.NewLoop(d, podweft.LoopConfig{Coalesce: -1}) // no rest between passes
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- loop.Run(ctx) }()

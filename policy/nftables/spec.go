@@ -3,6 +3,7 @@ package nftables
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -48,21 +49,18 @@ func (s Spec) Validate() error {
 		}
 	}
 	if s.Rules != nil {
-		errs = append(errs, oneNode(s.Rules))
+		errs = append(errs, oneNode(nodeOf(s.Rules), s.Rules.Endpoints.All()))
 	}
 	return errors.Join(errs...)
 }
 
-// oneNode reports pods of several nodes: whether a source is its pod's own node is asked of the kernel, which knows of one.
-func oneNode(rules *policy.Ruleset) error {
-	first := ""
-	for e := range rules.Endpoints.All() {
-		if first == "" {
-			first = e.Pod.Node
-		}
-		if e.Pod.Node != first {
+// oneNode reports pods that are not of that node: whether a source is its pod's own node is asked of the kernel, which knows of
+// one.
+func oneNode(name string, list iter.Seq[policy.Endpoint]) error {
+	for e := range list {
+		if e.Pod.Node != name {
 			return &podweft.FieldError{
-				Field: "Rules", Problem: fmt.Sprintf("are for pods of %s and %s", first, e.Pod.Node),
+				Field: "Rules", Problem: fmt.Sprintf("are for pods of %s and %s", name, e.Pod.Node),
 				Remedy: "compile them for this node: NewCompiler(name)",
 			}
 		}
@@ -70,7 +68,15 @@ func oneNode(rules *policy.Ruleset) error {
 	return nil
 }
 
-// equal reports whether s and o differ in their Rules at most.
+// nodeOf is the node of the first pod, and so of all.
+func nodeOf(rules *policy.Ruleset) string {
+	for e := range rules.Endpoints.All() {
+		return e.Pod.Node
+	}
+	return ""
+}
+
+// equalButRules reports whether s and o differ in their Rules at most.
 func (s Spec) equalButRules(o Spec) bool {
 	return s.Audit == o.Audit && slices.Equal(s.Closed, o.Closed) && slices.Equal(s.Bridges, o.Bridges) &&
 		(s.Rules == nil) == (o.Rules == nil)
