@@ -1,13 +1,17 @@
 # The few commands of a working day. CI runs .ci/run, which does all of this and more, from a clean clone.
 # `work` is the go command's name for the packages of every module in go.work; `./...` would stop at the root module.
 
-.PHONY: test race lint cross lab bench vmtest consumer apidiff release release-test ci
+.PHONY: test race random lint cross lab bench vmtest consumer apidiff release release-test ci
 
 test: # kernel tests make namespaces of their own: no root is needed
 	go test work
 
 race: # needs gcc
 	go test -race work
+
+random: # policies of clusters that nobody has thought of: evaluators against each other, and both against real packets
+	go test ./policy -run Random -rapid.checks=10000
+	go test ./policy/nftables -run Random -clusters 10000 -timeout 30m
 
 lint:
 	gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go') | (! grep .)

@@ -56,11 +56,14 @@ type SetElement struct {
 func (e SetElement) ID() string { return "element " + e.Set.path() + " { " + e.key() + " }" }
 
 // String adds the value: "element inet filter ports { 80 : jump web }".
-func (e SetElement) String() string {
+func (e SetElement) String() string { return "element " + e.Set.path() + " { " + e.Text() + " }" }
+
+// Text is the element by itself: "80 : jump web".
+func (e SetElement) Text() string {
 	if e.Set.Data == 0 {
-		return e.ID()
+		return e.key()
 	}
-	return "element " + e.Set.path() + " { " + e.key() + " : " + e.value() + " }"
+	return e.key() + " : " + e.value()
 }
 
 func (e SetElement) key() string {

@@ -43,7 +43,7 @@ func crowdPod(ns, app, replica, nodes int) policy.Pod {
 		Labels: map[string]string{"app": fmt.Sprint(app), "role": [...]string{"client", "server", "db"}[app%3]},
 		Addresses: []netip.Addr{
 			netip.AddrFrom4([4]byte{10, byte(ns), byte(app), byte(10 + replica)}),
-			netip.AddrFrom16([16]byte{0: 0xfd, 13: byte(ns), 14: byte(app), 15: byte(10 + replica)}),
+			netip.AddrFrom16([16]byte{0: 0xfd, 12: 1, 13: byte(ns), 14: byte(app), 15: byte(10 + replica)}),
 		},
 		Ports: []policy.NamedPort{{Name: "http", Protocol: policy.TCP, Number: uint16(8000 + app)}},
 	}

@@ -31,6 +31,9 @@
 // forwards and what it sends itself: with kube-proxy's IPVS mode the packets of Services come from there. Nobody else's table is
 // touched: a drop of theirs stays one, and an accept of theirs does not overrule ours.
 //
+// [Text] shows the table without making it. The nft program lists addresses in these rules as @nh,96,32 and the like: a packet has
+// come there by its family, and the rules do not look at that again.
+//
 // What will surprise you: between ports of one bridge the kernel asks no such chain unless br_netfilter is on, so name the bridges
 // in [Spec.Bridges]. Packets that a pod sends to its own node never come by. A connection that has begun goes on whatever becomes
 // of its policies. The driver does not follow connections, does not stop a pod from using another's address, and does not start

@@ -37,7 +37,7 @@ type statement struct {
 
 // rule joins statements to a rule for the chain of that name.
 func (r *renderer) rule(chain, comment string, statements ...statement) nft.Rule {
-	rule := nft.Rule{Table: r.table, Chain: chain, Comment: comment}
+	rule := nft.Rule{Table: r.table, Chain: chain, Comment: printable(comment)}
 	var texts []string
 	for _, s := range statements {
 		if s.text == "" {
@@ -192,11 +192,23 @@ func goTo(chain string) statement {
 	return statement{"goto " + chain, []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}}}
 }
 
-// maxPrefix is the longest prefix of a logged packet: NF_LOG_PREFIXLEN, with the zero at its end.
-const maxPrefix = 128
+// longest is how many characters of a comment nft shows (NFTNL_UDATA_COMMENT_MAXLEN) and of a prefix the kernel logs
+// (NF_LOG_PREFIXLEN), less the zero at their end.
+const longest = 127
+
+// printable is text that can stand between the quotes of nft's language, which knows no way to write a quote.
+func printable(text string) string {
+	clean := strings.Map(func(c rune) rune {
+		if c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return '?'
+		}
+		return c
+	}, text)
+	return clean[:min(len(clean), longest)]
+}
 
 func logTo(group uint16, prefix string) statement {
-	prefix = prefix[:min(len(prefix), maxPrefix-1)]
+	prefix = printable(prefix)
 	return statement{fmt.Sprintf("log prefix %q group %d", prefix, group), []expr.Any{&expr.Log{
 		Key: 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_PREFIX, Group: group, Data: []byte(prefix),
 	}}}

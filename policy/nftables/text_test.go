@@ -1,0 +1,68 @@
+package nftables_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft/policy"
+	"github.com/podweft/podweft/policy/internal/scenario"
+	"github.com/podweft/podweft/policy/nftables"
+	"github.com/podweft/podweft/testnet"
+)
+
+// TestText: what people are shown is what nft takes, and what nft then makes of it is what the driver would have made: nft lists both
+// alike, but for the checks of the family that nft puts before every look at an address.
+func TestText(t *testing.T) {
+	n, m := testnet.NewNode(t, "by-text"), testnet.NewNode(t, "by-driver")
+	if _, ok := ruleset(t, n); !ok {
+		t.Skip("the nft program is not installed")
+	}
+	cluster := scenario.Cluster()
+	cluster.Policies = village().Policies
+	for _, s := range scenario.All() {
+		for i, p := range s.Put.Policies {
+			p.Name += s.Name + string(rune('a'+i))
+			cluster.Policies = append(cluster.Policies, p)
+		}
+		for i, p := range s.Put.ClusterPolicies {
+			p.Name += s.Name + string(rune('a'+i))
+			cluster.ClusterPolicies = append(cluster.ClusterPolicies, p)
+		}
+	}
+	rules, _ := policy.NewCompiler("node-1").Update(cluster)
+	spec := villageSpec(t)
+	spec.Rules = rules
+	cfg := nftables.Config{LogGroup: 3}
+	text, err := nftables.Text(cfg, spec)
+	require.NoError(t, err)
+	cmd := n.Command(t.Context(), "nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(text)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, string(out))
+
+	cfg.NetNS = m.NetNS()
+	apply(t, newDriver(t, cfg), spec)
+	want, _ := ruleset(t, m)
+	got, _ := ruleset(t, n)
+	plain := func(text string) []string {
+		return slices.DeleteFunc(strings.Split(text, "\n"), func(line string) bool {
+			return strings.Contains(line, "@nh,") || strings.Contains(line, "addr ") || strings.Contains(line, "meta nfproto") || strings.Contains(line, "hoplimit")
+		})
+	}
+	assert.ElementsMatch(t, plain(want), plain(got))
+	assert.Equal(t, strings.Count(want, "\n"), strings.Count(got, "\n"))
+}
+
+func TestTextRefuses(t *testing.T) {
+	_, err := nftables.Text(nftables.Config{Owner: "?"}, nftables.Spec{})
+	require.Error(t, err)
+	_, err = nftables.Text(nftables.Config{}, nftables.Spec{Bridges: []string{""}})
+	require.Error(t, err)
+	text, err := nftables.Text(nftables.Config{}, nftables.Spec{})
+	require.NoError(t, err)
+	assert.Empty(t, text)
+}
