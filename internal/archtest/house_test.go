@@ -37,6 +37,26 @@ var (
 	})
 )
 
+var etcdClient = []string{
+	"github.com/coreos/go-semver",
+	"github.com/coreos/go-systemd/v22",
+	"github.com/gogo/protobuf",
+	"github.com/golang/protobuf",
+	"github.com/grpc-ecosystem/grpc-gateway/v2",
+	"go.etcd.io/etcd/api/v3",
+	"go.etcd.io/etcd/client/pkg/v3",
+	"go.etcd.io/etcd/client/v3",
+	"go.uber.org/multierr",
+	"go.uber.org/zap",
+	"golang.org/x/net",
+	"golang.org/x/sys",
+	"golang.org/x/text",
+	"google.golang.org/genproto/googleapis/api",
+	"google.golang.org/genproto/googleapis/rpc",
+	"google.golang.org/grpc",
+	"google.golang.org/protobuf",
+}
+
 // A house is a module's packages and its rules. Keys and values name packages by their directory; a key that ends in "/..."
 // speaks for a tree of packages.
 type house struct {
@@ -56,6 +76,8 @@ var ours = house{
 		"subnet":                 {may: []string{root}},
 		"subnet/memory":          {may: []string{root, "subnet", "subnet/internal/..."}},
 		"subnet/file":            {may: []string{root, "subnet", "subnet/internal/...", "internal/dirwatch", "internal/flock"}, brings: []string{"golang.org/x/sys"}},
+		"subnet/file":            {may: []string{root, "subnet", "subnet/internal/..."}, brings: []string{"golang.org/x/sys"}}, // flock, inotify
+		"subnet/etcd":            {may: []string{root, "subnet", "subnet/internal/..."}, brings: etcdClient},
 		"subnet/storetest":       {may: []string{root, "subnet"}},
 		"subnet/internal/ledger": {may: []string{root, "subnet"}},
 
@@ -106,6 +128,9 @@ var ours = house{
 		"github.com/containernetworking/cni":     {"cniplugin", "cnitest"},
 		"github.com/containernetworking/plugins": nil,
 		"github.com/google/nftables":             {"internal/nft", "nat", "policy/nftables"},
+		"github.com/google/nftables":             {"internal/nft", "nat"},
+		"go.etcd.io/etcd/client/v3":              {"subnet/etcd", "examples/flannel/embedded"}, // there, tests play the operator
+		"google.golang.org/grpc":                 {"subnet/etcd"},
 		// The lab asks the kernel with it, not us, which way a packet goes.
 		"github.com/vishvananda/netlink": {"internal/nl", "testnet", "examples/lab"},
 		"github.com/vishvananda/netns":   {"internal/netns"},

@@ -96,7 +96,7 @@ func (l *Ledger) Acquire(c subnet.Claim, now Now) (*subnet.Lease, error) {
 	if l.Network == nil {
 		return nil, subnet.ErrNoNetwork
 	}
-	prefixes, err := l.choose(c)
+	prefixes, err := l.Choose(c)
 	if err != nil {
 		return nil, err
 	}
@@ -106,8 +106,8 @@ func (l *Ledger) Acquire(c subnet.Claim, now Now) (*subnet.Lease, error) {
 	return l.put(i, lease, c.TTL, now), nil
 }
 
-// choose returns the subnets that the claim gets.
-func (l *Ledger) choose(c subnet.Claim) (subnet.Prefixes, error) {
+// Choose returns the subnets that the claim gets.
+func (l *Ledger) Choose(c subnet.Claim) (subnet.Prefixes, error) {
 	own := l.held(c.Node)
 	if !c.Exact {
 		return l.Network.Pick([]subnet.Prefixes{own, l.reservedFor(c.Node), c.Prefer}, l.takenFrom(c.Node))
