@@ -1,0 +1,90 @@
+package flannel
+
+import (
+	"context"
+	"io"
+	"log/slog"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/hostgw"
+	"github.com/podweft/podweft/ipip"
+	"github.com/podweft/podweft/node"
+	"github.com/podweft/podweft/subnet"
+	"github.com/podweft/podweft/vxlan"
+)
+
+// place is where drivers work, and as whom.
+type place struct {
+	owner, netns string
+	log          *slog.Logger
+}
+
+// backend is what the daemon needs of a driver.
+type backend struct {
+	node.Backend
+	io.Closer
+	plan     func(context.Context, subnet.Node, *subnet.Snapshot) (podweft.Plan, error)
+	teardown func(context.Context) (podweft.Plan, error)
+}
+
+// kinds are the backends that net-conf.json can name. No driver registers itself: these are the ones that we import.
+var kinds = []struct {
+	name string
+	make func(place) (*backend, error)
+}{
+	{vxlan.Type, func(p place) (*backend, error) {
+		d, err := vxlan.New(vxlan.Config{Owner: p.owner, NetNS: p.netns, Logger: p.log})
+		return compose(p, d, err, vxlan.Type, vxlan.Compile, vxlan.Publish)
+	}},
+	{hostgw.Type, func(p place) (*backend, error) {
+		d, err := hostgw.New(hostgw.Config{Owner: p.owner, NetNS: p.netns, Logger: p.log})
+		return compose(p, d, err, hostgw.Type, hostgw.Compile, hostgw.Publish)
+	}},
+	{ipip.Type, func(p place) (*backend, error) {
+		d, err := ipip.New(ipip.Config{Owner: p.owner, NetNS: p.netns, Logger: p.log})
+		return compose(p, d, err, ipip.Type, ipip.Compile, ipip.Publish)
+	}},
+}
+
+// newBackend makes the backend that the network's configuration names.
+func newBackend(kind string, p place) (*backend, error) {
+	names := ""
+	for _, k := range kinds {
+		if k.name == kind {
+			return k.make(p)
+		}
+		names += " " + k.name
+	}
+	return nil, &podweft.FieldError{Field: "Backend.Type", Value: kind, Problem: "is not one that this daemon has", Remedy: "write one of" + names}
+}
+
+// driver is what all drivers have.
+type driver[S any] interface {
+	podweft.Driver[S]
+	io.Closer
+	Teardown(ctx context.Context) (podweft.Plan, error)
+}
+
+func compose[S any](
+	p place, d driver[S], err error, kind string,
+	compile func(subnet.Node, *subnet.Snapshot) (S, []subnet.Problem, error),
+	publish func(subnet.Node, *subnet.Network, subnet.Data) (subnet.Data, int, error),
+) (*backend, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &backend{
+		Backend: node.NewBackend(node.Parts[S]{
+			Type: kind, Driver: d, Compile: compile, Publish: publish, Loop: podweft.LoopConfig{Logger: p.log},
+		}),
+		Closer:   d,
+		teardown: d.Teardown,
+		plan: func(ctx context.Context, self subnet.Node, snap *subnet.Snapshot) (podweft.Plan, error) {
+			spec, _, err := compile(self, snap)
+			if err != nil {
+				return nil, err
+			}
+			return d.Plan(ctx, spec)
+		},
+	}, nil
+}

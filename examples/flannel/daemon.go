@@ -1,0 +1,109 @@
+package flannel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/podweft/podweft/examples/flannel/embedded"
+	"github.com/podweft/podweft/node"
+)
+
+// Run is the daemon: it takes part in the network until ctx ends, and then returns nil and leaves the network as it is, so that
+// pods keep talking. Any other end is an error, in one sentence.
+func Run(ctx context.Context, o *Options) error {
+	log := o.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	if o.Server.Client != "" {
+		server, err := o.serve(ctx, log)
+		if err != nil {
+			return err
+		}
+		defer server.Stop()
+		group.Go(func() error {
+			select {
+			case err := <-server.Failed():
+				return fmt.Errorf("embedded etcd: %w", err)
+			case <-ctx.Done():
+				return nil
+			}
+		})
+	}
+	var h health
+	if o.Healthz != "" {
+		if err := h.listen(group, ctx, o.Healthz); err != nil {
+			return err
+		}
+	}
+	group.Go(func() error {
+		defer cancel()
+		return o.run(ctx, log, &h)
+	})
+	err := group.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+func (o *Options) serve(ctx context.Context, log *slog.Logger) (*embedded.Server, error) {
+	log.Info("starting etcd", "url", o.Server.Client, "cluster", o.Server.Cluster)
+	ctx, cancel := context.WithTimeout(ctx, o.StoreWait)
+	defer cancel()
+	return embedded.Start(ctx, o.Server)
+}
+
+// run is the node's part.
+func (o *Options) run(ctx context.Context, log *slog.Logger, h *health) error {
+	cfg := o.Etcd
+	cfg.Logger = log
+	store, err := openStore(ctx, cfg, o.StoreWait)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	begun, err := begin(ctx, store, o.StoreWait)
+	if err != nil {
+		return err
+	}
+	defer begun.close()
+	back, err := newBackend(begun.first.Network.Backend.Type, place{o.Owner, o.NetNS, log})
+	if err != nil {
+		return err
+	}
+	defer back.Close()
+	n, err := node.New(node.Config{
+		Name: o.NodeName, Underlay: o.Underlay, Store: begun, Backend: back, Masquerade: o.IPMasq,
+		Owner: o.Owner, NetNS: o.NetNS, StateFile: o.StateFile, Logger: log,
+	})
+	if err != nil {
+		return err
+	}
+	h.watch(n)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return n.Run(ctx) })
+	group.Go(func() error { return o.announce(ctx, log, n) })
+	return group.Wait()
+}
+
+// announce writes the subnet file when pods can be started: every peer known then is programmed.
+func (o *Options) announce(ctx context.Context, log *slog.Logger, n *node.Node) error {
+	pods, err := n.Pods(ctx)
+	if err != nil {
+		return nil // ctx has ended
+	}
+	s := n.Status()
+	if err := writeSubnetFile(o.SubnetFile, s.Network, pods.Prefixes, pods.MTU, o.IPMasq); err != nil {
+		return fmt.Errorf("subnet file: %w", err)
+	}
+	log.InfoContext(ctx, "ready", "subnet", pods.Prefixes, "mtu", pods.MTU, "peers", s.Peers, "failing", len(s.Backend.Failing))
+	return nil
+}

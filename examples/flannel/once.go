@@ -1,0 +1,145 @@
+package flannel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"slices"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/nat"
+	"github.com/podweft/podweft/node"
+	"github.com/podweft/podweft/subnet"
+)
+
+// plan writes what a start would change on this node, and changes nothing: not in the kernel and not in the store.
+func (o *Options) plan(ctx context.Context, out io.Writer) error {
+	store, err := openStore(ctx, o.Etcd, o.StoreWait)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	begun, err := begin(ctx, store, o.StoreWait)
+	if err != nil {
+		return err
+	}
+	begun.close()
+	snap := begun.first
+	self, err := node.Choose(ctx, o.NetNS, o.Underlay)
+	if err != nil {
+		return err
+	}
+	self.Name = o.NodeName
+	back, err := newBackend(snap.Network.Backend.Type, place{o.Owner, o.NetNS, nil})
+	if err != nil {
+		return err
+	}
+	defer back.Close()
+	lease, err := presumed(self, snap, back)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "lease %s on %s\n", lease, self.Device)
+	with := *snap
+	with.Leases = append(slices.DeleteFunc(slices.Clone(snap.Leases), func(l *subnet.Lease) bool {
+		return l.Prefixes == lease.Prefixes
+	}), lease)
+	plan, err := back.plan(ctx, self, &with)
+	if err != nil {
+		return err
+	}
+	if o.IPMasq {
+		masquerade, err := o.planMasquerade(ctx, snap.Network, lease)
+		if err != nil {
+			return err
+		}
+		plan = append(plan, masquerade...)
+	}
+	fmt.Fprint(out, plan)
+	return nil
+}
+
+// presumed is the lease that a start would get: the one that the node has, or most likely one like it.
+func presumed(self subnet.Node, snap *subnet.Snapshot, back node.Backend) (*subnet.Lease, error) {
+	own := snap.Lease(self.Name)
+	for _, l := range snap.Leases {
+		if own == nil && self.Underlay.V4.IsValid() && l.Node == self.Underlay.V4.String() {
+			own = l // flannel's, which a start takes over
+		}
+	}
+	lease := subnet.Lease{Key: "~", Node: self.Name, Underlay: self.Underlay, Backend: back.Type()}
+	if own != nil && snap.Network.Fits(own.Prefixes) {
+		lease.Prefixes, lease.Data = own.Prefixes, own.Data
+	} else {
+		var err error
+		if lease.Prefixes, err = snap.Network.Pick(nil, prefixes(snap)); err != nil {
+			return nil, err
+		}
+	}
+	var err error
+	lease.Data, _, err = back.Publish(self, snap.Network, lease.Data)
+	return &lease, err
+}
+
+func prefixes(snap *subnet.Snapshot) iter.Seq[subnet.Prefixes] {
+	return func(yield func(subnet.Prefixes) bool) {
+		for _, l := range snap.Leases {
+			if !yield(l.Prefixes) {
+				return
+			}
+		}
+	}
+}
+
+func (o *Options) planMasquerade(ctx context.Context, network *subnet.Network, lease *subnet.Lease) (podweft.Plan, error) {
+	d, err := nat.New(nat.Config{Owner: o.Owner, NetNS: o.NetNS})
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	spec := nat.Spec{Masquerade: slices.Collect(lease.Prefixes.All())}
+	for _, r := range []subnet.Range{network.V4, network.V6} {
+		if r.Network.IsValid() {
+			spec.Exempt = append(spec.Exempt, r.Network)
+		}
+	}
+	return d.Plan(ctx, spec)
+}
+
+// cleanup removes everything of ours from this node: what any backend made, the masquerade and the files. The lease ends by
+// itself. It goes on past what fails.
+func (o *Options) cleanup(ctx context.Context, out io.Writer) error {
+	var errs []error
+	remove := func(what string, teardown func(context.Context) (podweft.Plan, error), closer io.Closer) {
+		defer closer.Close()
+		plan, err := teardown(ctx)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", what, err))
+		}
+		fmt.Fprint(out, plan)
+	}
+	for _, k := range kinds {
+		b, err := k.make(place{o.Owner, o.NetNS, nil})
+		if err != nil {
+			return err
+		}
+		remove(k.name, b.teardown, b)
+	}
+	d, err := nat.New(nat.Config{Owner: o.Owner, NetNS: o.NetNS})
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	remove("masquerade", d.Teardown, d)
+	for _, path := range []string{o.SubnetFile, o.StateFile} {
+		if err := os.Remove(path); err == nil {
+			fmt.Fprintf(out, "- file %s\n", path)
+		} else if path != "" && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
