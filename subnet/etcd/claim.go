@@ -175,7 +175,9 @@ func (a *acquisition) commit(ctx context.Context, view *state, own *entry, l *su
 		then = append(then, clientv3.OpPut(claim, l.Key, keep))
 		otherwise = append(otherwise, clientv3.OpGet(claim))
 	}
-	then = append(then, clientv3.OpGet(a.subnets(), clientv3.WithRange(a.listed()), clientv3.WithMinCreateRev(view.revision+1), clientv3.WithKeysOnly()))
+	if l.Prefixes.V6.IsValid() {
+		then = append(then, clientv3.OpGet(a.subnets(), clientv3.WithRange(a.listed()), clientv3.WithMinCreateRev(view.revision+1), clientv3.WithKeysOnly()))
+	}
 	done, err := a.txn(ctx, when, then, otherwise)
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		a.granted = 0
@@ -189,8 +191,8 @@ func (a *acquisition) commit(ctx context.Context, view *state, own *entry, l *su
 		return nil, errMoved
 	}
 	l.Revision = uint64(done.Header.Revision)
-	newer := done.Responses[len(done.Responses)-1].GetResponseRange().Kvs
-	if slices.ContainsFunc(newer, func(kv *mvccpb.KeyValue) bool { return a.cameFirst(kv, l) }) {
+	newer := done.Responses[len(done.Responses)-1].GetResponseRange() // nil where there is only IPv4
+	if slices.ContainsFunc(newer.GetKvs(), func(kv *mvccpb.KeyValue) bool { return a.cameFirst(kv, l) }) {
 		return nil, a.giveWay(ctx, l)
 	}
 	if own != nil && own.alive != a.used && own.alive != 0 {

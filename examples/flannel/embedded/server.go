@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
 
 	"github.com/podweft/podweft"
 )
@@ -85,8 +86,8 @@ func (c Config) build() (*embed.Config, error) {
 		errs = append(errs, &podweft.FieldError{Field: "Cluster", Value: c.Cluster, Problem: "has no member " + conf.Name, Remedy: "name this member too"})
 	}
 	conf.AutoCompactionMode, conf.AutoCompactionRetention = "periodic", cmp.Or(c.Compact, time.Hour).String()
-	conf.LogLevel = "panic" // what goes wrong is returned; what etcd would write besides is nobody's format
-	conf.LogOutputs = []string{"/dev/null"}
+	// What goes wrong is returned; what etcd would write besides is nobody's format.
+	conf.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	return conf, errors.Join(errs...)
 }
 

@@ -1,0 +1,235 @@
+package embedded_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft/examples/flannel/embedded"
+	"github.com/podweft/podweft/subnet"
+	"github.com/podweft/podweft/subnet/etcd"
+)
+
+const patience = 60 * time.Second
+
+func parse(t testing.TB, conf string) *subnet.Network {
+	t.Helper()
+	n, err := subnet.ParseNetwork([]byte(conf))
+	require.NoError(t, err)
+	return n
+}
+
+func claim(i int) subnet.Claim {
+	return subnet.Claim{Node: fmt.Sprintf("node-%d", i), Backend: "host-gw", Underlay: subnet.Addrs{V4: netip.AddrFrom4([4]byte{172, 16, byte(i >> 8), byte(i)})}}
+}
+
+// follow runs a Feed; what it saw last is asked for with until.
+type follower struct {
+	t    testing.TB
+	mu   sync.Mutex
+	last *subnet.Snapshot
+}
+
+func follow(t testing.TB, s subnet.Store) *follower {
+	f := &follower{t: t}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for snap := range subnet.NewFeed(subnet.FeedConfig{Store: s}).Snapshots(ctx) {
+			f.mu.Lock()
+			f.last = snap
+			f.mu.Unlock()
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+	})
+	return f
+}
+
+func (f *follower) until(what string, wanted func(*subnet.Snapshot) bool) {
+	f.t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		f.mu.Lock()
+		last := f.last
+		f.mu.Unlock()
+		if last != nil && wanted(last) {
+			return
+		}
+		require.True(f.t, time.Now().Before(deadline), "not seen: %s", what)
+	}
+}
+
+func has(node string) func(*subnet.Snapshot) bool {
+	return func(s *subnet.Snapshot) bool { return s.Lease(node) != nil }
+}
+
+const sixteen = `{"Network":"10.244.0.0/16"}`
+
+// TestOutage: etcd is killed and comes back; what was claimed stays, and the watch goes on.
+func TestOutage(t *testing.T) {
+	cfg := embedded.Config{Dir: t.TempDir(), Client: freeURL(t)}
+	server := startMember(t, cfg)
+	p := place{server: cfg.Client, prefix: "/outage", operator: operator(t, cfg.Client)}
+	p.configure(t, parse(t, sixteen))
+	s := p.store(t, cfg.Client)
+	hold, err := subnet.NewHold(subnet.HoldConfig{Store: s, Claim: claim(1)})
+	require.NoError(t, err)
+	l, err := hold.Acquire(t.Context())
+	require.NoError(t, err)
+	seen := follow(t, s)
+	seen.until("the lease", has("node-1"))
+
+	server.kill()
+	time.Sleep(time.Second)
+	server = startMember(t, cfg)
+	_, err = p.store(t, cfg.Client).Acquire(t.Context(), claim(2))
+	for err != nil {
+		require.NoError(t, t.Context().Err())
+		_, err = s.Acquire(t.Context(), claim(2))
+	}
+	seen.until("a lease from after the outage", has("node-2"))
+	again, err := s.Renew(t.Context(), l)
+	require.NoError(t, err)
+	assert.Equal(t, l.Prefixes, again.Prefixes)
+	server.kill()
+}
+
+// TestLeaderLost: of three members the leader is stopped, as by a frozen machine; the other two go on.
+func TestLeaderLost(t *testing.T) {
+	members := make([]embedded.Config, 3)
+	cluster := ""
+	var endpoints []string
+	for i := range members {
+		members[i] = embedded.Config{Name: fmt.Sprint("m", i), Dir: t.TempDir(), Client: freeURL(t), Peer: freeURL(t)}
+		cluster += fmt.Sprintf(",%s=%s", members[i].Name, members[i].Peer)
+		endpoints = append(endpoints, members[i].Client)
+	}
+	processes := map[string]*process{}
+	for _, m := range members {
+		m.Cluster = cluster[1:]
+		processes[m.Client] = startMember(t, m)
+	}
+	op := operator(t, endpoints[0])
+	put(t, op, "/leader/config", sixteen)
+	s, err := etcd.New(etcd.Config{Endpoints: endpoints, Prefix: "/leader", Timeout: time.Second})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = s.Close() })
+	_, err = s.Acquire(t.Context(), claim(1))
+	require.NoError(t, err)
+	seen := follow(t, s)
+	seen.until("the first lease", has("node-1"))
+
+	var leader *process
+	for _, url := range endpoints {
+		status, err := operator(t, url).Status(t.Context(), url)
+		require.NoError(t, err)
+		if status.Leader == status.Header.MemberId {
+			leader = processes[url]
+		}
+	}
+	require.NotNil(t, leader)
+	require.NoError(t, leader.cmd.Process.Signal(syscall.SIGKILL))
+	deadline := time.Now().Add(patience)
+	for {
+		if _, err = s.Acquire(t.Context(), claim(2)); err == nil {
+			break
+		}
+		require.True(t, time.Now().Before(deadline), "no claim without the leader: %v", err)
+		time.Sleep(50 * time.Millisecond)
+	}
+	seen.until("a lease under the new leader", has("node-2"))
+}
+
+// TestByHand: what people and strangers do to the keys.
+func TestByHand(t *testing.T) {
+	url := startEmbedded(t)
+	p := place{server: url, prefix: "/hand", operator: operator(t, url)}
+	p.configure(t, parse(t, sixteen))
+	s := p.store(t, url)
+	for key, value := range map[string]string{"hello": "world", "10.244.9.0-24": "{", "10.244.300.0-24": "{}", "10.244.8.0-24": `{"PublicIP":"x"}`} {
+		put(t, p.operator, p.prefix+"/subnets/"+key, value)
+	}
+	put(t, p.operator, p.prefix+"/subnets/10.244.7.0-24", `{"PublicIP":"192.0.2.7","PublicIPv6":null,"BackendType":"host-gw"}`)
+	hold, err := subnet.NewHold(subnet.HoldConfig{Store: s, Claim: claim(1)})
+	require.NoError(t, err)
+	l, err := hold.Acquire(t.Context())
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- hold.Run(ctx) }()
+	for snap, err := range s.Watch(t.Context()) {
+		require.NoError(t, err)
+		assert.Len(t, snap.Problems, 4)
+		require.Len(t, snap.Leases, 2, "ours, and the one that an operator made to last")
+		break
+	}
+	key := p.prefix + "/subnets/" + l.Key
+	_, err = p.operator.Delete(t.Context(), key)
+	require.NoError(t, err)
+	gone := 0
+	for snap, err := range s.Watch(t.Context()) { // the Hold hears of it as a node tells it, and takes the subnet again
+		require.NoError(t, err)
+		hold.Observe(snap)
+		if again := snap.Lease("node-1"); again != nil {
+			assert.Equal(t, l.Prefixes, again.Prefixes)
+			break
+		}
+		gone++
+	}
+	assert.LessOrEqual(t, gone, 1)
+
+	// Without our hands on it, another node takes what was ours: that is the end, said in so many words.
+	put(t, p.operator, key, `{"PublicIP":"192.0.2.99","PublicIPv6":null,"BackendType":"host-gw"}`)
+	for snap, err := range s.Watch(t.Context()) {
+		require.NoError(t, err)
+		hold.Observe(snap)
+		break
+	}
+	require.ErrorIs(t, <-ended, subnet.ErrLeaseLost)
+	cancel()
+}
+
+// BenchmarkThousandNodes: a cluster's nodes start at one moment, each with a connection of its own.
+func BenchmarkThousandNodes(b *testing.B) {
+	const nodes = 1000
+	url := startEmbedded(b)
+	op := operator(b, url)
+	for round := 0; b.Loop(); round++ {
+		p := place{server: url, prefix: fmt.Sprint("/thousand", round), operator: op}
+		p.configure(b, parse(b, `{"Network":"10.0.0.0/8"}`))
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		got := map[subnet.Prefixes]bool{}
+		for i := range nodes {
+			wg.Go(func() {
+				s, err := etcd.New(etcd.Config{Endpoints: []string{url}, Prefix: p.prefix})
+				if !assert.NoError(b, err) {
+					return
+				}
+				defer s.Close()
+				hold, err := subnet.NewHold(subnet.HoldConfig{Store: s, Claim: claim(i)})
+				if !assert.NoError(b, err) {
+					return
+				}
+				l, err := hold.Acquire(b.Context())
+				if !assert.NoError(b, err) {
+					return
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				got[l.Prefixes] = true
+			})
+		}
+		wg.Wait()
+		assert.Len(b, got, nodes)
+	}
+}

@@ -1,0 +1,384 @@
+package flannel
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/podweft/podweft/examples/flannel/embedded"
+	"github.com/podweft/podweft/subnet"
+	"github.com/podweft/podweft/subnet/etcd"
+	"github.com/podweft/podweft/testnet"
+)
+
+func TestMain(m *testing.M) { testnet.Main(program{m}) }
+
+// roleVar is set in a process that is to be the daemon.
+const roleVar = "PODWEFT_TEST_DAEMON"
+
+type program struct{ tests *testing.M }
+
+func (p program) Run() int {
+	if os.Getenv(roleVar) != "" {
+		return Main(os.Args[1:], os.Stdout, os.Stderr)
+	}
+	return p.tests.Run()
+}
+
+const (
+	vxlanConf  = `{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}`
+	hostgwConf = `{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}`
+	patience   = 30 * time.Second
+)
+
+// startEtcd serves a network's configuration at the URL that it returns, beside a Store for the test itself.
+func startEtcd(t testing.TB, conf string) (url string, store *etcd.Store) {
+	t.Helper()
+	url = freeURL(t)
+	s, err := embedded.Start(t.Context(), embedded.Config{Dir: t.TempDir(), Client: url})
+	require.NoError(t, err)
+	t.Cleanup(s.Stop)
+	configure(t, url, conf)
+	store, err = etcd.New(etcd.Config{Endpoints: []string{url}})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = store.Close() })
+	return url, store
+}
+
+func freeURL(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	return "http://" + l.Addr().String()
+}
+
+// configure puts net-conf.json as an operator does, here over etcd's HTTP gateway.
+func configure(t testing.TB, url, conf string) {
+	t.Helper()
+	body, err := json.Marshal(map[string][]byte{"key": []byte(etcd.DefaultPrefix + "/config"), "value": []byte(conf)})
+	require.NoError(t, err)
+	r, err := http.Post(url+"/v3/kv/put", "application/json", bytes.NewReader(body))
+	require.NoError(t, err)
+	defer r.Body.Close()
+	require.Equal(t, http.StatusOK, r.StatusCode)
+}
+
+// agent is a daemon in a process of its own, for one node of a fabric.
+type agent struct {
+	t    testing.TB
+	node *testnet.Node
+	args []string
+	dir  string
+	url  string // of /readyz
+	cmd  *exec.Cmd
+	log  *lockedBuffer
+}
+
+func newAgent(t testing.TB, n *testnet.Node, name, endpoints string, more ...string) *agent {
+	t.Helper()
+	a := &agent{t: t, node: n, dir: t.TempDir(), url: freeURL(t)}
+	_, port, err := net.SplitHostPort(strings.TrimPrefix(a.url, "http://"))
+	require.NoError(t, err)
+	a.args = append([]string{
+		"--node-name", name, "--netns", n.NetNS(), "--etcd-endpoints", endpoints, "--ip-masq",
+		"--subnet-file", a.path("subnet.env"), "--state-file", a.path("lease.json"),
+		"--healthz-ip", "127.0.0.1", "--healthz-port", port,
+	}, more...)
+	return a
+}
+
+func (a *agent) path(name string) string { return filepath.Join(a.dir, name) }
+
+// command is the program with the agent's flags.
+func (a *agent) command(args ...string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0], append(a.args, args...)...)
+	cmd.Env = append(os.Environ(), roleVar+"=1")
+	return cmd // no Pdeathsig: threads that were in a namespace end, and it is a thread's death that counts
+}
+
+func (a *agent) start() {
+	a.t.Helper()
+	a.cmd, a.log = a.command(), &lockedBuffer{}
+	a.cmd.Stderr = a.log
+	require.NoError(a.t, a.cmd.Start())
+	a.t.Cleanup(func() { a.kill(syscall.SIGKILL) })
+}
+
+// kill ends the process and returns how it ended.
+func (a *agent) kill(s syscall.Signal) error {
+	_ = a.cmd.Process.Signal(s)
+	return a.cmd.Wait()
+}
+
+// ready waits until the agent is.
+func (a *agent) ready() {
+	a.t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		if status, _ := a.ask("/readyz"); status == http.StatusOK {
+			if _, err := os.Stat(a.path("subnet.env")); err == nil {
+				return
+			}
+		}
+		require.True(a.t, time.Now().Before(deadline), "the daemon is not ready: %s", a.log)
+	}
+}
+
+func (a *agent) ask(path string) (int, string) {
+	r, err := http.Get(a.url + path)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer r.Body.Close()
+	body, _ := io.ReadAll(r.Body)
+	return r.StatusCode, string(body)
+}
+
+// pod gives the node's first pod address to the node itself, on a bridge that no agent touches, and returns it.
+func (a *agent) pod() netip.Addr {
+	a.t.Helper()
+	vars, err := readSubnetFile(a.path("subnet.env"))
+	require.NoError(a.t, err)
+	own, err := netip.ParsePrefix(vars["FLANNEL_SUBNET"])
+	require.NoError(a.t, err)
+	h := a.netlink()
+	link, err := h.LinkByName("cni0")
+	if err != nil {
+		require.NoError(a.t, h.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "cni0"}}))
+		link, err = h.LinkByName("cni0")
+		require.NoError(a.t, err)
+		require.NoError(a.t, h.LinkSetUp(link))
+	}
+	addr, err := netlink.ParseAddr(own.String())
+	require.NoError(a.t, err)
+	require.NoError(a.t, h.AddrReplace(link, addr))
+	return own.Addr()
+}
+
+func (a *agent) netlink() *netlink.Handle {
+	a.t.Helper()
+	var h *netlink.Handle
+	require.NoError(a.t, a.node.Do(func() (err error) {
+		h, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+		return err
+	}))
+	a.t.Cleanup(h.Close)
+	return h
+}
+
+// pings are sent every 5 ms until stop, which returns how many there were and how many had no answer.
+func pings(t testing.TB, from *testnet.Node, source, to netip.Addr) (stop func() (sent, lost int)) {
+	t.Helper()
+	p, err := from.Pinger()
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	sent, lost := 0, 0
+	wg.Go(func() {
+		for tick := time.NewTicker(5 * time.Millisecond); ; {
+			select {
+			case <-ctx.Done():
+				tick.Stop()
+				return
+			case <-tick.C:
+			}
+			wg.Go(func() {
+				echo, end := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+				defer end()
+				_, err := p.Echo(echo, to, testnet.Echo{From: source})
+				mu.Lock()
+				defer mu.Unlock()
+				sent++
+				if err != nil {
+					lost++
+				}
+			})
+		}
+	})
+	return func() (int, int) {
+		cancel()
+		wg.Wait()
+		_ = p.Close()
+		return sent, lost
+	}
+}
+
+// lockedBuffer is what a process wrote so far.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// TestDaemon: two nodes' daemons find each other in etcd, and are stopped, killed, started and cleaned up while pods talk.
+func TestDaemon(t *testing.T) {
+	for _, tc := range []struct{ name, conf string }{{"vxlan", vxlanConf}, {"host-gw", hostgwConf}} {
+		t.Run(tc.name, func(t *testing.T) {
+			url, _ := startEtcd(t, tc.conf)
+			f := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 2, Outside: true})
+			a, b := newAgent(t, f.Nodes[0], "a", url), newAgent(t, f.Nodes[1], "b", url)
+			plan, err := a.command("plan").CombinedOutput()
+			require.NoError(t, err, "%s", plan)
+			assert.Contains(t, string(plan), "lease 10.244.")
+			a.start()
+			b.start()
+			a.ready()
+			b.ready()
+			from, to := a.pod(), b.pod()
+			require.Eventually(t, func() bool {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				_, err := f.Nodes[0].Echo(ctx, to, testnet.Echo{From: from})
+				return err == nil
+			}, patience, 10*time.Millisecond, "no way from a to b")
+
+			stop := pings(t, f.Nodes[0], from, to)
+			time.Sleep(100 * time.Millisecond)
+			require.NoError(t, b.kill(syscall.SIGTERM), "a graceful stop: %s", b.log)
+			time.Sleep(100 * time.Millisecond)
+			before := a.pod()
+			_ = a.kill(syscall.SIGKILL)
+			b.start()
+			a.start()
+			a.ready()
+			b.ready()
+			sent, lost := stop()
+			assert.Zero(t, lost, "of %d pings", sent)
+			assert.Equal(t, before, a.pod(), "the node has another subnet after a restart")
+
+			_, metrics := a.ask("/metrics")
+			assert.Contains(t, metrics, "podweft_ready 1")
+			assert.Contains(t, metrics, "podweft_peers 1")
+			plan, err = a.command("plan").CombinedOutput()
+			require.NoError(t, err, "%s", plan)
+			assert.Len(t, strings.Split(strings.TrimSpace(string(plan)), "\n"), 1, "nothing is to be changed on a running node: %s", plan)
+
+			require.NoError(t, a.kill(syscall.SIGTERM))
+			out, err := a.command("cleanup").CombinedOutput()
+			require.NoError(t, err, "%s", out)
+			links, err := a.netlink().LinkList()
+			require.NoError(t, err)
+			for _, l := range links {
+				assert.NotEqual(t, "vxlan", l.Type())
+			}
+			routes, err := a.netlink().RouteList(nil, netlink.FAMILY_V4)
+			require.NoError(t, err)
+			for _, r := range routes {
+				assert.False(t, r.Dst != nil && r.Dst.String() == netip.PrefixFrom(to, 24).Masked().String(), "%s is left", r)
+			}
+			assert.NoFileExists(t, a.path("subnet.env"))
+		})
+	}
+}
+
+// TestTakesOverFromFlannel: a lease that flannel wrote for the node's address is the node's.
+func TestTakesOverFromFlannel(t *testing.T) {
+	url, store := startEtcd(t, vxlanConf)
+	f := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 1, Outside: true})
+	key := etcd.DefaultPrefix + "/subnets/10.244.77.0-24"
+	body, err := json.Marshal(map[string][]byte{"key": []byte(key), "value": fmt.Appendf(nil, `{"PublicIP":"%s","PublicIPv6":null,"BackendType":"vxlan"}`, f.Nodes[0].V4)})
+	require.NoError(t, err)
+	r, err := http.Post(url+"/v3/kv/put", "application/json", bytes.NewReader(body))
+	require.NoError(t, err)
+	require.NoError(t, r.Body.Close())
+	a := newAgent(t, f.Nodes[0], "a", url)
+	a.start()
+	a.ready()
+	env, err := os.ReadFile(a.path("subnet.env"))
+	require.NoError(t, err)
+	assert.Equal(t, "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.77.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n", string(env))
+	for snap, err := range store.Watch(t.Context()) {
+		require.NoError(t, err)
+		require.Len(t, snap.Leases, 1)
+		assert.Equal(t, "a", snap.Leases[0].Node)
+		assert.Equal(t, subnet.Prefixes{V4: netip.MustParsePrefix("10.244.77.0/24")}, snap.Leases[0].Prefixes)
+		break
+	}
+	out, err := a.command("docker-opts", "ignored").CombinedOutput()
+	require.Error(t, err, "%s", out)
+	a.args = append(a.args, "--docker-file", a.path("docker.env"))
+	out, err = a.command("docker-opts").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	docker, err := os.ReadFile(a.path("docker.env"))
+	require.NoError(t, err)
+	assert.Equal(t, `DOCKER_OPT_BIP="--bip=10.244.77.1/24"
+DOCKER_OPT_IPMASQ="--ip-masq=false"
+DOCKER_OPT_MTU="--mtu=1450"
+DOCKER_OPTS=" --bip=10.244.77.1/24 --ip-masq=false --mtu=1450"
+`, string(docker))
+}
+
+// TestRefusals: what cannot work ends with one sentence.
+func TestRefusals(t *testing.T) {
+	url, _ := startEtcd(t, `{"Network":"10.244.0.0/16","Backend":{"Type":"pigeons"}}`)
+	bad, _ := startEtcd(t, `{"Network":"10.244.0.0/16","SubnetLen":31}`)
+	for _, tc := range []struct {
+		name   string
+		args   []string
+		status int
+		want   string
+	}{
+		{"flag", []string{"--no-such-flag"}, 2, "flag provided but not defined"},
+		{"command", []string{"dance"}, 2, `there is no command "dance"`},
+		{"endpoint", []string{"--etcd-endpoints=localhost"}, 2, "is not a URL"},
+		{"pattern", []string{"--iface-regex=("}, 2, "is not a pattern"},
+		{"level", []string{"--log-level=loud"}, 2, "is no level"},
+		{"CA", []string{"--etcd-cafile=/none"}, 2, "no such file"},
+		{"store away", []string{"--etcd-endpoints=" + freeURL(t), "--store-wait=100ms"}, 1, "has not told the network within 100ms"},
+		{"backend", []string{"--etcd-endpoints=" + url}, 1, "is not one that this daemon has"},
+		{"network", []string{"--etcd-endpoints=" + bad}, 1, "SubnetLen"},
+		{"interface", []string{"--etcd-endpoints=" + url, "--iface=eth9"}, 1, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var out, log bytes.Buffer
+			none := func(string) string { return "" }
+			dir := t.TempDir()
+			args := append([]string{"--node-name=a", "--subnet-file=" + dir + "/s", "--state-file=" + dir + "/l"}, tc.args...)
+			assert.Equal(t, tc.status, run(t.Context(), args, none, &out, &log))
+			assert.Contains(t, log.String(), tc.want)
+			assert.Equal(t, 1, strings.Count(log.String(), "podweft-flannel:"))
+		})
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	env := map[string]string{"FLANNELD_ETCD_ENDPOINTS": "http://a:1,http://b:2", "FLANNELD_IP_MASQ": "true", "FLANNELD_IFACE": "eth7"}
+	o, rest, err := ParseOptions([]string{"-iface=eth1", "plan"}, func(name string) string { return env[name] }, io.Discard)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"plan"}, rest)
+	assert.Equal(t, []string{"http://a:1", "http://b:2"}, o.Etcd.Endpoints)
+	assert.True(t, o.IPMasq)
+	assert.Equal(t, "eth1", o.Underlay.Name, "a flag counts more than the environment")
+	_, _, err = ParseOptions(nil, func(string) string { return "?" }, io.Discard)
+	assert.ErrorContains(t, err, "FLANNELD_")
+}
