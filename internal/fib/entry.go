@@ -19,7 +19,7 @@ type Route struct {
 	Table   uint32 // 0 is the main table
 	Prefix  netip.Prefix
 	Metric  uint32
-	Gateway netip.Addr
+	Gateway netip.Addr // the unspecified address of the family when there is none: everybody is on the link
 	Link    int
 	Onlink  bool
 	Source  netip.Addr // as in nl.Nexthop: where valid, the route itself wraps packets, from here to Gateway

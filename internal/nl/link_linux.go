@@ -82,8 +82,8 @@ func (c *Conn) LinksOfKind(ctx context.Context, kind string) ([]Link, error) {
 			failure = err
 			return
 		}
-		if l.Type() == kind { // the filter is a wish that old kernels ignore
-			links = append(links, fromVNL(l))
+		if found := fromVNL(l); found.Kind == kind { // the filter is a wish that old kernels ignore
+			links = append(links, found)
 		}
 	})
 	return links, wrapList(kind+" links", cmp.Or(err, failure))
@@ -120,7 +120,11 @@ func fromVNL(l vnl.Link) Link {
 	if len(a.HardwareAddr) == len(link.MAC) {
 		link.MAC = podweft.MAC(a.HardwareAddr)
 	}
-	if kind := l.Type(); kind != "device" {
+	switch kind := l.Type(); kind {
+	case "device":
+	case "tuntap":
+		link.Kind = "tun" // the kernel's word
+	default:
 		link.Kind = kind
 	}
 	switch v := l.(type) {

@@ -17,7 +17,7 @@ import (
 type Nexthop struct {
 	ID       uint32
 	Protocol uint8
-	Gateway  netip.Addr
+	Gateway  netip.Addr // the unspecified address of its family when there is none: everybody is on the link
 	Link     int
 	Onlink   bool
 	// Source, where valid, makes the nexthop wrap packets itself, into an IPv6 header from Source to Gateway, for Link to send:
@@ -52,16 +52,16 @@ func (b *Batch) AddNexthop(nh Nexthop) {
 	m.buf = native.AppendUint32(m.buf, nhFlags)
 	m.u32(nhaID, nh.ID)
 	m.u32(nhaOIF, uint32(nh.Link))
-	if !nh.Source.IsValid() {
+	switch {
+	case nh.Source.IsValid():
+		m.u16(nhaEncapType, lwtunnelEncapIP6)
+		m.nest(nhaEncap, func() {
+			m.addr(lwtunnelIP6Dst, nh.Gateway)
+			m.addr(lwtunnelIP6Src, nh.Source)
+		})
+	case !nh.Gateway.IsUnspecified():
 		m.addr(nhaGateway, nh.Gateway)
-		m.finish()
-		return
 	}
-	m.u16(nhaEncapType, lwtunnelEncapIP6)
-	m.nest(nhaEncap, func() {
-		m.addr(lwtunnelIP6Dst, nh.Gateway)
-		m.addr(lwtunnelIP6Src, nh.Source)
-	})
 	m.finish()
 }
 
@@ -95,6 +95,13 @@ func parseNexthop(body []byte) (nh Nexthop, ok bool) {
 	}
 	nh.Protocol = body[2]
 	nh.Onlink = native.Uint32(body[4:])&unix.RTNH_F_ONLINK != 0
+	var direct netip.Addr
+	switch body[0] {
+	case unix.AF_INET:
+		direct = netip.IPv4Unspecified()
+	case unix.AF_INET6:
+		direct = netip.IPv6Unspecified()
+	}
 	attrs(body[sizeofNexthopMsg:], func(kind uint16, v []byte) {
 		switch kind {
 		case nhaID:
@@ -107,6 +114,9 @@ func parseNexthop(body []byte) (nh Nexthop, ok bool) {
 			nh.Gateway, nh.Source = parseEncap(v)
 		}
 	})
+	if !nh.Gateway.IsValid() && nh.Link != 0 {
+		nh.Gateway = direct
+	}
 	return nh, nh.ID != 0
 }
 
@@ -129,7 +139,10 @@ func (nh Nexthop) Format(dev string) string {
 	if nh.Source.IsValid() {
 		return fmt.Sprintf("nexthop %d encap ip6 src %s dst %s dev %s", nh.ID, nh.Source, nh.Gateway, dev)
 	}
-	text := fmt.Sprintf("nexthop %d via %s", nh.ID, nh.Gateway)
+	text := fmt.Sprintf("nexthop %d", nh.ID)
+	if !nh.Gateway.IsUnspecified() {
+		text += fmt.Sprintf(" via %s", nh.Gateway)
+	}
 	if dev != "" {
 		text += " dev " + dev
 	}

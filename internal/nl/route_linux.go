@@ -178,7 +178,7 @@ func parseRoute(body []byte) (r Route, cloned, ok bool) {
 func (r Route) Format(dev string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "route %s", r.Prefix)
-	if r.Gateway.IsValid() {
+	if r.Gateway.IsValid() && !r.Gateway.IsUnspecified() {
 		fmt.Fprintf(&b, " via %s", r.Gateway)
 	}
 	if dev != "" {
