@@ -96,6 +96,7 @@ var ours = house{
 		"vxlan":  {may: []string{root, "subnet", internal}, brings: rtnetlink},
 		"hostgw": {may: []string{root, "subnet", internal}, brings: rtnetlink},
 		"ipip":   {may: []string{root, "subnet", internal}, brings: rtnetlink},
+		"udp":    {may: []string{root, "subnet", internal}, brings: slices.Concat(rtnetlink, []string{"github.com/gaissmai/bart"})},
 		"bridge": {may: []string{root, "subnet", internal}, brings: rtnetlink},
 		"nat":    {may: []string{root, "subnet", internal}, brings: nftables},
 
@@ -125,6 +126,7 @@ var ours = house{
 		"bgp/...": {may: []string{root, "subnet", "internal/delta"}},
 	},
 	importers: map[string][]string{
+		"github.com/gaissmai/bart":               {"udp"},
 		"github.com/containernetworking/cni":     {"cniplugin", "cnitest"},
 		"github.com/containernetworking/plugins": nil,
 		"github.com/google/nftables":             {"internal/nft", "nat", "policy/nftables"},

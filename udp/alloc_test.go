@@ -1,0 +1,106 @@
+package udp
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// endless is a TUN and a socket that always have the same to read, and take everything.
+type endless struct {
+	packet []byte // for the TUN
+	data   datagram
+	left   int
+
+	// What the first message came out with. The others are the same: what is written into them is headers that stay as they are.
+	filled     bool
+	namelen    uint32
+	controllen uint64
+	length     uint32
+}
+
+func (e *endless) read(b []byte) (int, error) {
+	if e.left == 0 {
+		return 0, errAgain
+	}
+	e.left--
+	return copy(b, e.packet), nil
+}
+
+func (e *endless) write([]unix.Iovec) error { return nil }
+
+func (e *endless) send(m []message) (int, error) { return len(m), nil }
+
+func (e *endless) receive(m []message) (int, error) {
+	if e.left == 0 {
+		return 0, errAgain
+	}
+	e.left--
+	if !e.filled {
+		(*fakeSocket)(nil).fill(&m[0], e.data)
+		e.namelen, e.controllen, e.length, e.filled = m[0].Namelen, m[0].Controllen, m[0].Len, true
+	}
+	m[0].Namelen, m[0].Controllen, m[0].Len = e.namelen, e.controllen, e.length
+	return 1, nil
+}
+
+// way is one that a packet can go.
+type way struct {
+	name    string
+	packets int // in one read
+	pump    pump
+	again   func() // has the next pump find something
+}
+
+func ways(t testing.TB) []way {
+	t.Helper()
+	b := newBench(t)
+	out := func(packet []byte) (pump, func()) {
+		e := &endless{packet: packet}
+		return newOutbound(e, [2]socketPort{e, e}, &b.tables, newLimiter(), &b.total), func() { e.left = 1 }
+	}
+	big := flowsUnderTest[0].pkt
+	big.payload = filled(44 * 1400)
+	small := flowsUnderTest[3].pkt
+	small.payload = filled(64)
+	lost := pkt{src: "10.244.1.5", dst: "10.244.9.9", payload: filled(64)}
+	e := &endless{data: datagram{peer: from(2, false), data: bytes.Join(run5(flowsUnderTest[0].back()), nil), size: len(run5(flowsUnderTest[0].back())[0])}}
+	cut, cutAgain := out(big.super(1400))
+	one, oneAgain := out(plain(small.build()))
+	refused, refusedAgain := out(plain(lost.build()))
+	return []way{
+		{"cut", 44, cut, cutAgain},
+		{"small", 1, one, oneAgain},
+		{"refused", 1, refused, refusedAgain},
+		{"joined", 5, newInbound(e, e, &b.tables, true, &b.total), func() { e.left = 1 }},
+	}
+}
+
+func TestNoAllocations(t *testing.T) {
+	for _, p := range ways(t) {
+		assert.Zero(t, testing.AllocsPerRun(100, func() {
+			p.again()
+			_, err := p.pump.pump()
+			require.NoError(t, err)
+		}), p.name)
+	}
+}
+
+// BenchmarkPacket is what the packet path itself costs, without any system call.
+func BenchmarkPacket(b *testing.B) {
+	for _, p := range ways(b) {
+		b.Run(p.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				p.again()
+				if _, err := p.pump.pump(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*p.packets), "ns/packet")
+		})
+	}
+}

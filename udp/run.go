@@ -1,0 +1,145 @@
+package udp
+
+import (
+	"bytes"
+	"encoding/binary"
+
+	"golang.org/x/sys/unix"
+)
+
+// run is packets of one flow, each the continuation of the one before, that are given to the kernel as one super-packet.
+//
+// The kernel takes our word for the checksums of a super-packet and makes new ones when it cuts it. So every packet is verified
+// before it is joined: a damaged one would get a good checksum.
+type run struct {
+	in    inner // of the first packet
+	first []byte
+	count int
+	size  int // of each packet's payload; only the last may have less
+	bytes int // of payload
+	// closed: a packet with less payload, or PSH, was the last.
+	closed   bool
+	verified bool // the first packet; it is not while it is alone
+	sequence uint32
+	parts    [2 + maxSegments]unix.Iovec // the virtio header, the first packet's header, the payloads
+	header   [virtioLen]byte
+}
+
+// joinable reports whether a packet may be in a run at all.
+func joinable(in *inner, p []byte, uso bool) bool {
+	if in.length == in.headLen || !in.v6 && in.ipLen != v4HeaderLen {
+		return false // without payload, or with IP options
+	}
+	if in.transport == unix.IPPROTO_UDP {
+		return uso && native.Uint16(p[in.ipLen+udpChecksum:]) != 0
+	}
+	return p[in.ipLen+tcpFlags]&^tcpPSH == tcpACK
+}
+
+// sameFlow reports whether p has the run's addresses, protocol and ports.
+func (r *run) sameFlow(in *inner, p []byte) bool {
+	if in.v6 != r.in.v6 || in.transport != r.in.transport || in.ipLen != r.in.ipLen ||
+		native.Uint32(p[in.ipLen:]) != native.Uint32(r.first[in.ipLen:]) {
+		return false
+	}
+	if in.v6 {
+		return string(p[v6Source:v6HeaderLen]) == string(r.first[v6Source:v6HeaderLen])
+	}
+	return native.Uint64(p[v4Source:]) == native.Uint64(r.first[v4Source:])
+}
+
+// begin makes p the first packet of the run.
+func (r *run) begin(in *inner, p []byte) {
+	r.in, r.first, r.count, r.verified = *in, p, 1, false
+	r.size = in.length - in.headLen
+	r.bytes, r.closed = r.size, false
+	r.parts[2] = part(p[in.headLen:])
+	if in.transport == unix.IPPROTO_TCP {
+		t := p[in.ipLen:]
+		r.sequence = binary.BigEndian.Uint32(t[tcpSequence:]) + uint32(r.size)
+		r.closed = t[tcpFlags]&tcpPSH != 0
+	}
+}
+
+type addition uint8
+
+const (
+	added addition = iota
+	refused
+	damaged // and nothing is to follow it
+)
+
+// add adds a packet of the same flow that continues it.
+func (r *run) add(in *inner, p []byte) addition {
+	payload := in.length - in.headLen
+	if r.closed || r.count == maxSegments || payload == 0 || payload > r.size || in.headLen != r.in.headLen ||
+		r.in.headLen+r.bytes+payload > 65535 || !r.continues(in, p) {
+		return refused
+	}
+	if !in.intact(p) {
+		return damaged
+	}
+	if !r.verified {
+		if !r.in.intact(r.first) {
+			return refused // the kernel will drop the first
+		}
+		r.verified = true
+	}
+	r.parts[2+r.count] = part(p[in.headLen:])
+	r.count++
+	r.bytes += payload
+	r.closed = payload < r.size
+	if in.transport == unix.IPPROTO_TCP {
+		r.sequence += uint32(payload)
+		if p[in.ipLen+tcpFlags]&tcpPSH != 0 {
+			r.closed = true
+			r.first[in.ipLen+tcpFlags] |= tcpPSH // each cut packet but the last loses it again
+		}
+	}
+	return added
+}
+
+// continues reports whether p has the header that cutting the run would give its next packet.
+func (r *run) continues(in *inner, p []byte) bool {
+	f := r.first
+	if in.v6 {
+		if native.Uint32(p) != native.Uint32(f) || p[v6HopLimit] != f[v6HopLimit] { // version, class, flow label
+			return false
+		}
+	} else if p[v4TOS] != f[v4TOS] || p[v4TTL] != f[v4TTL] || native.Uint16(p[v4Fragment:]) != native.Uint16(f[v4Fragment:]) {
+		return false
+	}
+	t, ft := p[in.ipLen:in.headLen], f[in.ipLen:in.headLen]
+	if in.transport == unix.IPPROTO_UDP {
+		return native.Uint16(t[udpChecksum:]) != 0
+	}
+	return binary.BigEndian.Uint32(t[tcpSequence:]) == r.sequence && t[tcpFlags]&^tcpPSH == tcpACK &&
+		bytes.Equal(t[tcpSequence+4:tcpDataOffset+1], ft[tcpSequence+4:tcpDataOffset+1]) && // acknowledgement, data offset
+		bytes.Equal(t[tcpFlags+1:tcpChecksum], ft[tcpFlags+1:tcpChecksum]) && // window
+		bytes.Equal(t[tcpChecksum+2:], ft[tcpChecksum+2:]) // urgent pointer, options
+}
+
+// seal makes the super-packet.
+func (r *run) seal() []unix.Iovec {
+	in, head := &r.in, r.first[:r.in.headLen]
+	length := in.headLen + r.bytes
+	in.setLength(head, length)
+	rest := uint16(length - in.ipLen)
+	h := virtioHeader{
+		needsChecksum: true, headLen: uint16(in.headLen), gsoSize: uint16(r.size),
+		checksumStart: uint16(in.ipLen), checksumOffset: uint16(in.checksumAt() - in.ipLen),
+	}
+	switch {
+	case in.transport == unix.IPPROTO_UDP:
+		h.gsoType = gsoUDP
+		binary.BigEndian.PutUint16(head[in.ipLen+udpLength:], rest)
+	case in.v6:
+		h.gsoType = gsoTCPv6
+	default:
+		h.gsoType = gsoTCPv4
+	}
+	h.put(r.header[:])
+	native.PutUint16(head[in.checksumAt():], fold(plus(in.pseudo(head), word(rest))))
+	r.parts[0], r.parts[1] = part(r.header[:]), part(head)
+	return r.parts[:2+r.count]
+}

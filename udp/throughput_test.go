@@ -1,0 +1,214 @@
+package udp_test
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/testnet"
+	"github.com/podweft/podweft/udp"
+	"github.com/podweft/podweft/vxlan"
+)
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// measuring is how long one figure of one round takes, after a moment to get going.
+const (
+	warming   = 150 * time.Millisecond
+	measuring = 350 * time.Millisecond
+)
+
+// side is one of those that are compared: two pods, and the network between them.
+type side struct {
+	name     string
+	fabric   *testnet.Fabric
+	from, to *testnet.Node
+	addr     netip.Addr // of to
+	port     int
+	got      map[string][]float64 // by figure, for each round
+}
+
+// newSides builds the networks that are compared: ours, the kernel's VXLAN, and one-by-one.
+func newSides(b *testing.B, cfg testnet.FabricConfig) []*side {
+	b.Helper()
+	ours := newOverlay(b, cfg, nil)
+	for i, n := range ours.fabric.Nodes {
+		startAgent(b, n).keep(b, ours.specs[i])
+	}
+	theirs := testnet.NewFabric(b, cfg)
+	applyVXLAN(b, theirs)
+	bare := testnet.NewFabric(b, cfg)
+	newOneByOne(b, bare)
+	zeros := func(i int) []netip.Addr { return ours.targets(i)[:1] }
+	var sides []*side
+	for _, s := range []struct {
+		name   string
+		fabric *testnet.Fabric
+		mtu    int
+	}{
+		{"udp", ours.fabric, 1500 - udp.Overhead(ours.specs[0].Local[0])},
+		{"vxlan", theirs, 1500 - vxlan.Overhead(ours.specs[0].Local[0])},
+		{"one-by-one", bare, 1500 - udp.Overhead(ours.specs[0].Local[0])},
+	} {
+		pods := newPods(b, s.fabric, s.mtu, zeros)
+		side := &side{name: s.name, fabric: s.fabric, from: pods[0], to: pods[1], addr: zeros(1)[0].Next().Next(), port: 5000, got: map[string][]float64{}}
+		require.NoError(b, reach(b.Context(), side.from, side.addr), s.name)
+		sides = append(sides, side)
+	}
+	return sides
+}
+
+func applyVXLAN(b *testing.B, f *testnet.Fabric) {
+	b.Helper()
+	for i, n := range f.Nodes {
+		local, to := n.Addrs()[0], f.Nodes[1-i].Addrs()[0]
+		zero := podSubnet(i, local).Addr()
+		spec := vxlan.Spec{
+			VTEPs: []vxlan.VTEP{{VNI: 1, Device: "eth0", Local: local, MAC: podweft.MAC{0x0e, 0, 0, 0, 0, byte(i)}, Addresses: []netip.Prefix{netip.PrefixFrom(zero, zero.BitLen())}}},
+			Peers: []vxlan.Peer{{Node: "other", MAC: podweft.MAC{0x0e, 0, 0, 0, 0, byte(1 - i)}, Underlay: to, Prefixes: []netip.Prefix{podSubnet(1-i, to)}}},
+		}
+		d, err := vxlan.New(vxlan.Config{NetNS: n.NetNS()})
+		require.NoError(b, err)
+		b.Cleanup(func() { d.Close() })
+		_, err = d.Apply(b.Context(), spec)
+		require.NoError(b, err)
+	}
+}
+
+func (s *side) at() string {
+	s.port++
+	return netip.AddrPortFrom(s.addr, uint16(s.port)).String()
+}
+
+// tcp sends as much as it can over some connections at once and returns what arrives, in Gbit/s, and the processor time of the
+// whole system that a Gbit costs, in seconds.
+func (s *side) tcp(b *testing.B, streams int) (rate, cost float64) {
+	b.Helper()
+	at := s.at()
+	far := act(b, s.to, "tcp-receive", at)
+	defer far.end()
+	near := act(b, s.from, "tcp-send", at, strconv.Itoa(streams))
+	defer near.end()
+	return perSecond(b, far, 8/1e9)
+}
+
+// udp sends packets with size bytes of payload, rate a second or as many as it can, and returns how many arrive a second.
+func (s *side) udp(b *testing.B, size int, rate float64) (received float64) {
+	b.Helper()
+	at := s.at()
+	far := act(b, s.to, "udp-receive", at)
+	defer far.end()
+	near := act(b, s.from, "udp-send", at, strconv.Itoa(size), fmt.Sprint(rate))
+	defer near.end()
+	received, _ = perSecond(b, far, 1)
+	return received
+}
+
+// perSecond is by how much what the actor counts grows, and what one unit of it costs.
+func perSecond(b *testing.B, a *actor, unit float64) (rate, cost float64) {
+	b.Helper()
+	time.Sleep(warming)
+	before, start, busy := a.number(b), time.Now(), busyTime(b)
+	time.Sleep(measuring)
+	grown := (a.number(b) - before) * unit
+	return grown / time.Since(start).Seconds(), (busyTime(b) - busy) / grown
+}
+
+// busyTime is how long the processors of the whole system have worked, in seconds.
+func busyTime(b *testing.B) float64 {
+	b.Helper()
+	stat, err := os.ReadFile("/proc/stat")
+	require.NoError(b, err)
+	line, _, _ := strings.Cut(string(stat), "\n")
+	sum := 0.0
+	for i, field := range strings.Fields(line)[1:] {
+		v, err := strconv.ParseFloat(field, 64)
+		require.NoError(b, err)
+		if i != 3 && i != 4 && i < 7 { // idle, iowait; steal and guests
+			sum += v
+		}
+	}
+	return sum / 100 // USER_HZ
+}
+
+// figure is something to be measured, by the names of what comes out.
+type figure struct {
+	name string
+	of   func(b *testing.B, s *side) map[string]float64
+}
+
+// figures are what is measured in each round.
+var figures = []figure{
+	{"tcp1", func(b *testing.B, s *side) map[string]float64 {
+		rate, cost := s.tcp(b, 1)
+		return map[string]float64{"tcp1": rate, "cpu1": cost}
+	}},
+	{"tcp4", func(b *testing.B, s *side) map[string]float64 {
+		rate, cost := s.tcp(b, 4)
+		return map[string]float64{"tcp4": rate, "cpu4": cost}
+	}},
+	{"udp64", func(b *testing.B, s *side) map[string]float64 {
+		return map[string]float64{"udp64": s.udp(b, 64, 0) / 1000}
+	}},
+}
+
+// BenchmarkThroughput is what gets through from pod to pod, in turns with the kernel's VXLAN and with a one-by-one forwarder. Each
+// iteration is a round: every figure for each, in changing order. It prints the medians: of ours in Gbit/s, seconds of processor
+// time for a Gbit, thousands of packets a second; and of the rounds' ratios to the others. Use -benchtime 5x or more.
+func BenchmarkThroughput(b *testing.B) {
+	for _, mode := range []struct {
+		name string
+		cfg  testnet.FabricConfig
+	}{{"v4", onlyV4}, {"v6", onlyV6}} {
+		b.Run(mode.name, func(b *testing.B) {
+			sides := newSides(b, mode.cfg)
+			compare(b, sides, figures)
+		})
+	}
+}
+
+func compare(b *testing.B, sides []*side, figures []figure) {
+	turns := slices.Clone(sides)
+	for b.Loop() {
+		for _, f := range figures {
+			for _, s := range turns {
+				for name, v := range f.of(b, s) {
+					s.got[name] = append(s.got[name], v)
+				}
+			}
+			turns = append(turns[1:], turns[0])
+		}
+	}
+	b.ReportMetric(0, "ns/op")
+	for _, name := range slices.Sorted(keys(sides[0].got)) {
+		b.ReportMetric(middle(sides[0].got[name]), name)
+		for _, other := range sides[1:] {
+			ratios := make([]float64, len(other.got[name]))
+			for i, v := range other.got[name] {
+				ratios[i] = sides[0].got[name][i] / v
+			}
+			b.ReportMetric(middle(ratios), name+"/"+other.name)
+		}
+	}
+}
+
+func keys(m map[string][]float64) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
