@@ -3,6 +3,8 @@ package node
 import (
 	"context"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/subnet"
 )
@@ -31,6 +33,9 @@ type Parts[S any] struct {
 	Compile func(subnet.Node, *subnet.Snapshot) (S, []subnet.Problem, error)
 	// Publish is as in Backend. Nil means that there is nothing to say, and that pods have the underlay's MTU.
 	Publish func(subnet.Node, *subnet.Network, subnet.Data) (subnet.Data, int, error)
+	// Forward is for a driver that moves packets itself: it runs beside the loop until ctx ends. Nil for those whose packets the kernel
+	// moves.
+	Forward func(ctx context.Context) error
 	// Loop is when the driver looks at the kernel.
 	Loop podweft.LoopConfig
 }
@@ -66,6 +71,14 @@ func (b *backend[S]) Wait(ctx context.Context, generation uint64) error {
 	return b.loop.Wait(ctx, generation)
 }
 
-func (b *backend[S]) Run(ctx context.Context) error { return b.loop.Run(ctx) }
+func (b *backend[S]) Run(ctx context.Context) error {
+	if b.parts.Forward == nil {
+		return b.loop.Run(ctx)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return b.loop.Run(ctx) })
+	group.Go(func() error { return b.parts.Forward(ctx) })
+	return group.Wait()
+}
 
 func (b *backend[S]) Status() podweft.Status { return b.loop.Status() }
