@@ -1,15 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"sync"
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/hostgw"
 	"github.com/podweft/podweft/node"
 	"github.com/podweft/podweft/subnet"
+	"github.com/podweft/podweft/udp"
 	"github.com/podweft/podweft/vxlan"
 )
 
@@ -18,6 +21,8 @@ type backend struct {
 	node.Backend
 	rehearsal
 	driver io.Closer
+	// peer is, of a backend that moves packets itself, the entry of its table that has the address, and the machine it leads to.
+	peer func(addr netip.Addr) (entry string, at netip.AddrPort)
 }
 
 // newBackend makes the backend of a node, for a tenant or for everybody. No driver registers itself: a program has those that it
@@ -36,6 +41,17 @@ func newBackend(kind, netns string, of *tenant) (*backend, error) {
 			return nil, err
 		}
 		return compose(driver, hostgw.Type, hostgw.Compile, hostgw.Publish), nil
+	case udp.Type:
+		driver, err := udp.New(udp.Config{NetNS: netns})
+		if err != nil {
+			return nil, err
+		}
+		shown := &rehearsed[udp.Spec]{Driver: driver}
+		parts := node.Parts[udp.Spec]{
+			Type: kind, Driver: shown, Compile: udp.Compile, Publish: udp.Publish,
+			Forward: driver.Forward, // no kernel moves its packets
+		}
+		return &backend{Backend: node.NewBackend(parts), rehearsal: shown, driver: driver, peer: peerIn(shown)}, nil
 	}
 	return nil, fmt.Errorf("no backend %q", kind)
 }
@@ -54,6 +70,26 @@ func compose[S any](
 	shown := &rehearsed[S]{Driver: driver}
 	parts := node.Parts[S]{Type: kind, Driver: shown, Compile: compile, Publish: publish}
 	return &backend{Backend: node.NewBackend(parts), rehearsal: shown, driver: driver}
+}
+
+// peerIn looks an address up among the peers of the latest Spec.
+func peerIn(r *rehearsed[udp.Spec]) func(netip.Addr) (string, netip.AddrPort) {
+	return func(addr netip.Addr) (entry string, at netip.AddrPort) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.spec == nil {
+			return "", at
+		}
+		for _, p := range r.spec.Peers {
+			for _, prefix := range p.Prefixes {
+				if prefix.Contains(addr) {
+					at = netip.AddrPortFrom(p.Underlay, cmp.Or(r.spec.Port, udp.DefaultPort))
+					return fmt.Sprintf("%s at %s", prefix, at), at
+				}
+			}
+		}
+		return "", at
+	}
 }
 
 // rehearsal is a driver's dry run.

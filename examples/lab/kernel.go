@@ -36,6 +36,7 @@ func (k kernel) close() { k.h.Close() }
 // route is the routing table's answer.
 type route struct {
 	entry   string
+	prefix  netip.Prefix // zero for the default route
 	dev     netlink.Link
 	gateway netip.Addr // zero if the destination is on dev's link
 }
@@ -63,8 +64,12 @@ func (k kernel) route(to netip.Addr) (route, error) {
 		return route{}, fmt.Errorf("route of %s to %s: link %d: %w", k.name, to, r.LinkIndex, err)
 	}
 	entry := "default"
+	var prefix netip.Prefix
 	if r.Dst != nil && r.Dst.String() != "0.0.0.0/0" && r.Dst.String() != "::/0" {
 		entry = r.Dst.String()
+		if prefix, err = netip.ParsePrefix(entry); err != nil {
+			return route{}, fmt.Errorf("route of %s to %s: %w", k.name, to, err)
+		}
 	}
 	gateway, ok := netip.AddrFromSlice(r.Gw)
 	if ok {
@@ -75,7 +80,7 @@ func (k kernel) route(to netip.Addr) (route, error) {
 	if r.Flags&int(netlink.FLAG_ONLINK) != 0 {
 		entry += " onlink"
 	}
-	return route{entry, dev, gateway}, nil
+	return route{entry, prefix, dev, gateway}, nil
 }
 
 // neighbour is the entry of `ip neigh` for an address on a link.

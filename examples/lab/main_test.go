@@ -168,6 +168,15 @@ func TestTour(t *testing.T) {
 			without: []string{"flannel"},
 		},
 		{
+			name: "udp",
+			args: []string{"--backend", "udp"},
+			want: []string{
+				"+ link flannel0 type tun", "+ peer [10.244.", "put it back", "✓ 72 of 72 pings answered", " at 192.0.2.3:8285",
+				"192.0.2.1 > 192.0.2.3:8285", "in user space",
+			},
+			without: []string{"✗ nothing", "✗ 7"},
+		},
+		{
 			name:    "the tutorials' net-conf.json",
 			args:    []string{"--net-conf", writeFile(t, tutorial)},
 			want:    []string{"✓ 36 of 36 pings answered", "flannel.1"},
@@ -289,7 +298,7 @@ func TestBadCommandLines(t *testing.T) {
 		{"tenants alone", []string{"--tenants", "2", "--nodes", "1"}, "--tenants: on a single node have nothing to share: use --nodes 2 or more"},
 		{"negative sample", []string{"--sample", "-1"}, "--sample: -1 is out of range"},
 		{"two outputs", []string{"--json", "--keep"}, "--keep: and --json do not go together"},
-		{"backend", []string{"--backend", "udp"}, "--backend: udp is not a backend of the lab: use vxlan or host-gw"},
+		{"backend", []string{"--backend", "ipip"}, "--backend: ipip is not a backend of the lab: use vxlan, host-gw or udp"},
 		{"backend in the file", []string{"--net-conf", writeFile(t, `{"Network": "10.9.0.0/16", "Backend": {"Type": "udp"}}`)}, "Backend.Type: udp is not a backend of the lab"},
 		{"network in the file", []string{"--net-conf", writeFile(t, `{"Network": "10.9.0.0"}`)}, `Network: "10.9.0.0" is not a CIDR`},
 		{"no file", []string{"--net-conf", "/nowhere"}, "--net-conf: open /nowhere: no such file or directory"},

@@ -13,6 +13,7 @@ import (
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/hostgw"
 	"github.com/podweft/podweft/subnet"
+	"github.com/podweft/podweft/udp"
 	"github.com/podweft/podweft/vxlan"
 )
 
@@ -27,7 +28,7 @@ Builds a pod network of many nodes on this machine, as an ordinary user, shows h
 
       --nodes N          machines in the cluster (3)
       --pods N           pods on each of them (2)
-      --backend TYPE     how packets travel between nodes: vxlan or host-gw (what net-conf.json says)
+      --backend TYPE     how packets travel between nodes: vxlan, host-gw or udp (what net-conf.json says)
       --net-conf FILE    the network's net-conf.json, as flannel's (10.244.0.0/16 and fd00:244::/48 over vxlan)
       --tenants N        besides, N networks side by side on the same nodes, with the same addresses in each (0)
       --sample N         ping that many pairs of pods rather than all of them (all, up to 10000)
@@ -138,11 +139,11 @@ func loadNetwork(file, backend string) (*subnet.Network, error) {
 		network.Backend = subnet.Backend{Type: backend, Config: config}
 	}
 	switch network.Backend.Type {
-	case vxlan.Type, hostgw.Type:
+	case vxlan.Type, hostgw.Type, udp.Type:
 		return network, nil
 	}
 	return nil, &podweft.FieldError{
-		Field: field, Value: network.Backend.Type, Problem: "is not a backend of the lab", Remedy: "use vxlan or host-gw",
+		Field: field, Value: network.Backend.Type, Problem: "is not a backend of the lab", Remedy: "use vxlan, host-gw or udp",
 	}
 }
 

@@ -25,7 +25,7 @@ func breakRoute(ctx context.Context, m, to *member) (entry string, took time.Dur
 	if err != nil {
 		return "", 0, err
 	}
-	if err := k.deleteRoute(prefix); err != nil {
+	if err := k.deleteRoute(before.prefix); err != nil {
 		return before.entry, 0, err
 	}
 	began := time.Now()

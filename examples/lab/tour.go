@@ -291,6 +291,7 @@ func (t *tour) next() {
 		{run + " --keep", "a shell inside: break something and watch it being repaired"},
 		{run + " --nodes 30 --pods 3", "more of everything"},
 		{run + " --backend host-gw", "the same without a tunnel"},
+		{run + " --backend udp", "the same where the kernel has no tunnels"},
 		{run + " --net-conf FILE", "your own net-conf.json"},
 		{run + " --tenants 2", "besides, two networks with the same addresses"},
 		{run + " --json", "for scripts"},

@@ -15,7 +15,7 @@ import (
 // hop is one step of a packet's way: a decision of the kernel, with the entry that made it, or a link that it passed.
 type hop struct {
 	At    string `json:"at"`    // the node or pod where it happens
-	Kind  string `json:"kind"`  // "route", "neighbour", "fdb" or "link"
+	Kind  string `json:"kind"`  // "route", "neighbour", "fdb", "peer" or "link"
 	Entry string `json:"entry"` // as `ip` and `bridge` print it; of a link its name
 	Why   string `json:"why"`   // what it means, in a person's words
 	// Seen is, of a link, what an echo request looked like when it passed: "98 bytes". Empty if it did not pass.
@@ -28,6 +28,7 @@ const (
 	kindRoute     = "route"
 	kindNeighbour = "neighbour"
 	kindFDB       = "fdb"
+	kindPeer      = "peer"
 	kindLink      = "link"
 )
 
@@ -136,6 +137,9 @@ func (t *tracer) crossNodes(node kernel) error {
 		return err
 	}
 	next := r.next(t.dst)
+	if t.from.on.backend.peer != nil {
+		return t.crossUserSpace(node, r)
+	}
 	if r.dev.Type() != "vxlan" {
 		t.decision(node, kindRoute, r.entry, "the subnet of %s, through that node's own address: no tunnel", t.to.on.machine.Name)
 		return t.crossUnderlay(node, r.dev, next, "")
@@ -159,6 +163,23 @@ func (t *tracer) crossNodes(node kernel) error {
 	}
 	t.decision(node, kindRoute, under.entry, "the way to that machine, over the underlay")
 	return t.crossUnderlay(node, under.dev, under.next(remote), r.dev.Attrs().Name)
+}
+
+// crossUserSpace follows the packet through the node's agent, which moves it itself.
+func (t *tracer) crossUserSpace(node kernel, r route) error {
+	t.decision(node, kindRoute, r.entry, "all pods of other nodes are behind this link: a TUN, whose other end is the node's agent")
+	t.passes(t.from.on.machine, r.dev, "out of the kernel, into the agent")
+	entry, at := t.from.on.backend.peer(t.dst)
+	if entry == "" {
+		return fmt.Errorf("peer of %s for %s: %w", node.name, t.dst, errNoEntry)
+	}
+	t.decision(node, kindPeer, entry, "its own table, in user space: where the packet goes, as the payload of a UDP datagram")
+	under, err := node.route(at.Addr())
+	if err != nil {
+		return err
+	}
+	t.decision(node, kindRoute, under.entry, "the way to that machine, over the underlay")
+	return t.crossUnderlay(node, under.dev, under.next(at.Addr()), r.dev.Attrs().Name)
 }
 
 // crossUnderlay follows the packet over the real wire, to the node that has the next address, and there out of the tunnel,
@@ -190,7 +211,11 @@ func (t *tracer) crossUnderlay(node kernel, dev netlink.Link, next netip.Addr, t
 		if err != nil {
 			return err
 		}
-		t.passes(member.machine, vtep, "the VTEP unwraps it: UDP port and VNI are its own")
+		why := "the VTEP unwraps it: UDP port and VNI are its own"
+		if t.from.on.backend.peer != nil {
+			why = "back into the kernel: the agent here knows the sender, and that it has this source"
+		}
+		t.passes(member.machine, vtep, "%s", why)
 	}
 	return t.reachPod(there)
 }

@@ -51,20 +51,24 @@ func (t *tracer) carried(frame []byte) bool {
 	return bytes.Contains(frame, slices.Concat(t.src.AsSlice(), t.dst.AsSlice()))
 }
 
-// describe says how long the frame is and, if it is VXLAN, what is around the inner one.
+// describe says how long the frame is and, if it is in a tunnel, what is around the inner one.
 func describe(frame []byte) string {
 	text := fmt.Sprintf("%d bytes", len(frame))
 	if o, ok := outerOf(frame); ok {
-		text += fmt.Sprintf(", %s > %s, VNI %d", o.src, netip.AddrPortFrom(o.dst, o.port), o.vni)
+		text += fmt.Sprintf(", %s > %s", o.src, netip.AddrPortFrom(o.dst, o.port))
+		if !o.bare {
+			text += fmt.Sprintf(", VNI %d", o.vni)
+		}
 	}
 	return text
 }
 
-// outer is what VXLAN puts around a frame.
+// outer is what is around a frame in VXLAN, or around a packet in UDP.
 type outer struct {
 	src, dst netip.Addr
 	port     uint16
 	vni      uint32
+	bare     bool // nothing but UDP
 }
 
 const (
@@ -72,7 +76,8 @@ const (
 	protoUDP = 17
 )
 
-// outerOf reads the outer headers (RFC 7348, section 5): Ethernet, IP without options, UDP, VXLAN with a valid VNI.
+// outerOf reads the outer headers: Ethernet, IP without options, UDP, and then VXLAN with a valid VNI (RFC 7348, section 5) or at once
+// an IP packet.
 func outerOf(frame []byte) (o outer, ok bool) {
 	if len(frame) < etherLen+40+8+8 {
 		return o, false
@@ -89,10 +94,17 @@ func outerOf(frame []byte) (o outer, ok bool) {
 		o.src, o.dst = netip.AddrFrom16([16]byte(ip[8:24])), netip.AddrFrom16([16]byte(ip[24:40]))
 	}
 	const vniValid = 0x08
-	if proto != protoUDP || rest[8] != vniValid {
+	if proto != protoUDP {
 		return o, false
 	}
 	o.port = binary.BigEndian.Uint16(rest[2:])
+	if version := rest[8] >> 4; version == 4 || version == 6 {
+		o.bare = true
+		return o, true
+	}
+	if rest[8] != vniValid {
+		return o, false
+	}
 	o.vni = binary.BigEndian.Uint32(rest[12:]) >> 8
 	return o, true
 }
