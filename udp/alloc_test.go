@@ -16,10 +16,8 @@ type endless struct {
 	left   int
 
 	// What the first message came out with. The others are the same: what is written into them is headers that stay as they are.
-	filled     bool
-	namelen    uint32
-	controllen uint64
-	length     uint32
+	filled bool
+	first  message
 }
 
 func (e *endless) read(b []byte) (int, error) {
@@ -41,9 +39,9 @@ func (e *endless) receive(m []message) (int, error) {
 	e.left--
 	if !e.filled {
 		(*fakeSocket)(nil).fill(&m[0], e.data)
-		e.namelen, e.controllen, e.length, e.filled = m[0].Namelen, m[0].Controllen, m[0].Len, true
+		e.first, e.filled = m[0], true
 	}
-	m[0].Namelen, m[0].Controllen, m[0].Len = e.namelen, e.controllen, e.length
+	m[0] = e.first
 	return 1, nil
 }
 

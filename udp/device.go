@@ -48,6 +48,9 @@ func (d *device) open(create bool) error {
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
 		return fmt.Errorf("%w: open %s: %w", podweft.ErrNotSupported, tunPath, err)
 	}
+	if errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("open %s: %w: let everybody open it (mode 0666), as udev does: what may be done with it is decided later", tunPath, err)
+	}
 	if err != nil {
 		return fmt.Errorf("open %s: %w", tunPath, err)
 	}

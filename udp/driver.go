@@ -263,7 +263,7 @@ func (p peerObject) String() string {
 // peerPlan is the change from one list of peers to another, both in order.
 func peerPlan(removed, added []Peer, port uint16) podweft.Plan {
 	plan := make(podweft.Plan, 0, len(removed)+len(added))
-	at := func(p Peer) netip.Prefix { return firstPrefix(p) }
+	at := firstPrefix
 	for len(removed) > 0 || len(added) > 0 {
 		switch {
 		case len(added) == 0 || len(removed) > 0 && at(removed[0]).Compare(at(added[0])) < 0:

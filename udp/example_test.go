@@ -5,7 +5,12 @@ import (
 	"fmt"
 	"log"
 	"net/netip"
+	"os"
+	"os/signal"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/testnet"
 	"github.com/podweft/podweft/udp"
 )
@@ -24,20 +29,15 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer driver.Close()
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- driver.Forward(ctx) }() // moves the packets
-
-	plan, err := driver.Apply(ctx, udp.Spec{ // podweft.NewLoop(driver, ...) keeps it so
+	spec := udp.Spec{
 		Device: "eth0", Local: []netip.Addr{one.V4},
 		Addresses: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/32")},
 		Networks:  []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
 		Peers:     []udp.Peer{{Node: "node-2", Underlay: two.V4, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.244.2.0/24")}}},
-	})
+	}
+	plan, err := driver.Plan(context.Background(), spec) // a dry run
 	fmt.Print(plan)
 	fmt.Println("error:", err)
-	stop()
-	fmt.Println("forwarding ended:", <-ended)
 	// Output:
 	// + socket udp 192.0.2.1:8285
 	// + link flannel0 type tun mtu 1472
@@ -46,5 +46,24 @@ func Example() {
 	// + nexthop 1217986560 dev flannel0
 	// + route 10.244.0.0/16 dev flannel0 nhid 1217986560
 	// error: <nil>
-	// forwarding ended: <nil>
+}
+
+// What a program does: a Loop keeps the overlay as it should be, and Forward, beside it, moves the packets.
+func ExampleDriver_Forward() {
+	driver, err := udp.New(udp.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer driver.Close()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+
+	loop := podweft.NewLoop(driver, podweft.LoopConfig{})
+	loop.Set(udp.Spec{}) // what should be: by hand, or by Compile from everybody's leases
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return loop.Run(ctx) })
+	group.Go(func() error { return driver.Forward(ctx) })
+	if err := group.Wait(); err != nil {
+		log.Print(err)
+	}
 }

@@ -241,9 +241,9 @@ func (i *inbound) join(in *inner, p []byte) {
 
 // finish writes a run.
 func (i *inbound) finish(r *run) {
-	switch {
-	case r.count == 0:
-	case r.count == 1:
+	switch r.count {
+	case 0:
+	case 1:
 		i.write(r.first)
 	default:
 		packets := r.count

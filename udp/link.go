@@ -324,7 +324,10 @@ func (s *step) sockets(spec Spec) {
 
 // portsFailed reports whether a socket or the link could not be opened.
 func (s *step) portsFailed() bool {
-	for c := range s.plan.Failed() {
+	for _, c := range s.plan {
+		if c.Err == nil {
+			continue
+		}
 		switch c.Object.(type) {
 		case socket, link:
 			return true

@@ -77,12 +77,12 @@ func readable(fd uintptr) unix.PollFd { return unix.PollFd{Fd: int32(fd), Events
 
 // direct makes a system call of which the scheduler hears nothing: it ends at once, for the descriptor does not block, and the
 // bookkeeping would cost as much as a small packet.
-func direct(trap, a, b, c, d, e uintptr) (int, error) {
+func direct(trap, fd, b, n uintptr) (int, error) {
 	for {
-		n, _, errno := unix.RawSyscall6(trap, a, b, c, d, e, 0)
+		done, _, errno := unix.RawSyscall6(trap, fd, b, n, 0, 0, 0)
 		switch errno {
 		case 0:
-			return int(n), nil
+			return int(done), nil
 		case unix.EAGAIN: // without making an interface of it, which costs
 			return 0, errAgain
 		case unix.EINTR:

@@ -1,6 +1,7 @@
 package udp
 
 import (
+	"errors"
 	"net/netip"
 	"unsafe"
 
@@ -88,13 +89,13 @@ func prepare(fd, family int) error {
 }
 
 func (s *udpSocket) receive(m []message) (int, error) {
-	return direct(unix.SYS_RECVMMSG, s.fd, uintptr(unsafe.Pointer(&m[0])), uintptr(len(m)), 0, 0)
+	return direct(unix.SYS_RECVMMSG, s.fd, uintptr(unsafe.Pointer(&m[0])), uintptr(len(m)))
 }
 
 func (s *udpSocket) send(m []message) (int, error) {
 	for {
-		n, err := direct(unix.SYS_SENDMMSG, s.fd, uintptr(unsafe.Pointer(&m[0])), uintptr(len(m)), 0, 0)
-		if err != errAgain {
+		n, err := direct(unix.SYS_SENDMMSG, s.fd, uintptr(unsafe.Pointer(&m[0])), uintptr(len(m)))
+		if !errors.Is(err, unix.EAGAIN) {
 			return n, err
 		}
 		if err := s.gate.await([]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLOUT}, s.gate.entry()}); err != nil {

@@ -212,3 +212,39 @@ func keys(m map[string][]float64) func(func(string) bool) {
 		}
 	}
 }
+
+// BenchmarkPlainUnderlay is TCP over an underlay that cannot cut datagrams, with a receiver that joins what comes in (GRO): many real
+// network cards are like that.
+func BenchmarkPlainUnderlay(b *testing.B) {
+	sides := newSides(b, onlyV4)
+	for _, s := range sides[:2] {
+		for _, n := range s.fabric.Nodes {
+			for _, args := range [][]string{
+				{"-K", "eth0", "tso", "off", "gso", "off", "gro", "on"}, {"-K", "eth0", "tx-udp-segmentation", "off"},
+			} {
+				if out, err := n.Command(b.Context(), "ethtool", args...).CombinedOutput(); err != nil {
+					b.Skipf("ethtool %v: %v: %s", args, err, out)
+				}
+			}
+		}
+	}
+	compare(b, sides[:2], figures[:1])
+}
+
+// BenchmarkOverload sends small packets at more and more packets a second, up to as many as the sender can: what arrives must not
+// become less. It prints the most that arrived, and what arrived at the highest load as a part of that.
+func BenchmarkOverload(b *testing.B) {
+	s := newSides(b, onlyV4)[0]
+	var most, kept []float64
+	for b.Loop() {
+		peak, last := 0.0, 0.0
+		for _, rate := range []float64{50e3, 100e3, 150e3, 200e3, 300e3, 0} {
+			last = s.udp(b, 64, rate)
+			peak = max(peak, last)
+		}
+		most, kept = append(most, peak/1000), append(kept, last/peak)
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(middle(most), "kpps")
+	b.ReportMetric(middle(kept), "kept")
+}

@@ -70,11 +70,11 @@ const (
 )
 
 func (q *tunQueue) read(b []byte) (int, error) {
-	return direct(unix.SYS_READ, q.fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0, 0)
+	return direct(unix.SYS_READ, q.fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
 }
 
 func (q *tunQueue) write(parts []unix.Iovec) error {
-	_, err := direct(unix.SYS_WRITEV, q.fd, uintptr(unsafe.Pointer(&parts[0])), uintptr(len(parts)), 0, 0)
+	_, err := direct(unix.SYS_WRITEV, q.fd, uintptr(unsafe.Pointer(&parts[0])), uintptr(len(parts)))
 	return err
 }
 

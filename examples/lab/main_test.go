@@ -225,6 +225,11 @@ func TestTour(t *testing.T) {
 	before := hostState(t)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			if f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0); err == nil {
+				f.Close()
+			} else if tt.name == "udp" && os.Getenv("PODWEFT_REQUIRE_KERNEL") != "1" {
+				t.Skip(err)
+			}
 			p := newProgram(t, tt.args...)
 			require.Equal(t, exitGood, p.run(t), "%s%s", &p.stdout, &p.stderr)
 			for _, want := range tt.want {
