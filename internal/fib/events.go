@@ -10,6 +10,15 @@ type follows struct {
 	indexes map[int]struct{}
 }
 
+// Meet begins a look at the links, which Follow ends. Until then it is not known which indexes matter: a link that was found by
+// its name may be renamed before, and its event then says nothing that anybody would follow. So all are remembered.
+func (t *Table) Meet(names []string) {
+	t.Follow(names, Scope{})
+	t.mu.Lock()
+	t.met = map[int]struct{}{}
+	t.mu.Unlock()
+}
+
 // Follow says which links matter: those of that name, and those in scope. Any event of theirs voids what is remembered,
 // since the kernel deletes routes and nexthop objects with a link that goes down and says nothing of them.
 func (t *Table) Follow(names []string, scope Scope) {
@@ -25,8 +34,27 @@ func (t *Table) Follow(names []string, scope Scope) {
 		}
 	}
 	t.mu.Lock()
-	t.follows = f
+	moved := false
+	for index := range t.met {
+		if _, matters := f.indexes[index]; matters {
+			moved = true
+		}
+	}
+	t.follows, t.met = f, nil
+	if moved {
+		t.moved()
+	}
+	changed := t.changed
 	t.mu.Unlock()
+	if moved {
+		changed()
+	}
+}
+
+// moved notes an event of a link that matters. The caller holds mu.
+func (t *Table) moved() {
+	t.moves++
+	t.trusted, t.eager = false, true
 }
 
 // Moves counts the events of the links that matter. What was read of links and addresses holds while it stays the same.
@@ -43,8 +71,9 @@ func (t *Table) linkEvent(index int, name string, changed func()) {
 	_, byName := t.follows.names[name]
 	moved := byIndex || byName
 	if moved {
-		t.moves++
-		t.trusted, t.eager = false, true
+		t.moved()
+	} else if t.met != nil {
+		t.met[index] = struct{}{}
 	}
 	t.mu.Unlock()
 	if moved {
@@ -56,6 +85,9 @@ func (t *Table) linkEvent(index int, name string, changed func()) {
 // our own writes, which cannot be told from others by their sender: the kernel announces forwarding entries, link changes
 // and cascaded deletions as its own.
 func (t *Table) Events(changed func()) nl.Events {
+	t.mu.Lock()
+	t.changed = changed
+	t.mu.Unlock()
 	check := func(agrees func(s *state) bool) {
 		t.mu.Lock()
 		// With no shadow there is nothing to agree with; while it is being replaced, nothing can be said.

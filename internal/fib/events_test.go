@@ -248,6 +248,26 @@ func TestFollowsByName(t *testing.T) {
 	assert.EqualValues(t, 4, table.Moves())
 }
 
+// TestRenamedWhileLookedAt: a link that was found by its name is renamed before anybody knows that its index matters.
+func TestRenamedWhileLookedAt(t *testing.T) {
+	table := New(nil, testMark)
+	hints := 0
+	events := table.Events(func() { hints++ })
+	table.Meet([]string{"eth0"})
+	events.Link(7, "uplink0") // which was eth0 a moment ago
+	events.Link(9, "veth1")
+	assert.Zero(t, hints, "not yet known to matter")
+	table.Follow([]string{"eth0"}, Scope{Others: map[int]string{7: "eth0"}})
+	assert.Equal(t, 1, hints)
+	assert.EqualValues(t, 1, table.Moves())
+	assert.True(t, table.Eager())
+	table.Meet([]string{"eth0"})
+	events.Link(9, "veth1")
+	table.Follow([]string{"eth0"}, Scope{Others: map[int]string{7: "eth0"}})
+	assert.Equal(t, 1, hints, "another's link")
+	assert.EqualValues(t, 1, table.Moves())
+}
+
 // TestEventsWhileReadingVoidTheShadow: nobody can say whether a listing has them.
 func TestEventsWhileReadingVoidTheShadow(t *testing.T) {
 	m := newMachine(t)

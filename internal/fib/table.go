@@ -62,7 +62,9 @@ type Table struct {
 	own     map[int]string
 	others  others // where other programs' routes were seen
 	follows follows
-	moves   uint64 // events on the links we follow
+	met     map[int]struct{} // links that had an event since Meet; nil after Follow
+	changed func()           // that of Events
+	moves   uint64           // events on the links we follow
 
 	reads atomic.Uint64
 }

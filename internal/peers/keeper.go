@@ -122,7 +122,7 @@ func (k *Keeper[S, P, L, X]) trusts(ctx context.Context, last *applied[S, P, L, 
 func (k *Keeper[S, P, L, X]) all(ctx context.Context, next *applied[S, P, L, X], again bool) (podweft.Plan, error) {
 	spec := next.spec
 	moves := k.table.Moves()
-	k.table.Follow(k.kind.Names(spec), fib.Scope{})
+	k.table.Meet(k.kind.Names(spec))
 	plan, layout, err := k.kind.Links(ctx, spec, true)
 	if err != nil {
 		return plan, err
