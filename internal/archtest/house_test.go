@@ -76,7 +76,6 @@ var ours = house{
 		"subnet":                 {may: []string{root}},
 		"subnet/memory":          {may: []string{root, "subnet", "subnet/internal/..."}},
 		"subnet/file":            {may: []string{root, "subnet", "subnet/internal/...", "internal/dirwatch", "internal/flock"}, brings: []string{"golang.org/x/sys"}},
-		"subnet/file":            {may: []string{root, "subnet", "subnet/internal/..."}, brings: []string{"golang.org/x/sys"}}, // flock, inotify
 		"subnet/etcd":            {may: []string{root, "subnet", "subnet/internal/..."}, brings: etcdClient},
 		"subnet/storetest":       {may: []string{root, "subnet"}},
 		"subnet/internal/ledger": {may: []string{root, "subnet"}},
