@@ -92,6 +92,10 @@ func parseComment(b []byte) string {
 func marshalExprs(family Family, exprs []expr.Any) ([]byte, error) {
 	var m message
 	for _, e := range exprs {
+		if c, ok := e.(*expr.Ct); ok && directed(c) {
+			m.directedCt(c)
+			continue
+		}
 		raw, err := expr.Marshal(byte(family), e)
 		if err != nil {
 			return nil, err
@@ -99,6 +103,28 @@ func marshalExprs(family Family, exprs []expr.Any) ([]byte, error) {
 		m.bytes(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, raw)
 	}
 	return m.buf, nil
+}
+
+// directed reports whether c reads one direction of a connection.
+func directed(c *expr.Ct) bool {
+	switch c.Key {
+	case expr.CtKeySRC, expr.CtKeyDST, expr.CtKeyPROTOSRC, expr.CtKeyPROTODST:
+		return !c.SourceRegister
+	}
+	return false
+}
+
+// directedCt writes such an expression ourselves: google/nftables makes the direction four bytes long, while the kernel's is
+// one (NFTA_CT_DIRECTION in nft_ct_policy, net/netfilter/nft_ct.c).
+func (m *message) directedCt(c *expr.Ct) {
+	elem := m.open(unix.NFTA_LIST_ELEM)
+	m.str(unix.NFTA_EXPR_NAME, "ct")
+	data := m.open(unix.NFTA_EXPR_DATA)
+	m.u32(unix.NFTA_CT_KEY, uint32(c.Key))
+	m.u32(unix.NFTA_CT_DREG, c.Register)
+	m.bytes(unix.NFTA_CT_DIRECTION, []byte{byte(c.Direction)})
+	m.close(data)
+	m.close(elem)
 }
 
 func parseRule(r reply) (Rule, bool) {
@@ -161,8 +187,20 @@ func sameExpr(want, have []byte) bool {
 		return true
 	case "lookup":
 		return sameAttrs(w, h, unix.NFTA_LOOKUP_SET_ID) // stands for the name while a set is being made; never read back
+	case "nat":
+		return sameAttrs(w, h, unix.NFTA_NAT_FLAGS) && natFlags(w) == natFlags(h)
 	}
 	return sameAttrs(w, h, 0)
+}
+
+// natFlags are the flags that somebody asks for; the kernel adds those that follow from the registers (nft_nat_init in
+// net/netfilter/nft_nat.c).
+func natFlags(data []byte) uint32 {
+	raw := find(data, unix.NFTA_NAT_FLAGS)
+	if len(raw) != 4 {
+		return 0
+	}
+	return network.Uint32(raw) &^ (unix.NF_NAT_RANGE_MAP_IPS | unix.NF_NAT_RANGE_PROTO_SPECIFIED)
 }
 
 // sameAttrs compares all attributes but those of the kind skipped. Only want says reliably which ones are made of others.
@@ -178,7 +216,7 @@ func sameAttrs(want, have []byte, skip uint16) bool {
 		}
 	}
 	for h := range attrs(have) {
-		if find(want, h.kind) == nil && !zero(h.value) {
+		if h.kind != skip && find(want, h.kind) == nil && !zero(h.value) {
 			return false
 		}
 	}

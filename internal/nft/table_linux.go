@@ -107,6 +107,14 @@ func (b *Batch) AddTable(t Table, flags TableFlags) {
 	})
 }
 
+// CreateTable makes the table and fails with EEXIST if it is there.
+func (b *Batch) CreateTable(t Table) {
+	b.request(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, t.Family, "create", t, func(m *message) {
+		m.str(unix.NFTA_TABLE_NAME, t.Name)
+		m.u32(unix.NFTA_TABLE_FLAGS, 0)
+	})
+}
+
 // DeleteTable deletes the table with everything in it.
 func (b *Batch) DeleteTable(t Table) {
 	b.request(unix.NFT_MSG_DELTABLE, 0, t.Family, "delete", t, func(m *message) {
