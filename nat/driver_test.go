@@ -421,7 +421,7 @@ func TestChangesAreLogged(t *testing.T) {
 	var log bytes.Buffer
 	d := newDriver(t, nat.Config{NetNS: n.NetNS(), Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
 	apply(t, d, nodeSpec())
-	assert.Contains(t, log.String(), `level=DEBUG msg="masquerade changed" op=create object="element inet podweft-nat pods4 { 10.244.1.0/24 }"`)
+	assert.Contains(t, log.String(), `level=DEBUG msg="table changed" op=create object="element inet podweft-nat pods4 { 10.244.1.0/24 }"`)
 	log.Reset()
 	apply(t, d, nodeSpec())
 	assert.Empty(t, log.String())

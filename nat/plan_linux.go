@@ -36,7 +36,19 @@ func compare(name nft.Table, have, want *table) []step {
 		steps = append(steps, compareElements(s, have.elements[s], want.elements[s])...)
 	}
 	steps = append(steps, missing(kept.chains, want.chains, addChain)...)
-	return append(steps, compareRules(want.chains[0], kept.rules, want.rules, len(removals) > 0)...)
+	for _, c := range want.chains {
+		steps = append(steps, compareRules(c, rulesOf(c, kept.rules), rulesOf(c, want.rules), len(removals) > 0)...)
+	}
+	return steps
+}
+
+func rulesOf(c nft.Chain, all []nft.Rule) (rules []nft.Rule) {
+	for _, r := range all {
+		if r.Chain == c.Name {
+			rules = append(rules, r)
+		}
+	}
+	return rules
 }
 
 func create(name nft.Table, want *table) []step {

@@ -21,11 +21,12 @@ type table struct {
 	elements map[nft.Set][]nft.Element
 }
 
-func tableName(owner string) nft.Table {
+// tableName is the name of an owner's table for one purpose.
+func tableName(owner, purpose string) nft.Table {
 	if owner == DefaultOwner {
-		return nft.Table{Family: nft.INet, Name: "podweft-nat"}
+		return nft.Table{Family: nft.INet, Name: "podweft-" + purpose}
 	}
-	return nft.Table{Family: nft.INet, Name: "podweft-" + owner + "-nat"}
+	return nft.Table{Family: nft.INet, Name: "podweft-" + owner + "-" + purpose}
 }
 
 // kubeMark is the mark of packets that kube-proxy masquerades: its masqueradeBit, 14 unless configured otherwise.

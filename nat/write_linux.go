@@ -57,7 +57,7 @@ func fail(steps []step, err error) {
 
 // write makes the changes that have no error yet, and leaves an error in those that could not be made. Elements that the
 // kernel refuses are left out and the rest is tried again; when it refuses anything else, nothing of it can be made.
-func (d *Driver) write(ctx context.Context, steps []step) {
+func (k *keeper) write(ctx context.Context, steps []step) {
 	for {
 		var b nft.Batch
 		for _, s := range steps {
@@ -65,7 +65,7 @@ func (d *Driver) write(ctx context.Context, steps []step) {
 				s.add(&b)
 			}
 		}
-		err := d.conn.Load(ctx, &b)
+		err := k.conn.Load(ctx, &b)
 		if err == nil {
 			return
 		}

@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	name = tableName(DefaultOwner)
+	name = tableName(DefaultOwner, "nat")
 	spec = Spec{Masquerade: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("10.244.2.0/24")}}
 	want = wanted(name, spec)
 	pods = want.sets[2]

@@ -1,0 +1,189 @@
+package nat
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/netns"
+	"github.com/podweft/podweft/internal/nft"
+	"github.com/podweft/podweft/internal/nl"
+)
+
+// Connection tracking decides about translation with the first packet of a connection alone. UDP has no handshake: to it,
+// packets of a sender that never pauses are one connection, which goes on to wherever its first packet went.
+
+// Attributes and flags of linux/netfilter/nfnetlink_conntrack.h and net/netfilter/nf_internals.h that x/sys/unix lacks.
+const (
+	ctTupleOrig  = 1
+	ctTupleReply = 2
+	ctFilter     = 25
+
+	ctTupleIP    = 1
+	ctTupleProto = 2
+
+	ctIPv4Src, ctIPv4Dst, ctIPv6Src, ctIPv6Dst = 1, 2, 3, 4
+
+	ctProtoNum, ctProtoSrcPort, ctProtoDstPort = 1, 2, 3
+
+	ctFilterOrig, ctFilterReply = 1, 2
+
+	ctDelete = 2
+)
+
+// Which fields of a tuple count.
+const (
+	ctFilterSrc uint32 = 1 << iota
+	ctFilterDst
+	ctFilterZone
+	ctFilterNum
+	ctFilterSrcPort
+	ctFilterDstPort
+)
+
+func udpOnly(p Protocol) bool     { return p == UDP }
+func everyProtocol(Protocol) bool { return true }
+
+// flows are tracked connections: those with one destination as their first packet had it, or with one source as their answers
+// have it, which is the pod.
+type flows struct {
+	protocol Protocol
+	to, from netip.AddrPort
+}
+
+// forget drops what is tracked of the host ports whose protocol counts: connections to the node's port, from before it led
+// to the pod, and connections that lead to the pod.
+func (p *Ports) forget(ctx context.Context, ports []HostPort, counts func(Protocol) bool) error {
+	var all []flows
+	var own []netip.Addr
+	for _, h := range ports {
+		if !counts(h.Protocol) {
+			continue
+		}
+		all = append(all, flows{protocol: h.Protocol, from: h.Pod})
+		if !h.any() {
+			all = append(all, flows{protocol: h.Protocol, to: h.at()})
+			continue
+		}
+		if own == nil {
+			var err error
+			if own, err = p.ownAddresses(); err != nil {
+				return err
+			}
+		}
+		for _, a := range own {
+			if a.Is4() == h.Pod.Addr().Is4() {
+				all = append(all, flows{protocol: h.Protocol, to: netip.AddrPortFrom(a, h.Port)})
+			}
+		}
+	}
+	return p.drop(ctx, all)
+}
+
+// forgetChanged does so for the elements of a plan.
+func (p *Ports) forgetChanged(ctx context.Context, plan podweft.Plan) error {
+	t := newPortTable(p.name)
+	var ports []HostPort
+	for _, c := range plan {
+		e, ok := c.Object.(nft.SetElement)
+		if !ok || c.Err != nil || e.Set != t.ours4 && e.Set != t.ours6 {
+			continue
+		}
+		key := []byte(e.Element.Key) // protocol, host port, pod, pod's port, each padded to four bytes
+		pod, _ := netip.AddrFromSlice(key[8 : len(key)-4])
+		ports = append(ports, HostPort{
+			Protocol: Protocol(key[0]), Port: binary.BigEndian.Uint16(key[4:]),
+			Pod: netip.AddrPortFrom(pod, binary.BigEndian.Uint16(key[len(key)-4:])),
+		})
+	}
+	return p.forget(ctx, ports, udpOnly)
+}
+
+func (p *Ports) ownAddresses() ([]netip.Addr, error) {
+	conn, err := nl.Dial(p.netns)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	all, err := conn.Addresses(0)
+	var own []netip.Addr
+	for _, a := range all {
+		own = append(own, a.Prefix.Addr())
+	}
+	return own, err
+}
+
+// drop removes the flows from the kernel's table, which it walks once for each.
+func (p *Ports) drop(ctx context.Context, all []flows) error {
+	if len(all) == 0 {
+		return nil
+	}
+	var sock *netlink.Conn
+	err := netns.Do(p.netns, func() (err error) {
+		sock, err = netlink.Dial(unix.NETLINK_NETFILTER, nil)
+		return err
+	})
+	if err != nil {
+		return &podweft.OpError{Op: "open", Object: podweft.Named("conntrack socket"), Err: err}
+	}
+	defer sock.Close()
+	for _, f := range all {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if _, err := sock.Execute(f.request()); err != nil && !errors.Is(err, unix.ENOENT) {
+			return &podweft.OpError{Op: "delete", Object: podweft.Named("tracked connections"), Err: err}
+		}
+	}
+	return nil
+}
+
+// request deletes the flows.
+func (f flows) request() netlink.Message {
+	end, tuple, which, src := f.to, uint16(ctTupleOrig), uint16(ctFilterOrig), false
+	if f.from.IsValid() {
+		end, tuple, which, src = f.from, ctTupleReply, ctFilterReply, true
+	}
+	ip, port, flags := uint16(ctIPv4Dst), uint16(ctProtoDstPort), ctFilterDst|ctFilterNum|ctFilterDstPort
+	if src {
+		ip, port, flags = ctIPv4Src, ctProtoSrcPort, ctFilterSrc|ctFilterNum|ctFilterSrcPort
+	}
+	family := byte(unix.AF_INET)
+	if end.Addr().Is6() {
+		family = unix.AF_INET6
+		ip += ctIPv6Src - ctIPv4Src
+	}
+	e := netlink.NewAttributeEncoder()
+	e.ByteOrder = binary.BigEndian
+	e.Nested(tuple, func(e *netlink.AttributeEncoder) error {
+		e.Nested(ctTupleIP, func(e *netlink.AttributeEncoder) error {
+			e.Bytes(ip, end.Addr().AsSlice())
+			return nil
+		})
+		e.Nested(ctTupleProto, func(e *netlink.AttributeEncoder) error {
+			e.ByteOrder = binary.BigEndian
+			e.Uint8(ctProtoNum, uint8(f.protocol))
+			e.Uint16(port, end.Port())
+			return nil
+		})
+		return nil
+	})
+	e.Nested(ctFilter, func(e *netlink.AttributeEncoder) error {
+		e.ByteOrder = binary.NativeEndian // alone among them: net/netfilter/nf_conntrack_netlink.c, ctnetlink_parse_filter
+		e.Uint32(which, flags)
+		return nil
+	})
+	data, _ := e.Encode() // fails for attributes beyond 64 KiB only
+	return netlink.Message{
+		Header: netlink.Header{
+			Type:  unix.NFNL_SUBSYS_CTNETLINK<<8 | ctDelete,
+			Flags: netlink.Request | netlink.Acknowledge,
+		},
+		Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, data...),
+	}
+}

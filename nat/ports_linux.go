@@ -1,0 +1,177 @@
+package nat
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/nft"
+)
+
+// Ports keeps the host ports of one node, in a table of its own. It is a [podweft.Driver], whose Apply knows all of them; Add
+// and Remove serve a process that knows one pod's. It is safe for concurrent use, by other processes too.
+type Ports struct {
+	keeper
+	netns string
+}
+
+var _ podweft.Driver[PortSpec] = (*Ports)(nil)
+
+// NewPorts returns a Ports and changes nothing. It fails as New does.
+func NewPorts(cfg Config) (*Ports, error) {
+	p := &Ports{netns: cfg.NetNS}
+	if err := p.open(cfg, tableName(cmp.Or(cfg.Owner, DefaultOwner), "hostports")); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// Close frees the sockets and ends Watch. Host ports stay open. It waits some 10 ms if anything was deleted.
+func (p *Ports) Close() error { return p.conn.Close() }
+
+// Plan reads the table and returns what Apply would do.
+func (p *Ports) Plan(ctx context.Context, spec PortSpec) (podweft.Plan, error) {
+	if err := spec.Validate(); err != nil {
+		return nil, err
+	}
+	return p.plan(ctx, published(p.name, spec))
+}
+
+// Apply makes the table what spec asks for, in one transaction. What UDP remembers of ports that were opened or closed is
+// forgotten (see Add).
+func (p *Ports) Apply(ctx context.Context, spec PortSpec) (podweft.Plan, error) {
+	if err := spec.Validate(); err != nil {
+		return nil, err
+	}
+	plan, err := p.apply(ctx, published(p.name, spec))
+	return plan, errors.Join(err, p.forgetChanged(ctx, plan))
+}
+
+// Watch calls changed once when it listens, and then whenever somebody else has changed something in the table, until ctx
+// ends or the driver is closed.
+func (p *Ports) Watch(ctx context.Context, changed func()) error {
+	return p.conn.Watch(ctx, p.name, changed)
+}
+
+// Teardown deletes the table: all host ports are closed.
+func (p *Ports) Teardown(ctx context.Context) (podweft.Plan, error) { return p.apply(ctx, nil) }
+
+// Add opens host ports and leaves all others as they are; near is as in [PortSpec]. It is one short transaction, which makes
+// the table only where there is none. One that is open already is fine; one that leads to another pod is ErrConflict.
+//
+// Connections that UDP has remembered for the port are forgotten: packets of a sender that never pauses would go on past
+// the pod for as long.
+func (p *Ports) Add(ctx context.Context, ports []HostPort, near ...netip.Prefix) error {
+	if err := (PortSpec{ports, near}).Validate(); err != nil {
+		return err
+	}
+	t := newPortTable(p.name)
+	elements := t.elementsOf(PortSpec{ports, near})
+	add := func() error {
+		var b nft.Batch
+		for _, s := range t.sets() {
+			b.AddElements(s, elements[s]...)
+		}
+		return p.conn.Commit(ctx, &b)
+	}
+	err := add()
+	if errors.Is(err, unix.ENOENT) {
+		if err = p.make(ctx); err == nil {
+			err = add()
+		}
+	}
+	if errors.Is(err, unix.EEXIST) {
+		err = fmt.Errorf("%w: the port leads to another pod: %w", podweft.ErrConflict, err)
+	}
+	if err != nil {
+		return err
+	}
+	return p.forget(ctx, ports, udpOnly)
+}
+
+// make makes the table without host ports. If somebody else does so at this moment, one of the two does nothing.
+func (p *Ports) make(ctx context.Context) error {
+	var b nft.Batch
+	want := published(p.name, PortSpec{Ports: []HostPort{}})
+	b.CreateTable(p.name)
+	for _, s := range want.sets {
+		b.AddSet(s)
+		b.AddElements(s, want.elements[s]...)
+	}
+	for _, c := range want.chains {
+		b.AddChain(c)
+	}
+	for _, r := range want.rules {
+		b.AddRule(r)
+	}
+	if err := p.conn.Commit(ctx, &b); err != nil && !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	return nil
+}
+
+// Remove closes host ports. One that is closed already is fine, and so is one that leads to another pod by now, which stays.
+// Every connection through them is forgotten.
+func (p *Ports) Remove(ctx context.Context, ports []HostPort) error {
+	if err := (PortSpec{Ports: ports}).Validate(); err != nil {
+		return err
+	}
+	t := newPortTable(p.name)
+	for set, elements := range t.elementsOf(PortSpec{Ports: ports}) {
+		if set == t.near4 || set == t.near6 {
+			continue
+		}
+		have, err := p.conn.Elements(ctx, set)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		var b nft.Batch
+		for _, e := range elements {
+			for _, h := range have {
+				if h == e {
+					b.DeleteElements(set, e)
+				}
+			}
+		}
+		if b.Len() == 0 {
+			continue
+		}
+		if err := p.conn.Commit(ctx, &b); err != nil && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+	}
+	return p.forget(ctx, ports, everyProtocol)
+}
+
+// Missing returns those of ports that are not open.
+func (p *Ports) Missing(ctx context.Context, ports []HostPort) (missing []HostPort, err error) {
+	t := newPortTable(p.name)
+	have := map[nft.SetElement]bool{}
+	for _, s := range t.sets() {
+		elements, err := p.conn.Elements(ctx, s)
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return nil, err
+		}
+		for _, e := range elements {
+			have[nft.SetElement{Set: s, Element: e}] = true
+		}
+	}
+	for _, port := range ports {
+		for set, elements := range t.elementsOf(PortSpec{Ports: []HostPort{port}}) {
+			if set == t.near4 || set == t.near6 || len(elements) == 0 || have[nft.SetElement{Set: set, Element: elements[0]}] {
+				continue
+			}
+			missing = append(missing, port)
+			break
+		}
+	}
+	return missing, nil
+}

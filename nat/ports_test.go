@@ -1,0 +1,394 @@
+package nat_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/nft"
+	"github.com/podweft/podweft/nat"
+	"github.com/podweft/podweft/testnet"
+)
+
+// bridged is a node with two pods on its bridge, and a machine outside that knows no way to pods.
+type bridged struct {
+	node, outside *testnet.Node
+	pods          []*testnet.Node // V4 and V6 are set
+	ports         *nat.Ports
+}
+
+// The machine outside as it is seen from the underlay.
+const outside4, outside6 = "192.0.2.2", "2001:db8::2"
+
+var near = prefixes("10.244.1.0/24", "fd00:244:0:1::/64")
+
+func newBridged(t testing.TB) *bridged {
+	t.Helper()
+	f := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 1, Outside: true})
+	b := &bridged{node: f.Nodes[0], outside: f.Outside}
+	require.NoError(t, b.node.Do(func() error {
+		return set("net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1", noDAD)
+	}))
+	configure(t, b.node, func(h *netlink.Handle) {
+		require.NoError(t, h.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "cni0", TxQLen: -1}}))
+		setUp(t, h, "cni0", []string{"10.244.1.1/24", "fd00:244:0:1::1/64"})
+	})
+	require.NoError(t, b.node.Do(func() error { return set("net/ipv4/conf/cni0/route_localnet=1") }))
+	for i := range 2 {
+		b.pods = append(b.pods, b.pod(t, i))
+	}
+	b.ports = newPorts(t, b.node)
+	return b
+}
+
+func newPorts(t testing.TB, n *testnet.Node) *nat.Ports {
+	t.Helper()
+	p, err := nat.NewPorts(nat.Config{NetNS: n.NetNS()})
+	require.NoError(t, err)
+	t.Cleanup(func() { p.Close() })
+	return p
+}
+
+func (b *bridged) pod(t testing.TB, i int) *testnet.Node {
+	t.Helper()
+	pod := testnet.NewNode(t, fmt.Sprintf("pod%d", i))
+	require.NoError(t, pod.Do(func() error { return set(noDAD) }))
+	inside, err := os.Open(pod.NetNS())
+	require.NoError(t, err)
+	defer inside.Close()
+	host := fmt.Sprintf("pod%d", i)
+	configure(t, b.node, func(h *netlink.Handle) {
+		br, err := h.LinkByName("cni0")
+		require.NoError(t, err)
+		veth := &netlink.Veth{
+			LinkAttrs: netlink.LinkAttrs{Name: host, TxQLen: -1, MasterIndex: br.Attrs().Index},
+			PeerName:  "eth0", PeerNamespace: netlink.NsFd(int(inside.Fd())),
+		}
+		require.NoError(t, h.LinkAdd(veth))
+		setUp(t, h, host, nil)
+		l, err := h.LinkByName(host)
+		require.NoError(t, err)
+		require.NoError(t, h.LinkSetHairpin(l, true))
+	})
+	v4, v6 := fmt.Sprintf("10.244.1.%d", i+2), fmt.Sprintf("fd00:244:0:1::%d", i+2)
+	configure(t, pod, func(h *netlink.Handle) {
+		setUp(t, h, "eth0", []string{v4 + "/24", v6 + "/64"})
+		route(t, h, "0.0.0.0/0", netip.MustParseAddr("10.244.1.1"))
+		route(t, h, "::/0", netip.MustParseAddr("fd00:244:0:1::1"))
+	})
+	pod.V4, pod.V6 = netip.MustParseAddr(v4), netip.MustParseAddr(v6)
+	return pod
+}
+
+// serve answers on a pod's port 80, TCP and UDP, both families, with the pod's name and the address it was asked from.
+func serve(t testing.TB, pod *testnet.Node) {
+	t.Helper()
+	var tcp net.Listener
+	var udp net.PacketConn
+	require.NoError(t, pod.Do(func() (err error) {
+		if tcp, err = net.Listen("tcp", ":80"); err == nil {
+			udp, err = net.ListenPacket("udp", ":80")
+		}
+		return err
+	}))
+	done := make(chan struct{}, 2)
+	t.Cleanup(func() {
+		tcp.Close()
+		udp.Close()
+		<-done
+		<-done
+	})
+	answer := func(from net.Addr) []byte {
+		at := netip.MustParseAddrPort(from.String())
+		return []byte(pod.Name + " " + at.Addr().Unmap().String())
+	}
+	go func() {
+		defer func() { done <- struct{}{} }()
+		for {
+			c, err := tcp.Accept()
+			if err != nil {
+				return
+			}
+			c.Write(answer(c.RemoteAddr()))
+			c.Close()
+		}
+	}()
+	go func() {
+		defer func() { done <- struct{}{} }()
+		buf := make([]byte, 100)
+		for {
+			_, from, err := udp.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			udp.WriteTo(answer(from), from)
+		}
+	}()
+}
+
+// ask says who answers there and from which address it was asked, or what went wrong.
+func ask(t testing.TB, from *testnet.Node, network string, to netip.AddrPort) string {
+	t.Helper()
+	text := ""
+	require.NoError(t, from.Do(func() error {
+		d := net.Dialer{Timeout: 2 * time.Second}
+		c, err := d.DialContext(context.WithoutCancel(t.Context()), network, to.String())
+		if err != nil {
+			text = "no answer"
+			return nil
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(2 * time.Second))
+		if network == "udp" {
+			c.Write([]byte("who?"))
+		}
+		buf := make([]byte, 100)
+		n, err := c.Read(buf)
+		if text = string(buf[:n]); err != nil && err != io.EOF {
+			text = "no answer"
+		}
+		return nil
+	}))
+	return text
+}
+
+func hostPort(p nat.Protocol, port uint16, pod netip.Addr) nat.HostPort {
+	return nat.HostPort{Protocol: p, Port: port, Pod: netip.AddrPortFrom(pod, 80)}
+}
+
+// both publishes a pod's port 80 in both families and over TCP and UDP.
+func both(port uint16, pod *testnet.Node) (all []nat.HostPort) {
+	for _, p := range []nat.Protocol{nat.TCP, nat.UDP} {
+		all = append(all, hostPort(p, port, pod.V4), hostPort(p, port, pod.V6))
+	}
+	return all
+}
+
+func TestHostPorts(t *testing.T) {
+	b := newBridged(t)
+	serve(t, b.pods[0])
+	serve(t, b.pods[1])
+	for i, pod := range b.pods {
+		require.NoError(t, b.ports.Add(t.Context(), both(uint16(8000+i), pod), near...))
+	}
+	one := hostPort(nat.TCP, 9000, b.pods[1].V4)
+	one.HostIP = b.node.V4
+	require.NoError(t, b.ports.Add(t.Context(), []nat.HostPort{one}, near...))
+	gateway4, gateway6 := netip.MustParseAddr("10.244.1.1"), netip.MustParseAddr("fd00:244:0:1::1")
+	tests := []struct {
+		name string
+		from *testnet.Node
+		to   netip.Addr
+		port uint16
+		want string
+	}{
+		{"from outside, which keeps its address", b.outside, b.node.V4, 8000, "pod0 " + outside4},
+		{"from outside, v6", b.outside, b.node.V6, 8001, "pod1 " + outside6},
+		{"from the node", b.node, b.node.V4, 8000, "pod0 " + b.node.V4.String()},
+		{"from the node, v6", b.node, b.node.V6, 8000, "pod0 " + b.node.V6.String()},
+		{"from the node to localhost", b.node, netip.MustParseAddr("127.0.0.1"), 8001, "pod1 " + gateway4.String()},
+		{"from another pod", b.pods[0], b.node.V4, 8001, "pod1 " + gateway4.String()},
+		{"from another pod, v6", b.pods[0], b.node.V6, 8001, "pod1 " + gateway6.String()},
+		{"from the pod itself", b.pods[0], b.node.V4, 8000, "pod0 " + gateway4.String()},
+		{"from the pod itself, v6", b.pods[0], b.node.V6, 8000, "pod0 " + gateway6.String()},
+		{"from another pod through the gateway", b.pods[1], gateway4, 8000, "pod0 " + gateway4.String()},
+		{"straight to a pod, which sees who it is", b.pods[0], b.pods[1].V4, 80, "pod1 " + b.pods[0].V4.String()},
+		{"a port that is not open", b.outside, b.node.V4, 8002, "no answer"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			for _, network := range []string{"tcp", "udp"} {
+				assert.Equal(t, test.want, ask(t, test.from, network, netip.AddrPortFrom(test.to, test.port)), network)
+			}
+		})
+	}
+	t.Run("one address", func(t *testing.T) {
+		assert.Equal(t, "pod1 "+outside4, ask(t, b.outside, "tcp", netip.AddrPortFrom(b.node.V4, 9000)))
+		assert.Equal(t, "no answer", ask(t, b.node, "tcp", netip.AddrPortFrom(gateway4, 9000)), "another address of the node")
+		assert.Equal(t, "no answer", ask(t, b.outside, "udp", netip.AddrPortFrom(b.node.V4, 9000)), "another protocol")
+	})
+	t.Run("nobody else's loopback", func(t *testing.T) {
+		var l net.Listener
+		require.NoError(t, b.node.Do(func() (err error) {
+			l, err = net.Listen("tcp", "127.0.0.1:8099")
+			return err
+		}))
+		defer l.Close()
+		configure(t, b.pods[0], func(h *netlink.Handle) {
+			lo, err := h.LinkByName("lo")
+			require.NoError(t, err)
+			require.NoError(t, h.LinkSetDown(lo)) // else its own loopback answers
+			route(t, h, "127.0.0.0/8", gateway4)
+		})
+		require.NoError(t, b.pods[0].Do(func() error { return set("net/ipv4/conf/all/route_localnet=1") }))
+		assert.Equal(t, "no answer", ask(t, b.pods[0], "tcp", netip.MustParseAddrPort("127.0.0.1:8099")))
+	})
+}
+
+func TestPortsDriver(t *testing.T) {
+	b := newBridged(t)
+	spec := nat.PortSpec{Ports: append(both(8000, b.pods[0]), hostPort(nat.SCTP, 8000, b.pods[0].V4)), Near: near}
+	plan, err := b.ports.Plan(t.Context(), spec)
+	require.NoError(t, err)
+	assert.Contains(t, plan.String(), "+ element inet podweft-hostports ports4 { sctp . 8000 : 10.244.1.2 . 80 }\n")
+	done, err := b.ports.Apply(t.Context(), spec)
+	require.NoError(t, err)
+	assert.Equal(t, plan.String(), done.String())
+	again, err := b.ports.Apply(t.Context(), spec)
+	require.NoError(t, err)
+	assert.Empty(t, again.String(), "applied twice, nothing is done")
+
+	require.NoError(t, b.ports.Add(t.Context(), both(8001, b.pods[1]), near...))
+	plan, err = b.ports.Plan(t.Context(), nat.PortSpec{Ports: append(spec.Ports, both(8001, b.pods[1])...), Near: near})
+	require.NoError(t, err)
+	assert.Empty(t, plan.String(), "what Add makes is what Apply makes")
+
+	missing, err := b.ports.Missing(t.Context(), append(both(8001, b.pods[1]), hostPort(nat.TCP, 8002, b.pods[1].V4)))
+	require.NoError(t, err)
+	assert.Equal(t, []nat.HostPort{hostPort(nat.TCP, 8002, b.pods[1].V4)}, missing)
+
+	require.NoError(t, b.ports.Remove(t.Context(), both(8001, b.pods[1])))
+	require.NoError(t, b.ports.Remove(t.Context(), both(8001, b.pods[1])), "twice")
+	plan, err = b.ports.Plan(t.Context(), spec)
+	require.NoError(t, err)
+	assert.Empty(t, plan.String())
+
+	_, err = b.ports.Teardown(t.Context())
+	require.NoError(t, err)
+	tables, err := someone(t, b.node).Tables(t.Context(), nft.INet)
+	require.NoError(t, err)
+	assert.Empty(t, tables)
+}
+
+func TestPortsOfOtherPodsStay(t *testing.T) {
+	b := newBridged(t)
+	require.NoError(t, b.ports.Add(t.Context(), both(8000, b.pods[0]), near...))
+	err := b.ports.Add(t.Context(), both(8000, b.pods[1]), near...)
+	require.ErrorIs(t, err, podweft.ErrConflict)
+	require.NoError(t, b.ports.Remove(t.Context(), both(8000, b.pods[1])), "of somebody who never had it")
+	missing, err := b.ports.Missing(t.Context(), both(8000, b.pods[0]))
+	require.NoError(t, err)
+	assert.Empty(t, missing)
+}
+
+// TestUDPForgets: a sender that never pauses, from one port, as DNS and syslog clients do.
+func TestUDPForgets(t *testing.T) {
+	b := newBridged(t)
+	serve(t, b.pods[0])
+	serve(t, b.pods[1])
+	for _, to := range b.node.Addrs() {
+		t.Run(to.String(), func(t *testing.T) {
+			var c net.Conn
+			require.NoError(t, b.outside.Do(func() (err error) {
+				c, err = net.Dial("udp", netip.AddrPortFrom(to, 8000).String())
+				return err
+			}))
+			defer c.Close()
+			who := func() string {
+				buf := make([]byte, 100)
+				deadline := time.Now().Add(200 * time.Millisecond)
+				for time.Now().Before(deadline) { // an ICMP error is no answer
+					c.SetDeadline(deadline)
+					c.Write([]byte("who?"))
+					if n, err := c.Read(buf); err == nil {
+						return strings.Fields(string(buf[:n]))[0]
+					}
+				}
+				return "nobody"
+			}
+			assert.Equal(t, "nobody", who())
+			require.NoError(t, b.ports.Add(t.Context(), both(8000, b.pods[0]), near...))
+			assert.Equal(t, "pod0", who(), "what was tracked before the port was opened")
+			require.NoError(t, b.ports.Remove(t.Context(), both(8000, b.pods[0])))
+			assert.Equal(t, "nobody", who(), "what was tracked until it was closed")
+			require.NoError(t, b.ports.Add(t.Context(), both(8000, b.pods[1]), near...))
+			assert.Equal(t, "pod1", who())
+			require.NoError(t, b.ports.Remove(t.Context(), both(8000, b.pods[1])))
+		})
+	}
+}
+
+func TestPortsAddedByManyAtOnce(t *testing.T) {
+	b := newBridged(t)
+	const many = 20
+	errs := make(chan error, many)
+	for i := range many {
+		own := newPorts(t, b.node)
+		go func() {
+			errs <- own.Add(t.Context(), []nat.HostPort{hostPort(nat.TCP, uint16(9000+i), b.pods[0].V4)}, near...)
+		}()
+	}
+	spec := nat.PortSpec{Near: near}
+	for i := range many {
+		assert.NoError(t, <-errs)
+		spec.Ports = append(spec.Ports, hostPort(nat.TCP, uint16(9000+i), b.pods[0].V4))
+	}
+	plan, err := b.ports.Plan(t.Context(), spec)
+	require.NoError(t, err)
+	assert.Empty(t, plan.String(), "one table, each rule once, each port there")
+}
+
+// TestPortsComeBack: a Loop repairs what `nft flush ruleset` did. How fast, BenchmarkPortsComeBack says.
+func TestPortsComeBack(t *testing.T) {
+	b := newBridged(t)
+	serve(t, b.pods[0])
+	loop := podweft.NewLoop(b.ports, podweft.LoopConfig{})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- loop.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		assert.NoError(t, <-done)
+	})
+	require.NoError(t, loop.Wait(ctx, loop.Set(nat.PortSpec{Ports: both(8000, b.pods[0]), Near: near})))
+	require.Eventually(t, func() bool { return loop.Status().Listening }, 10*time.Second, time.Millisecond)
+	table := nft.Table{Family: nft.INet, Name: "podweft-hostports"}
+	change(t, someone(t, b.node), func(batch *nft.Batch) { batch.DeleteTable(table) })
+	require.Eventually(t, func() bool { return loop.Status().Drift > 0 }, 10*time.Second, time.Millisecond)
+	assert.Equal(t, "pod0 "+outside4, ask(t, b.outside, "tcp", netip.AddrPortFrom(b.node.V4, 8000)))
+}
+
+func TestPortSpecValidate(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("10.244.1.2"), netip.MustParseAddr("fd00:244::2")
+	tests := []struct {
+		name string
+		port nat.HostPort
+		want string
+	}{
+		{"good", hostPort(nat.UDP, 53, v6), ""},
+		{"no protocol", hostPort(1, 53, v4), "Ports[0].Protocol: 1 has no ports that can be published: use TCP, UDP or SCTP"},
+		{"no port", hostPort(nat.TCP, 0, v4), "Ports[0].Port: 0 is not a port: use 1 to 65535"},
+		{"no pod", nat.HostPort{Protocol: nat.TCP, Port: 1}, "Ports[0].Pod: invalid AddrPort is not a pod's address and port"},
+		{
+			"other family", nat.HostPort{Protocol: nat.TCP, Port: 1, HostIP: v6, Pod: netip.AddrPortFrom(v4, 80)},
+			"Ports[0].HostIP: fd00:244::2 is not of the family of 10.244.1.2: publish it for the pod's address of that family",
+		},
+		{
+			"twice", nat.HostPort{Protocol: nat.TCP, Port: 8080, Pod: netip.AddrPortFrom(v4, 81)},
+			"Ports[1]: tcp 0.0.0.0:8080 to 10.244.1.2:80 is taken by tcp 0.0.0.0:8080 to 10.244.1.2:81: publish one of them on another port or address",
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			spec := nat.PortSpec{Ports: []nat.HostPort{test.port, hostPort(nat.TCP, 8080, v4)}}
+			err := spec.Validate()
+			if test.want == "" {
+				assert.NoError(t, err)
+				return
+			}
+			require.ErrorIs(t, err, podweft.ErrInvalid)
+			assert.EqualError(t, err, test.want)
+		})
+	}
+}
