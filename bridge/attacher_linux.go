@@ -7,8 +7,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +28,7 @@ type Attacher struct {
 	ns    os.FileInfo // the node's namespace
 	owner string
 	mark  string
+	adopt bool
 	log   *slog.Logger
 }
 
@@ -47,7 +50,7 @@ func New(cfg Config) (*Attacher, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	owner := cmp.Or(cfg.Owner, DefaultOwner)
-	return &Attacher{node: space{conn, cfg.NetNS}, ns: ns, owner: owner, mark: markOf(owner), log: log}, nil
+	return &Attacher{node: space{conn, cfg.NetNS}, ns: ns, owner: owner, mark: markOf(owner), adopt: cfg.Adopt, log: log}, nil
 }
 
 // Close frees the attacher's sockets. Bridges and ports stay.
@@ -134,6 +137,8 @@ func asLink(l nl.Link) Link { return Link{Index: l.Index, Name: l.Name, MAC: l.M
 // stays, and is [podweft.ErrConflict].
 //
 // It waits for the kernel, about 20 ms.
+//
+// With Config.Adopt it looks into p.NetNS too, if that is given and there, for an end that another plugin made.
 func (a *Attacher) Detach(ctx context.Context, p Port) error {
 	p = p.withDefaults(a.owner, Bridge{})
 	var c checker
@@ -143,10 +148,36 @@ func (a *Attacher) Detach(ctx context.Context, p Port) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := a.unplug(ctx, a.hostEnd(p)); err != nil {
+	err := a.unplug(ctx, a.hostEnd(p))
+	if err == nil && a.adopt && p.NetNS != "" {
+		err = a.pull(ctx, p)
+	}
+	if err != nil {
 		return fmt.Errorf("port %s/%s: %w", p.Container, p.Name, err)
 	}
 	return nil
+}
+
+// pull deletes a pod's end that somebody else made.
+func (a *Attacher) pull(ctx context.Context, p Port) error {
+	pod, err := a.enter(p)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer pod.close()
+	have, err := pod.conn.Link(p.Name)
+	if errors.Is(err, nl.ErrNoLink) || err == nil && have.Kind != "veth" {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return pod.do(ctx, step{
+		op: "delete", object: "link " + have.Name, request: func(b *nl.Batch) { b.DeleteLink(have.Index) }, fine: unix.ENODEV,
+	})
 }
 
 // unplug deletes the pair with that host end.
@@ -171,11 +202,19 @@ func (a *Attacher) unplug(ctx context.Context, host nl.Link) error {
 
 // Teardown removes all bridges and ports that bear the owner's mark. Pods lose their links.
 func (a *Attacher) Teardown(ctx context.Context) error {
-	var all []nl.Link
-	for _, kind := range []string{"veth", "bridge"} {
+	all, err := a.marked(ctx, "veth", "bridge")
+	if err != nil {
+		return err
+	}
+	return a.deleteAll(ctx, all)
+}
+
+// marked lists the links of these kinds that bear the owner's mark.
+func (a *Attacher) marked(ctx context.Context, kinds ...string) (all []nl.Link, err error) {
+	for _, kind := range kinds {
 		links, err := a.node.conn.LinksOfKind(ctx, kind)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, l := range links {
 			if bears(l.Alias, a.mark) {
@@ -183,6 +222,50 @@ func (a *Attacher) Teardown(ctx context.Context) error {
 			}
 		}
 	}
+	return all, nil
+}
+
+// Ports lists the owner's ports on this node: for each what identifies it, and HostName.
+func (a *Attacher) Ports(ctx context.Context) ([]Port, error) {
+	links, err := a.marked(ctx, "veth")
+	var ports []Port
+	for _, l := range links {
+		rest := strings.TrimPrefix(l.Alias, a.mark+"/")
+		if at := strings.LastIndexByte(rest, '/'); at > 0 {
+			ports = append(ports, Port{Container: rest[:at], Name: rest[at+1:], HostName: l.Name})
+		}
+	}
+	return ports, err
+}
+
+// DetachAll is Detach of many ports, for which the kernel waits once: a thousand take a tenth of what one by one would.
+func (a *Attacher) DetachAll(ctx context.Context, ports []Port) error {
+	var all []nl.Link
+	var errs []error
+	for _, p := range ports {
+		p = p.withDefaults(a.owner, Bridge{})
+		var c checker
+		if c.identity(p); c.errs != nil {
+			errs = append(errs, c.errs...)
+			continue
+		}
+		want := a.hostEnd(p)
+		have, err := a.node.conn.Link(want.Name)
+		switch {
+		case errors.Is(err, nl.ErrNoLink):
+		case err != nil:
+			errs = append(errs, err)
+		case !ours(have, want):
+			errs = append(errs, &podweft.OpError{Op: "delete", Object: podweft.Named("link " + want.Name), Err: conflict(have)})
+		default:
+			all = append(all, have)
+		}
+	}
+	return errors.Join(append(errs, a.deleteAll(ctx, all))...)
+}
+
+// deleteAll deletes links in one go, for the kernel waits about 20 ms whenever it has deleted something.
+func (a *Attacher) deleteAll(ctx context.Context, all []nl.Link) error {
 	if len(all) == 0 {
 		return nil
 	}
@@ -193,7 +276,6 @@ func (a *Attacher) Teardown(ctx context.Context) error {
 			op: "delete", object: "link " + l.Name, request: func(b *nl.Batch) { b.SetGroup(l.Index, group) }, fine: unix.ENODEV,
 		})
 	}
-	// In one go, for the kernel waits about 20 ms whenever it has deleted something.
 	steps = append(steps, step{
 		op: "delete", object: "links of " + a.mark, request: func(b *nl.Batch) { b.DeleteGroup(group) }, fine: unix.ENODEV,
 	})

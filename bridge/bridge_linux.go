@@ -26,7 +26,14 @@ func (a *Attacher) converge(ctx context.Context, b Bridge) (nl.Link, error) {
 	if err != nil {
 		return have, err
 	}
-	if !ours(have, want) {
+	mine := ours(have, want)
+	if !mine && a.adopt {
+		if mine, err = a.adoptable(have); err != nil {
+			return have, err
+		}
+		b.MAC = have.MAC // given, it does not change with the ports any more
+	}
+	if !mine {
 		return have, &podweft.OpError{
 			Op: "create", Object: podweft.Named("link " + b.Name + " type bridge"),
 			Err: fmt.Errorf("%w: delete it, or give the bridge another name", conflict(have)),
@@ -79,7 +86,7 @@ func bridgeSteps(have, want nl.Link, b Bridge) (steps []step) {
 	if want.MTU != 0 && have.MTU != want.MTU {
 		update(fmt.Sprintf("mtu %d", want.MTU), func(b *nl.Batch) { b.SetMTU(have.Index, want.MTU) })
 	}
-	if !b.MAC.IsZero() && have.MAC != b.MAC {
+	if !b.MAC.IsZero() && (have.MAC != b.MAC || have.Alias == "") {
 		update("address "+b.MAC.String(), func(r *nl.Batch) { r.SetMAC(have.Index, b.MAC) })
 	}
 	return steps
@@ -131,6 +138,15 @@ func (a *Attacher) refuseAdvertisements(ctx context.Context, name string) {
 // its MAC does, which is derived and nobody else's.
 func ours(have, want nl.Link) bool {
 	return have.Kind == want.Kind && (have.Alias == want.Alias || have.Alias == "" && have.MAC == want.MAC)
+}
+
+// adoptable reports whether another plugin made the bridge: it says nothing, and pods are all it joins.
+func (a *Attacher) adoptable(have nl.Link) (bool, error) {
+	if have.Kind != "bridge" || have.Alias != "" {
+		return false, nil
+	}
+	all, err := a.node.conn.Links()
+	return err == nil && !slices.ContainsFunc(all, func(l nl.Link) bool { return l.Master == have.Index && l.Kind != "veth" }), err
 }
 
 // conflict names the link that is in the way.

@@ -18,6 +18,10 @@ type Config struct {
 	Owner string
 	// NetNS is the path of the node's network namespace, such as /run/netns/node1; empty means the caller's.
 	NetNS string
+	// Adopt takes over what another CNI plugin has left: a bridge without an alias whose ports are all veth pairs, which then
+	// bears our mark and keeps its MAC; and at Detach the pod's end of a port that somebody else made. Traffic of the pods
+	// there goes on. Without it these are ErrConflict, or left alone.
+	Adopt bool
 	// Logger gets every change at level debug; nil means silence.
 	Logger *slog.Logger
 }

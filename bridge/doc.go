@@ -27,7 +27,8 @@
 //
 // Everything this package makes in the node's namespace bears its mark, a link alias that begins with "podweft:OWNER". What
 // does not is never changed or deleted; where it is in the way, the error is [podweft.ErrConflict]. That includes a bridge
-// of the wanted name which a person or another network plugin made: delete it, or choose another name.
+// of the wanted name which a person or another network plugin made: delete it, choose another name, or let Config.Adopt take
+// it over, which cuts nobody's traffic.
 //
 // # What will surprise you
 //

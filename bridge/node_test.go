@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -137,6 +138,20 @@ func (m *machine) state(t testing.TB) []string {
 	}))
 	slices.Sort(lines)
 	return lines
+}
+
+// open opens the namespace, to name it in requests.
+func (m *machine) open(t testing.TB) *os.File {
+	t.Helper()
+	f, err := os.Open(m.NetNS())
+	require.NoError(t, err)
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// shortly ends after a time in which an answer would have come.
+func shortly(t testing.TB) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), 200*time.Millisecond)
 }
 
 // ping sends one echo request, never a second, and waits for a tenth of what a lost ARP request would cost.

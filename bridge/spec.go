@@ -54,6 +54,8 @@ type Port struct {
 	// Hairpin lets the bridge send a frame back through the port it came from: a pod needs it to reach itself through its
 	// own service address or host port.
 	Hairpin bool
+	// Isolated keeps the port from exchanging frames with other isolated ones; it reaches the node and what is behind it.
+	Isolated bool
 }
 
 // Route is one of a pod.

@@ -107,6 +107,9 @@ func (v *veth) hostSteps() (steps []step) {
 	if v.have.Hairpin != v.port.Hairpin {
 		update(fmt.Sprintf("hairpin %t", v.port.Hairpin), func(r *nl.Batch) { r.SetHairpin(v.host.Name, v.port.Hairpin) })
 	}
+	if v.have.Isolated != v.port.Isolated {
+		update(fmt.Sprintf("isolated %t", v.port.Isolated), func(r *nl.Batch) { r.SetIsolated(v.host.Name, v.port.Isolated) })
+	}
 	if v.port.MTU < v.bridge.MTU {
 		// A bridge takes the smallest MTU of its ports (br_mtu_auto_adjust in net/bridge/br_if.c), until it is given one.
 		update(fmt.Sprintf("mtu of %s %d", v.bridge.Name, v.bridge.MTU), func(r *nl.Batch) { r.SetMTU(v.br.Index, v.bridge.MTU) })

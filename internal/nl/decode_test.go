@@ -210,7 +210,7 @@ func decodeAll(h header, body []byte) {
 		_, _ = e.neighbor(), e.forward()
 	}
 	if len(body) >= unix.SizeofIfInfomsg {
-		parseHairpin(body)
+		parsePort(body)
 	}
 	all := Events{
 		Link: func(int, string) {}, Address: func(int) {}, Neighbor: func(Neighbor, bool) {}, Forward: func(Forward, bool) {},

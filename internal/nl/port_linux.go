@@ -11,7 +11,8 @@ import (
 // Port is a link as the port of a bridge.
 type Port struct {
 	Link
-	Hairpin bool // a frame may leave by the port it came in by
+	Hairpin  bool // a frame may leave by the port it came in by
+	Isolated bool // no frame passes between it and another such port
 }
 
 // Attributes of linux/if_link.h that x/sys/unix lacks.
@@ -19,7 +20,8 @@ const (
 	iflaInfoSlaveKind = 4
 	iflaInfoSlaveData = 5
 
-	iflaBrportMode = 4
+	iflaBrportMode     = 4
+	iflaBrportIsolated = 33
 )
 
 // Port returns the link of that name with what its bridge knows of it; the error is ErrNoLink when there is none.
@@ -31,40 +33,49 @@ func (c *Conn) Port(ctx context.Context, name string) (Port, error) {
 	}
 	var found vnl.Link
 	var malformed error
-	var hairpin bool
+	var port Port
 	err := c.get(ctx, unix.RTM_GETLINK, request, func(body []byte) {
-		found, malformed = vnl.LinkDeserialize(nil, body)
-		hairpin = malformed == nil && parseHairpin(body)
+		if found, malformed = vnl.LinkDeserialize(nil, body); malformed == nil {
+			port = parsePort(body)
+		}
 	})
-	link, err := asLink(found, name, cmp.Or(err, malformed))
-	return Port{link, hairpin}, err
+	port.Link, err = asLink(found, name, cmp.Or(err, malformed))
+	return port, err
 }
 
-func parseHairpin(body []byte) (hairpin bool) {
-	path := []uint16{unix.IFLA_LINKINFO, iflaInfoSlaveData, iflaBrportMode}
+// parsePort reads what the bridge says.
+func parsePort(body []byte) (p Port) {
+	path := []uint16{unix.IFLA_LINKINFO, iflaInfoSlaveData}
 	var look func(b []byte, depth int)
 	look = func(b []byte, depth int) {
 		attrs(b, func(kind uint16, v []byte) {
+			on := len(v) == 1 && v[0] != 0
 			switch {
-			case kind != path[depth]:
-			case depth < len(path)-1:
+			case depth < len(path) && kind == path[depth]:
 				look(v, depth+1)
-			default:
-				hairpin = len(v) == 1 && v[0] != 0
+			case depth == len(path) && kind == iflaBrportMode:
+				p.Hairpin = on
+			case depth == len(path) && kind == iflaBrportIsolated:
+				p.Isolated = on
 			}
 		})
 	}
 	look(body[unix.SizeofIfInfomsg:], 0)
-	return hairpin
+	return p
 }
 
 // SetHairpin adds a request to turn hairpin on or off for the bridge port of that name.
-func (b *Batch) SetHairpin(name string, on bool) {
+func (b *Batch) SetHairpin(name string, on bool) { b.setPort(name, iflaBrportMode, on) }
+
+// SetIsolated adds a request to turn isolation on or off for the bridge port of that name.
+func (b *Batch) SetIsolated(name string, on bool) { b.setPort(name, iflaBrportIsolated, on) }
+
+func (b *Batch) setPort(name string, what uint16, on bool) {
 	b.link(0, 0, 0, 0, func(m *message) {
 		m.str(unix.IFLA_IFNAME, name)
 		m.nest(unix.IFLA_LINKINFO, func() {
 			m.str(iflaInfoSlaveKind, "bridge")
-			m.nest(iflaInfoSlaveData, func() { m.u8(iflaBrportMode, bit(on)) })
+			m.nest(iflaInfoSlaveData, func() { m.u8(what, bit(on)) })
 		})
 	})
 }
