@@ -102,6 +102,20 @@ var ours = house{
 		"node":       {may: []string{root, "subnet", "nat", internal}, brings: nftables},
 		"node/local": {may: []string{root, "internal/dirwatch"}, brings: []string{"golang.org/x/sys"}},
 		"testnet":    {may: []string{root, internal}, brings: rtnetlink},
+		"node/local": {may: []string{root}},
+		"cnitest": {
+			may:    []string{root, "testnet", internal},
+			brings: slices.Concat(rtnetlink, []string{"github.com/containernetworking/cni"}),
+		},
+		"cnitest/...": {
+			may:    []string{root, "cnitest", "testnet", internal},
+			brings: slices.Concat(rtnetlink, []string{"github.com/containernetworking/cni"}),
+		},
+		"cniplugin": {
+			may:    []string{root, "bridge", "ptp", "ipam", "nat", "node/local", internal},
+			brings: slices.Concat(nftables, []string{"github.com/containernetworking/cni"}),
+		},
+		"testnet": {may: []string{root, internal}, brings: rtnetlink},
 
 		"internal/archtest": {},
 		"internal/delta":    {may: []string{root, internal}},

@@ -1,0 +1,343 @@
+package cniplugin
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/podweft/podweft/bridge"
+	"github.com/podweft/podweft/ipam"
+	"github.com/podweft/podweft/node/local"
+)
+
+// ownNetNS is the calling thread's.
+const ownNetNS = "/proc/thread-self/ns/net"
+
+// add attaches a pod. What it did is undone when a later step fails, in reverse order.
+func (t *task) add() (*types100.Result, error) {
+	c := t.config
+	if err := t.enterable(); err != nil {
+		return nil, err
+	}
+	if err := t.unattached(); err != nil {
+		return nil, err
+	}
+	n, err := c.network()
+	if err != nil {
+		return nil, err
+	}
+	mac, err := c.mac(t.args)
+	if err != nil {
+		return nil, err
+	}
+	before, err := c.previous()
+	if err != nil {
+		return nil, err
+	}
+	ports, err := c.hostPorts()
+	if err != nil {
+		return nil, err
+	}
+	if c.RuntimeConfig.Bandwidth != nil && *c.RuntimeConfig.Bandwidth != (bandwidth{}) {
+		return nil, unsupported("runtimeConfig.bandwidth", *c.RuntimeConfig.Bandwidth,
+			"take the capability away and put the bandwidth plugin of the reference set behind this one")
+	}
+
+	var undo []func() error
+	give, err := t.allocate(n)
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, t.release)
+	result, rec, err := t.plug(n, give.addresses, mac)
+	if err != nil {
+		return nil, stepsDown(err, undo)
+	}
+	undo = append(undo, t.unplug)
+	if give.delegated || t.delegated {
+		rec.Delegate = c.raw
+	}
+	if err := t.records.Put(rec); err != nil {
+		return nil, stepsDown(fail(CodeIO, "the attachment cannot be recorded", err), undo)
+	}
+	undo = append(undo, func() error { return t.records.Remove(t.key()) })
+	if n.masq {
+		if err := t.masquerade(n, give.addresses); err != nil {
+			return nil, stepsDown(err, undo)
+		}
+	}
+	if len(ports) > 0 {
+		if err := t.publish(ports, give.addresses); err != nil {
+			return nil, stepsDown(err, undo)
+		}
+	}
+	if result.DNS, err = c.names(); err != nil {
+		return nil, stepsDown(err, append(undo, t.unpublish))
+	}
+	if result.DNS.IsEmpty() {
+		result.DNS = give.dns
+	}
+	return behind(before, result), nil
+}
+
+// enterable checks the pod's namespace before anything is done for it.
+func (t *task) enterable() error {
+	there, err := os.Stat(t.netns)
+	if err != nil {
+		return fail(CodeContainer, "CNI_NETNS: the pod's network namespace is not there", err)
+	}
+	own := t.cfg.NetNS
+	if own == "" {
+		own = ownNetNS
+	}
+	if here, err := os.Stat(own); err == nil && os.SameFile(here, there) {
+		return &Error{Code: CodeNetNS, Msg: fmt.Sprintf("CNI_NETNS: %s is the node's own network namespace: give the pod's", t.netns)}
+	}
+	return nil
+}
+
+// unattached refuses a second ADD. One that was killed has left no record, and is completed.
+func (t *task) unattached() error {
+	_, err := t.records.Get(t.key())
+	if errors.Is(err, local.ErrNoRecord) {
+		return nil
+	}
+	if err != nil {
+		t.log.WarnContext(t.ctx, "record left out", "err", err)
+		return nil // damaged: what follows writes it anew
+	}
+	return &Error{Code: CodeConflict, Msg: fmt.Sprintf("%s is attached already: DEL it first", t.key())}
+}
+
+// grant is what the pod got from whoever gives addresses.
+type grant struct {
+	addresses []given
+	dns       dns
+	delegated bool // by another program
+}
+
+func (t *task) owner() ipam.Owner {
+	return ipam.Owner{Network: t.config.Name, Container: t.container, Interface: t.ifname}
+}
+
+// allocate gets the pod its addresses.
+func (t *task) allocate(n *network) (g grant, err error) {
+	if !t.config.builtinIPAM() {
+		return t.allocateElsewhere(n)
+	}
+	want, err := t.config.wanted(t.args)
+	if err != nil {
+		return g, err
+	}
+	pool, err := t.pool(n)
+	if err != nil {
+		return g, err
+	}
+	defer pool.Close()
+	held, err := pool.Allocate(t.ctx, t.owner(), want...)
+	if err != nil {
+		return g, err
+	}
+	for _, a := range held.Addresses {
+		g.addresses = append(g.addresses, given{a.Prefix, a.Gateway})
+	}
+	return g, nil
+}
+
+// pool opens the network's address store; without n it only looks up and releases.
+func (t *task) pool(n *network) (*ipam.Pool, error) {
+	cfg := ipam.Config{Path: t.state + "/ipam/" + t.config.Name, BootID: t.cfg.BootID, Logger: t.log}
+	if n != nil {
+		cfg.Sets, cfg.Reserved = n.sets, n.reserved
+	}
+	return ipam.Open(cfg)
+}
+
+func (t *task) release() error {
+	if t.delegatedIPAM() {
+		return t.releaseElsewhere()
+	}
+	pool, err := t.pool(nil)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	return pool.Release(t.ctx, t.owner())
+}
+
+// plug makes the pod's port.
+func (t *task) plug(n *network, addresses []given, mac mac) (*types100.Result, local.Record, error) {
+	rec := local.Record{
+		Network: t.config.Name, Container: t.container, Interface: t.ifname, NetNS: t.netns,
+		Pod: local.Pod{Namespace: t.args[podNamespace], Name: t.args[podName], UID: t.args[podUID]},
+	}
+	if !mac.IsZero() {
+		rec.MAC = mac.String()
+	}
+	for _, a := range addresses {
+		rec.Addresses = append(rec.Addresses, a.prefix)
+	}
+	pods, err := t.bridges()
+	if err != nil {
+		return nil, rec, err
+	}
+	defer pods.Close()
+	b, port := t.port(n, addresses)
+	port.MAC = mac
+	at, err := pods.Attach(t.ctx, b, port)
+	if err != nil {
+		return nil, rec, err
+	}
+	rec.HostName = at.Host.Name
+	return attached(t.netns, []bridge.Link{at.Bridge, at.Host}, at.Pod, addresses, port.Routes), rec, nil
+}
+
+// port is what the bridge driver is asked for.
+func (t *task) port(n *network, addresses []given) (bridge.Bridge, bridge.Port) {
+	p := bridge.Port{
+		Container: t.container, NetNS: t.netns, Name: t.ifname, MTU: n.mtu, Routes: n.podRoutes(addresses),
+		Hairpin: t.config.HairpinMode, Isolated: t.config.PortIsolation,
+	}
+	for _, a := range addresses {
+		p.Addresses = append(p.Addresses, a.prefix)
+	}
+	return n.bridge(t.config, addresses), p
+}
+
+// bridges opens the driver. Each network is an owner of its own, so that one's garbage is not another's.
+func (t *task) bridges() (*bridge.Attacher, error) {
+	return bridge.New(bridge.Config{Owner: t.config.Name, NetNS: t.cfg.NetNS, Adopt: true, Logger: t.log})
+}
+
+func (t *task) unplug() error {
+	pods, err := t.bridges()
+	if err != nil {
+		return err
+	}
+	defer pods.Close()
+	return pods.Detach(t.ctx, bridge.Port{Container: t.container, Name: t.ifname, NetNS: t.netns})
+}
+
+// del removes everything that an ADD has made, from the node's own records: the namespace, the configuration's ranges and
+// prevResult may be gone. It goes on past what fails.
+func (t *task) del() error {
+	errs := []error{t.unpublish()}
+	if t.delegated {
+		errs = append(errs, t.runPlugin(t.config.Type, "DEL", t.config.raw))
+	} else {
+		errs = append(errs, t.unplug(), t.release())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err // the record stays: a DEL that failed comes again
+	}
+	return t.records.Remove(t.key())
+}
+
+// check compares an attachment with what an ADD has made of it. What plugins behind this one have changed is theirs.
+func (t *task) check() error {
+	if err := t.enterable(); err != nil {
+		return err
+	}
+	rec, err := t.records.Get(t.key())
+	if errors.Is(err, local.ErrNoRecord) {
+		return &Error{Code: CodeContainer, Msg: fmt.Sprintf("%s is not attached to this node", t.key())}
+	}
+	if err != nil {
+		return err
+	}
+	n, err := t.config.network()
+	if err != nil {
+		return err
+	}
+	before, err := t.config.previous()
+	if err != nil {
+		return err
+	}
+	if before == nil {
+		return &Error{Code: CodeConfig, Msg: "prevResult is missing: CHECK needs the result of the ADD"}
+	}
+	addresses := podAddresses(before, t.ifname)
+	var errs []error
+	for _, a := range rec.Addresses {
+		if !slices.ContainsFunc(addresses, func(g given) bool { return g.prefix == a }) {
+			errs = append(errs, fmt.Errorf("prevResult lacks the address %s of %s", a, t.ifname))
+		}
+	}
+	errs = append(errs, t.checkAddresses(n, rec), t.checkPort(n, rec, addresses), t.checkPublished())
+	if err := errors.Join(errs...); err != nil {
+		return fail(CodeMissing, "the attachment is not as it was made: DEL it and ADD it again", err)
+	}
+	return nil
+}
+
+func (t *task) checkAddresses(_ *network, rec local.Record) error {
+	if t.delegatedIPAM() {
+		return t.checkElsewhere()
+	}
+	pool, err := t.pool(nil)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	held, err := pool.Lookup(t.ctx, t.owner())
+	if err != nil {
+		return err
+	}
+	var have []netip.Prefix
+	for _, a := range held.Addresses {
+		have = append(have, a.Prefix)
+	}
+	if !slices.Equal(have, rec.Addresses) {
+		return fmt.Errorf("%s holds %v, not %v", t.owner(), have, rec.Addresses)
+	}
+	return nil
+}
+
+func (t *task) checkPort(n *network, rec local.Record, addresses []given) error {
+	pods, err := t.bridges()
+	if err != nil {
+		return err
+	}
+	defer pods.Close()
+	b, port := t.port(n, addresses)
+	port.HostName = rec.HostName
+	return pods.Check(t.ctx, b, port)
+}
+
+// status says whether an ADD could be served.
+func (t *task) status() error {
+	n, err := t.config.network()
+	if err != nil {
+		return notReady(err)
+	}
+	if t.delegatedIPAM() {
+		return t.statusElsewhere()
+	}
+	pool, err := t.pool(n)
+	if err != nil {
+		return notReady(err)
+	}
+	defer pool.Close()
+	usage, err := pool.Usage(t.ctx)
+	if err != nil {
+		return notReady(err)
+	}
+	for _, u := range usage {
+		if u.Taken >= u.Total {
+			return &Error{Code: CodeNotReady, Err: ipam.ErrExhausted, Msg: fmt.Sprintf(
+				"no address is left: all %d of %s are taken: delete pods, or call GC for those that are gone", u.Total, u.Ranges[0].Prefix)}
+		}
+	}
+	return nil
+}
+
+// notReady gives an error the code of STATUS.
+func notReady(err error) error {
+	e := *describe(err)
+	e.Code = CodeNotReady
+	return &e
+}

@@ -1,0 +1,138 @@
+package cniplugin
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Call is one call of a plugin, as section 2 of the CNI specification lays it down.
+type Call struct {
+	// Type is what the plugin was called as, the name of its file. "flannel", "portmap" and "loopback" do what the plugins
+	// of these names do; every other name attaches pods as its configuration says.
+	Type string
+	// Environ are the variables of the environment, "CNI_COMMAND=ADD"; a program of another type is started with all of
+	// them.
+	Environ []string
+	// Stdin is read to its end: the network's configuration.
+	Stdin io.Reader
+	// Stdout gets the result or the error, and nothing else.
+	Stdout io.Writer
+	// Stderr is what a program of another type writes to. Nil discards it.
+	Stderr io.Writer
+}
+
+// parameters are the variables of the environment that a call is about.
+type parameters struct {
+	command   string
+	container string
+	netns     string
+	ifname    string
+	path      string
+	args      map[string]string
+}
+
+var (
+	containerForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+	linkForm      = regexp.MustCompile(`^[^/:%\s]{1,15}$`)
+)
+
+const (
+	maxContainer = 160 // what fits in a link's alias: see package bridge
+	maxNetwork   = 64
+)
+
+// parameters reads them and names everything that is missing or malformed at once.
+func (c Call) parameters() (parameters, error) {
+	env := map[string]string{}
+	for _, kv := range c.Environ {
+		if k, v, ok := strings.Cut(kv, "="); ok && strings.HasPrefix(k, "CNI_") {
+			env[k] = v
+		}
+	}
+	p := parameters{
+		command: env["CNI_COMMAND"], container: env["CNI_CONTAINERID"], netns: env["CNI_NETNS"],
+		ifname: env["CNI_IFNAME"], path: env["CNI_PATH"],
+	}
+	var wrong []string
+	bad := func(variable, problem string) { wrong = append(wrong, variable+" "+problem) }
+	one := false // it is about one attachment
+	switch p.command {
+	case "ADD", "CHECK":
+		one = true
+		if p.netns == "" {
+			bad("CNI_NETNS", "is missing")
+		}
+	case "DEL":
+		one = true
+	case "GC", "STATUS", "VERSION":
+	case "":
+		bad("CNI_COMMAND", "is missing (this program is a CNI plugin, which a container runtime calls)")
+	default:
+		bad("CNI_COMMAND", fmt.Sprintf("is %q, and not ADD, DEL, CHECK, GC, STATUS or VERSION", p.command))
+	}
+	if one {
+		switch {
+		case p.container == "":
+			bad("CNI_CONTAINERID", "is missing")
+		case !containerForm.MatchString(p.container) || len(p.container) > maxContainer:
+			bad("CNI_CONTAINERID", fmt.Sprintf("%q is not up to %d letters, digits, dots, dashes and underscores, a letter or digit first", p.container, maxContainer))
+		}
+		switch {
+		case p.ifname == "":
+			bad("CNI_IFNAME", "is missing")
+		case !linkForm.MatchString(p.ifname) || p.ifname == "." || p.ifname == "..":
+			bad("CNI_IFNAME", fmt.Sprintf("%q is not a name for a link", p.ifname))
+		}
+		if p.command == "ADD" {
+			p.args = arguments(env["CNI_ARGS"], bad)
+		}
+	}
+	if len(wrong) > 0 {
+		return p, &Error{Code: CodeEnvironment, Msg: "environment: " + strings.Join(wrong, "; ")}
+	}
+	return p, nil
+}
+
+// known are the arguments that this plugin understands. By the conventions of CNI any other is an error, unless
+// IgnoreUnknown says that it is not meant for us alone, as every orchestrator does.
+var known = []string{"IgnoreUnknown", "IP", "MAC", podNamespace, podName, podUID, podContainer}
+
+// What Kubernetes and containerd say of a pod.
+const (
+	podNamespace = "K8S_POD_NAMESPACE"
+	podName      = "K8S_POD_NAME"
+	podUID       = "K8S_POD_UID"
+	podContainer = "K8S_POD_INFRA_CONTAINER_ID"
+)
+
+func arguments(text string, bad func(variable, problem string)) map[string]string {
+	args := map[string]string{}
+	var unknown []string
+	for kv := range strings.SplitSeq(text, ";") {
+		if kv == "" {
+			continue
+		}
+		k, v, ok := strings.Cut(kv, "=")
+		if !ok {
+			bad("CNI_ARGS", fmt.Sprintf("has %q, which is no KEY=VALUE", kv))
+			continue
+		}
+		args[k] = v
+		if !slices.Contains(known, k) {
+			unknown = append(unknown, k)
+		}
+	}
+	if ignore := strings.ToLower(args["IgnoreUnknown"]); len(unknown) > 0 && ignore != "1" && ignore != "true" {
+		bad("CNI_ARGS", fmt.Sprintf("has %s, which this plugin does not know: add IgnoreUnknown=1", strings.Join(unknown, ", ")))
+	}
+	return args
+}
+
+// SystemCall is the call that this process was started for.
+func SystemCall(name string) Call {
+	return Call{Type: name, Environ: os.Environ(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+}

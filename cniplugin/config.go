@@ -1,0 +1,208 @@
+package cniplugin
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+)
+
+// Latest is the version of the CNI specification that this package serves; it serves all before it too.
+const Latest = "1.1.0"
+
+// config is a network's configuration as it comes on standard input: the specification's own fields, those of the bridge
+// plugin and host-local that users rely on, and ours. encoding/json matches names whatever their case, which runtimes need:
+// containerd writes HostPort where others write hostPort.
+type config struct {
+	CNIVersion    string          `json:"cniVersion"`
+	Name          string          `json:"name"`
+	Type          string          `json:"type"`
+	Args          cniArgs         `json:"args"`
+	RuntimeConfig runtimeConfig   `json:"runtimeConfig"`
+	PrevResult    json.RawMessage `json:"prevResult"`
+	DNS           types.DNS       `json:"dns"`
+
+	// The attachments that live, in a GC call: the specification's name, and that of libcni.
+	Valid       []attachment `json:"cni.dev/valid-attachments"`
+	Attachments []attachment `json:"cni.dev/attachments"`
+
+	Mode             string     `json:"mode"` // "bridge" or "ptp"
+	Bridge           string     `json:"bridge"`
+	MTU              int        `json:"mtu"`
+	IsGateway        *bool      `json:"isGateway"`
+	IsDefaultGateway *bool      `json:"isDefaultGateway"`
+	HairpinMode      bool       `json:"hairpinMode"`
+	PortIsolation    bool       `json:"portIsolation"`
+	IPMasq           *bool      `json:"ipMasq"`
+	IPAM             ipamConfig `json:"ipam"`
+	Vlan             int        `json:"vlan"`
+	VlanTrunk        []any      `json:"vlanTrunk"`
+	MacSpoofChk      bool       `json:"macspoofchk"`
+	NoInterface      bool       `json:"disableContainerInterface"`
+
+	SubnetFile string                     `json:"subnetFile"`
+	DataDir    string                     `json:"dataDir"` // the flannel plugin's
+	Delegate   map[string]json.RawMessage `json:"delegate"`
+
+	StateDir string `json:"stateDir"`
+	LogFile  string `json:"logFile"`
+	LogLevel string `json:"logLevel"`
+
+	raw []byte // as it came
+}
+
+type attachment struct {
+	ContainerID string `json:"containerID"`
+	IfName      string `json:"ifname"`
+}
+
+type cniArgs struct {
+	CNI struct {
+		IPs []string `json:"ips"`
+		MAC string   `json:"mac"`
+	} `json:"cni"`
+}
+
+type runtimeConfig struct {
+	PortMappings []portMapping `json:"portMappings"`
+	IPs          []string      `json:"ips"`
+	MAC          string        `json:"mac"`
+	IPRanges     [][]ipRange   `json:"ipRanges"`
+	DNS          types.DNS     `json:"dns"`
+	Bandwidth    *bandwidth    `json:"bandwidth"`
+}
+
+type portMapping struct {
+	HostPort      int    `json:"hostPort"`
+	ContainerPort int    `json:"containerPort"`
+	Protocol      string `json:"protocol"`
+	HostIP        string `json:"hostIP"`
+}
+
+type bandwidth struct {
+	IngressRate  uint64 `json:"ingressRate"` // bits per second
+	IngressBurst uint64 `json:"ingressBurst"`
+	EgressRate   uint64 `json:"egressRate"`
+	EgressBurst  uint64 `json:"egressBurst"`
+}
+
+// ipamConfig is host-local's configuration.
+type ipamConfig struct {
+	Type       string      `json:"type"`
+	Ranges     [][]ipRange `json:"ranges"`
+	Routes     []ipRoute   `json:"routes"`
+	ResolvConf string      `json:"resolvConf"`
+	DataDir    string      `json:"dataDir"`
+	Excluded   []string    `json:"reserved"` // ours: addresses and prefixes never given out
+	ipRange                // the old form: one range
+}
+
+type ipRange struct {
+	Subnet     string `json:"subnet"`
+	RangeStart string `json:"rangeStart"`
+	RangeEnd   string `json:"rangeEnd"`
+	Gateway    string `json:"gateway"`
+}
+
+type ipRoute struct {
+	Dst      string `json:"dst"`
+	GW       string `json:"gw"`
+	MTU      int    `json:"mtu"`
+	AdvMSS   int    `json:"advmss"`
+	Priority int    `json:"priority"`
+	Table    int    `json:"table"`
+	Scope    int    `json:"scope"`
+}
+
+// UnmarshalJSON takes routes as CNI writes them, and the bare prefixes that some configurations have.
+func (r *ipRoute) UnmarshalJSON(raw []byte) error {
+	if len(raw) > 0 && raw[0] == '"' {
+		return json.Unmarshal(raw, &r.Dst)
+	}
+	type plain ipRoute
+	return json.Unmarshal(raw, (*plain)(r))
+}
+
+// readConfig reads and checks what every call but VERSION needs.
+func readConfig(stdin io.Reader) (*config, error) {
+	raw, err := io.ReadAll(stdin)
+	if err != nil {
+		return nil, fail(CodeIO, "read the configuration from standard input", err)
+	}
+	return parseConfig(raw)
+}
+
+func parseConfig(raw []byte) (*config, error) {
+	c := &config{raw: raw}
+	if err := json.Unmarshal(raw, c); err != nil {
+		return c, fail(CodeDecode, "the configuration is not JSON as CNI has it", err)
+	}
+	if c.CNIVersion == "" {
+		c.CNIVersion = "0.1.0" // so says package version of CNI's library
+	}
+	if !slices.Contains(version.All.SupportedVersions(), c.CNIVersion) {
+		return c, &Error{Code: CodeVersion, Msg: fmt.Sprintf(
+			"cniVersion %q is not supported: use one of %s", c.CNIVersion, strings.Join(version.All.SupportedVersions(), ", "))}
+	}
+	if !containerForm.MatchString(c.Name) || len(c.Name) > maxNetwork {
+		return c, &Error{Code: CodeConfig, Msg: fmt.Sprintf(
+			"name: %q cannot name a network: use up to %d letters, digits, dots, dashes and underscores, a letter or digit first",
+			c.Name, maxNetwork)}
+	}
+	return c, nil
+}
+
+// since is the version of the specification that brought a command.
+var since = map[string]string{"CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0"}
+
+// serves reports whether the command exists in the configuration's version.
+func (c *config) serves(command string) error {
+	first, late := since[command]
+	if !late {
+		return nil
+	}
+	if ok, err := version.GreaterThanOrEqualTo(c.CNIVersion, first); err != nil || ok {
+		return err
+	}
+	return &Error{Code: CodeVersion, Msg: fmt.Sprintf(
+		"%s needs cniVersion %s or later in the configuration, which has %s", command, first, c.CNIVersion)}
+}
+
+// refuse names the fields that this plugin cannot serve.
+func (c *config) refuse() error {
+	var errs []error
+	if c.Vlan != 0 {
+		errs = append(errs, unsupported("vlan", c.Vlan, "leave it out, or name the bridge plugin of the reference set as type"))
+	}
+	if len(c.VlanTrunk) > 0 {
+		errs = append(errs, unsupported("vlanTrunk", c.VlanTrunk, "leave it out, or name the bridge plugin of the reference set as type"))
+	}
+	if c.MacSpoofChk {
+		errs = append(errs, unsupported("macspoofchk", true, "leave it out; portIsolation keeps pods apart"))
+	}
+	if c.NoInterface {
+		errs = append(errs, unsupported("disableContainerInterface", true, "leave it out"))
+	}
+	if c.Mode != "" && c.Mode != "bridge" && c.Mode != "ptp" {
+		errs = append(errs, unsupported("mode", c.Mode, `use "bridge" or "ptp"`))
+	}
+	for _, r := range c.IPAM.Routes {
+		if r.MTU != 0 || r.AdvMSS != 0 || r.Priority != 0 || r.Table != 0 && r.Table != 254 || r.Scope != 0 {
+			errs = append(errs, unsupported("ipam.routes", fmt.Sprintf("%+v", r), "give dst and gw only"))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// is reports whether an optional field is true.
+func is(field *bool, otherwise bool) bool {
+	if field == nil {
+		return otherwise
+	}
+	return *field
+}

@@ -1,0 +1,33 @@
+// Package cniplugin is a CNI plugin as a library: it answers the calls by which a container runtime attaches pods to a node's
+// network, with packages bridge, ipam and nat, and without starting a program for any of it.
+//
+//	func main() {
+//		os.Exit(cniplugin.Run(context.Background(), cniplugin.Config{}, cniplugin.SystemCall(filepath.Base(os.Args[0]))))
+//	}
+//
+// Such a program serves a node alone, by the name that it is called: as flannel it takes that plugin's configuration
+// unchanged, as portmap it opens host ports, as loopback it brings a pod's loopback link up, and as anything else it takes its
+// own, which is the bridge plugin's with host-local's, where the node's lease is all that must be known:
+//
+//	{"cniVersion": "1.1.0", "name": "pods", "type": "podweft-cni", "capabilities": {"portMappings": true}}
+//
+// All of CNI 1.1 is served, ADD, DEL, CHECK, GC, STATUS and VERSION, and every version since 0.1.0. Plugins of other types,
+// as delegates or for addresses, are run from CNI_PATH as the specification says.
+//
+// # What is promised
+//
+// A DEL needs nothing but what this package has recorded on the node: the pod's namespace, the lease, the configuration's
+// ranges and the previous result may be gone. It succeeds for what was never there. An ADD that fails leaves nothing
+// behind, and one that was killed is cleaned up by the DEL or the GC that follows, or completed by the next ADD. What was
+// recorded before a reboot is void.
+//
+// A node that ran the bridge plugin with host-local is taken over as it is: its bridge, the addresses its pods hold, and
+// what flannel's plugin noted of them. Pods go on, and a later DEL cleans up after them.
+//
+// # What will surprise you
+//
+// A network is one owner: its links and tables bear its name, and two networks cannot share a bridge. Addresses and records
+// lie below [DefaultStateDir], and not where host-local has them. Masquerading is per node, not per pod: a network's table
+// stays when its last pod has gone. VLANs, MAC spoof checks and bandwidth limits are refused, with the code for a field that
+// is not supported; chain the reference plugins for them.
+package cniplugin

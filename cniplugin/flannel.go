@@ -1,0 +1,134 @@
+package cniplugin
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+)
+
+// defaultFlannelDir is where flannel's plugin keeps a file for each container.
+const defaultFlannelDir = "/var/lib/cni/flannel"
+
+// flannel turns a configuration of flannel's plugin into that of the plugin which does the work, as flannel's does:
+// what "delegate" says, completed from the subnet file.
+func (c *config) flannel() (*config, error) {
+	for _, field := range []string{"name", "ipam"} {
+		if _, ok := c.Delegate[field]; ok {
+			return nil, &Error{Code: CodeConfig, Msg: fmt.Sprintf("delegate.%s is not allowed: write it beside delegate", field)}
+		}
+	}
+	lease, err := readSubnetFile(c.subnetFile())
+	if err != nil {
+		return nil, err
+	}
+	d := map[string]any{}
+	for k, v := range c.Delegate {
+		d[k] = v
+	}
+	setUnless(d, "type", "bridge")
+	setUnless(d, "mtu", lease.mtu)
+	setUnless(d, "ipMasq", !lease.ipMasq)
+	if kind, err := text(d["type"]); err != nil {
+		return nil, fail(CodeConfig, "delegate.type is not a name", err)
+	} else if kind == "bridge" {
+		setUnless(d, "isGateway", true)
+	}
+	d["name"] = c.Name
+	d["cniVersion"] = c.CNIVersion
+	if d["ipam"], err = c.flannelIPAM(lease); err != nil {
+		return nil, err
+	}
+	return c.as(d)
+}
+
+// flannelIPAM is the configuration of the addresses: the given one, with the node's subnets and a way to the cluster.
+func (c *config) flannelIPAM(lease subnetFile) (map[string]any, error) {
+	var given struct {
+		IPAM map[string]json.RawMessage `json:"ipam"`
+	}
+	if err := json.Unmarshal(c.raw, &given); err != nil {
+		return nil, fail(CodeDecode, "ipam is not an object", err)
+	}
+	all := map[string]any{}
+	for k, v := range given.IPAM {
+		all[k] = v
+	}
+	setUnless(all, "type", "host-local")
+	var ranges [][]map[string]string
+	for _, s := range lease.subnets {
+		ranges = append(ranges, []map[string]string{{"subnet": s.Masked().String()}})
+	}
+	all["ranges"] = ranges
+	var routes []any
+	for _, r := range c.IPAM.Routes {
+		routes = append(routes, r.asCNI())
+	}
+	for _, n := range lease.networks {
+		routes = append(routes, map[string]string{"dst": n.String()})
+	}
+	all["routes"] = routes
+	return all, nil
+}
+
+func (r ipRoute) asCNI() map[string]any {
+	m := map[string]any{"dst": r.Dst}
+	for k, v := range map[string]int{"mtu": r.MTU, "advmss": r.AdvMSS, "priority": r.Priority, "table": r.Table, "scope": r.Scope} {
+		if v != 0 {
+			m[k] = v
+		}
+	}
+	if r.GW != "" {
+		m["gw"] = r.GW
+	}
+	return m
+}
+
+// carried are the fields that the specification's runtime fills in, and ours, which the delegate gets as they came.
+var carried = []string{
+	"runtimeConfig", "prevResult", "args", "cni.dev/valid-attachments", "cni.dev/attachments", "stateDir", "logFile", "logLevel",
+}
+
+// as is the configuration d with the fields that the runtime filled in.
+func (c *config) as(d map[string]any) (*config, error) {
+	var came map[string]json.RawMessage
+	if err := json.Unmarshal(c.raw, &came); err != nil {
+		return nil, fail(CodeDecode, "the configuration is not JSON as CNI has it", err)
+	}
+	full := maps.Clone(d)
+	for _, field := range carried {
+		if v, ok := came[field]; ok {
+			setUnless(full, field, v)
+		}
+	}
+	raw, err := json.Marshal(full)
+	if err != nil {
+		return nil, fail(CodeDecode, "the delegate's configuration", err)
+	}
+	return parseConfig(raw)
+}
+
+func setUnless(m map[string]any, key string, value any) {
+	if _, there := m[key]; !there {
+		m[key] = value
+	}
+}
+
+func text(v any) (string, error) {
+	switch v := v.(type) {
+	case string:
+		return v, nil
+	case json.RawMessage:
+		var s string
+		err := json.Unmarshal(v, &s)
+		return s, err
+	}
+	return "", errors.New("is not text")
+}
+
+func (c *config) subnetFile() string {
+	if c.SubnetFile != "" {
+		return c.SubnetFile
+	}
+	return DefaultSubnetFile
+}

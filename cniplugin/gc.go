@@ -1,0 +1,113 @@
+package cniplugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/podweft/podweft/bridge"
+	"github.com/podweft/podweft/ipam"
+)
+
+// gc frees what belongs to no attachment that the runtime still knows. It goes on past what fails, and reports all.
+func (t *task) gc() error {
+	live := t.config.live()
+	errs := []error{t.collectLinks(live)} // all at once: the kernel waits whenever it has deleted one
+	records, problems, err := t.records.All(t.config.Name)
+	errs = append(errs, err)
+	for _, p := range problems {
+		t.log.WarnContext(t.ctx, "record left out", "err", p)
+	}
+	for _, rec := range records {
+		if live[attachment{rec.Container, rec.Interface}] {
+			continue
+		}
+		if err := t.of(rec.Container, rec.Interface, rec.NetNS, rec.Delegate).collect(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", rec.Key(), err))
+		}
+	}
+	errs = append(errs, t.collectPorts())
+	if t.delegatedIPAM() {
+		errs = append(errs, t.runPlugin(t.config.IPAM.Type, "GC", t.config.raw))
+	} else {
+		errs = append(errs, t.collectAddresses(live))
+	}
+	return errors.Join(errs...)
+}
+
+// collectLinks removes the ports of attachments that are gone, recorded or not.
+func (t *task) collectLinks(live map[attachment]bool) error {
+	pods, err := t.bridges()
+	if err != nil {
+		return err
+	}
+	defer pods.Close()
+	all, err := pods.Ports(t.ctx)
+	if err != nil {
+		return err
+	}
+	return pods.DetachAll(t.ctx, slices.DeleteFunc(all, func(p bridge.Port) bool { return live[attachment{p.Container, p.Name}] }))
+}
+
+// collectAddresses releases the addresses of attachments that are gone.
+func (t *task) collectAddresses(live map[attachment]bool) error {
+	pool, err := t.pool(nil)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	_, err = pool.Collect(t.ctx, func(_ context.Context, held []ipam.Allocation) (dead []ipam.Owner, err error) {
+		for _, a := range held {
+			if a.Owner.Network == t.config.Name && !live[attachment{a.Owner.Container, a.Owner.Interface}] {
+				dead = append(dead, a.Owner)
+			}
+		}
+		return dead, nil
+	})
+	return err
+}
+
+// live are the attachments that the runtime knows. None at all means that all are gone.
+func (c *config) live() map[attachment]bool {
+	live := map[attachment]bool{}
+	for _, a := range append(c.Valid, c.Attachments...) {
+		live[a] = true
+	}
+	return live
+}
+
+// of is the call as it would be about another attachment.
+func (t *task) of(container, ifname, netns string, delegate []byte) *task {
+	one := *t
+	one.container, one.ifname, one.netns = container, ifname, netns
+	if len(delegate) > 0 {
+		if c, err := parseConfig(delegate); err == nil {
+			one.config, one.delegated = c, t.call.Type == "flannel" && !inProcess(c.Type)
+		}
+	}
+	return &one
+}
+
+// collect is a DEL whose namespace may be another's by now: it is not looked into.
+func (t *task) collect() error {
+	t.netns = ""
+	return t.del()
+}
+
+// collectPorts closes the host ports of attachments that are gone.
+func (t *task) collectPorts() error {
+	live := t.config.live()
+	records, err := t.portRecords()
+	if err != nil {
+		return err
+	}
+	all, _, err := records.All(t.config.Name)
+	errs := []error{err}
+	for _, rec := range all {
+		if !live[attachment{rec.Container, rec.Interface}] {
+			errs = append(errs, t.of(rec.Container, rec.Interface, "", nil).unpublish())
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,273 @@
+package cniplugin
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/sysctl"
+	"github.com/podweft/podweft/nat"
+	"github.com/podweft/podweft/node/local"
+)
+
+// portmap answers as the portmap plugin does, behind a plugin that has attached the pod.
+func (t *task) portmap() (*types100.Result, error) {
+	before, err := t.config.previous()
+	if err != nil {
+		return nil, err
+	}
+	switch t.command {
+	case "ADD":
+		return before, t.portmapAdd(before)
+	case "DEL":
+		return nil, t.unpublish()
+	case "CHECK":
+		if before == nil {
+			return nil, errNoPrevious
+		}
+		if err := t.checkPublished(); err != nil {
+			return nil, fail(CodeMissing, "the host ports are not as they were opened: DEL the pod and ADD it again", err)
+		}
+	case "GC":
+		return nil, t.collectPorts()
+	}
+	return nil, nil
+}
+
+var errNoPrevious = &Error{Code: CodeConfig, Msg: "prevResult is missing: put this plugin behind one that attaches the pod"}
+
+func (t *task) portmapAdd(before *types100.Result) error {
+	if before == nil {
+		return errNoPrevious
+	}
+	ports, err := t.config.hostPorts()
+	if err != nil || len(ports) == 0 {
+		return err
+	}
+	return t.publish(ports, podAddresses(before, t.ifname))
+}
+
+// hostPorts are those that the runtime asks for. A mapping without a host port asks for none.
+func (c *config) hostPorts() (all []local.HostPort, err error) {
+	for i, m := range c.RuntimeConfig.PortMappings {
+		field := fmt.Sprintf("runtimeConfig.portMappings[%d]", i)
+		if m.HostPort == 0 {
+			continue
+		}
+		bad := func(sub string, value any, problem, remedy string) error {
+			return &podweft.FieldError{Field: field + sub, Value: value, Problem: problem, Remedy: remedy}
+		}
+		protocol, err := nat.ParseProtocol(m.Protocol)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", field, err)
+		}
+		h := local.HostPort{Protocol: protocol.String()}
+		switch {
+		case m.HostPort < 0 || m.HostPort > 65535:
+			return nil, bad(".hostPort", m.HostPort, "is not a port", "use 1 to 65535")
+		case m.ContainerPort < 1 || m.ContainerPort > 65535:
+			return nil, bad(".containerPort", m.ContainerPort, "is not a port", "use 1 to 65535")
+		}
+		h.Host, h.Pod = uint16(m.HostPort), uint16(m.ContainerPort)
+		if m.HostIP != "" {
+			if h.HostIP, err = netip.ParseAddr(m.HostIP); err != nil {
+				return nil, bad(".hostIP", fmt.Sprintf("%q", m.HostIP), "is not an address", "")
+			}
+			h.HostIP = h.HostIP.Unmap()
+		}
+		if !slices.Contains(all, h) {
+			all = append(all, h)
+		}
+	}
+	return all, nil
+}
+
+// lead makes them lead to the pod, in each family that it has an address of and that the host port is open in.
+func lead(ports []local.HostPort, pod []netip.Prefix) (all []nat.HostPort, err error) {
+	for _, h := range ports {
+		protocol, err := nat.ParseProtocol(h.Protocol)
+		if err != nil {
+			return nil, err
+		}
+		n := 0
+		for _, a := range pod {
+			if h.HostIP.IsValid() && h.HostIP.Is4() != a.Addr().Is4() {
+				continue
+			}
+			n++
+			all = append(all, nat.HostPort{
+				Protocol: protocol, HostIP: h.HostIP, Port: h.Host, Pod: netip.AddrPortFrom(a.Addr(), h.Pod),
+			})
+		}
+		if n == 0 {
+			return nil, &podweft.FieldError{
+				Field: "runtimeConfig.portMappings", Value: h.HostIP, Problem: "is of a family that the pod has no address of",
+			}
+		}
+	}
+	return firstOfFamily(all), nil
+}
+
+// firstOfFamily leaves out a pod's further addresses: a port leads to one place.
+func firstOfFamily(all []nat.HostPort) (kept []nat.HostPort) {
+	for _, h := range all {
+		taken := slices.ContainsFunc(kept, func(k nat.HostPort) bool {
+			return k.Protocol == h.Protocol && k.HostIP == h.HostIP && k.Port == h.Port && k.Pod.Addr().Is4() == h.Pod.Addr().Is4()
+		})
+		if !taken {
+			kept = append(kept, h)
+		}
+	}
+	return kept
+}
+
+// portRecords are beside those of the attachments: another plugin of the chain may keep them.
+func (t *task) portRecords() (*local.Records, error) {
+	return local.Open(t.state+"/hostports", t.cfg.BootID)
+}
+
+func (t *task) ports() (*nat.Ports, error) {
+	return nat.NewPorts(nat.Config{Owner: t.config.Name, NetNS: t.cfg.NetNS, Logger: t.log})
+}
+
+// publish opens host ports of the pod. The record comes first, for a port without one would stay open for ever.
+func (t *task) publish(ports []local.HostPort, pod []given) error {
+	rec := local.Record{Network: t.config.Name, Container: t.container, Interface: t.ifname, NetNS: t.netns, HostPorts: ports}
+	near := make([]netip.Prefix, 0, len(pod))
+	for _, a := range pod {
+		rec.Addresses = append(rec.Addresses, a.prefix)
+		near = append(near, a.prefix.Masked())
+	}
+	all, err := lead(ports, rec.Addresses)
+	if err != nil {
+		return err
+	}
+	records, err := t.portRecords()
+	if err != nil {
+		return err
+	}
+	if err := records.Put(rec); err != nil {
+		return fail(CodeIO, "the host ports cannot be recorded", err)
+	}
+	p, err := t.ports()
+	if err == nil {
+		defer p.Close()
+		err = p.Add(t.ctx, all, near...)
+	}
+	if err == nil {
+		err = t.answerLoopback(all)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, podweft.ErrConflict): // nothing was opened
+		err = fail(CodeTaken, "a host port that was asked for leads to another pod of this node", err)
+		return stepsDown(err, []func() error{func() error { return records.Remove(t.key()) }})
+	}
+	return stepsDown(err, []func() error{t.unpublish})
+}
+
+// answerLoopback lets pods be reached through 127.0.0.1: the kernel sends nothing from there through a link that does not
+// say so. Package nat keeps others out.
+func (t *task) answerLoopback(ports []nat.HostPort) error {
+	if !slices.ContainsFunc(ports, func(h nat.HostPort) bool { return h.Pod.Addr().Is4() }) {
+		return nil
+	}
+	link, err := t.towards()
+	if err != nil || link == "" {
+		return err
+	}
+	if err := sysctl.Ensure(t.cfg.NetNS, "net/ipv4/conf/"+link+"/route_localnet", "1"); err != nil {
+		t.log.WarnContext(t.ctx, "host ports cannot be reached through 127.0.0.1", "link", link, "err", err)
+	}
+	return nil
+}
+
+// towards is the node's link that leads to the pod: what the result names first on the node.
+func (t *task) towards() (string, error) {
+	if t.call.Type != "portmap" {
+		if t.config.Bridge != "" {
+			return t.config.Bridge, nil
+		}
+		return "cni0", nil
+	}
+	before, err := t.config.previous()
+	if err != nil || before == nil {
+		return "", err
+	}
+	for _, l := range before.Interfaces {
+		if l.Sandbox == "" {
+			return l.Name, nil
+		}
+	}
+	return "", nil
+}
+
+// unpublish closes the pod's host ports, as they are recorded.
+func (t *task) unpublish() error {
+	records, err := t.portRecords()
+	if err != nil {
+		return err
+	}
+	rec, err := records.Get(t.key())
+	if errors.Is(err, local.ErrNoRecord) {
+		return nil
+	}
+	if err != nil {
+		t.log.WarnContext(t.ctx, "record left out", "err", err)
+		return records.Remove(t.key())
+	}
+	if err := t.closePorts(rec); err != nil {
+		return err
+	}
+	return records.Remove(t.key())
+}
+
+func (t *task) closePorts(rec local.Record) error {
+	all, err := lead(rec.HostPorts, rec.Addresses)
+	if err != nil {
+		return err
+	}
+	p, err := t.ports()
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	return p.Remove(t.ctx, all)
+}
+
+// checkPublished reports host ports that are recorded and not open.
+func (t *task) checkPublished() error {
+	records, err := t.portRecords()
+	if err != nil {
+		return err
+	}
+	rec, err := records.Get(t.key())
+	if errors.Is(err, local.ErrNoRecord) {
+		if len(t.config.RuntimeConfig.PortMappings) == 0 {
+			return nil
+		}
+		return errors.New("the host ports are not recorded")
+	}
+	if err != nil {
+		return err
+	}
+	all, err := lead(rec.HostPorts, rec.Addresses)
+	if err != nil {
+		return err
+	}
+	p, err := t.ports()
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	lacking, err := p.Missing(t.ctx, all)
+	if err == nil && len(lacking) > 0 {
+		err = fmt.Errorf("not open: %v", lacking)
+	}
+	return err
+}

@@ -1,0 +1,224 @@
+package cniplugin
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/podweft/podweft/node/local"
+)
+
+// DefaultStateDir holds what lives as long as the pods do: addresses and records. It goes with the boot, and so should a
+// directory that replaces it.
+const DefaultStateDir = "/run/podweft"
+
+// Config says where the plugin works. Its zero value is right for a program that a runtime starts.
+type Config struct {
+	// StateDir holds addresses and records; empty means DefaultStateDir. A configuration's stateDir overrides it.
+	StateDir string
+	// NetNS is the path of the node's network namespace; empty means the caller's.
+	NetNS string
+	// BootID names the life of the kernel that state is valid in; empty means the running one's.
+	BootID string
+	// Logger gets what is done at level debug, and what was left undone as a warning. Nil means what the configuration's
+	// logFile says, or silence.
+	Logger *slog.Logger
+}
+
+// Run answers one call and returns the exit code for it: 0, or 1 with an error on Stdout. It neither exits nor panics on
+// input, and any number of calls may run at once, in this process and others.
+func Run(ctx context.Context, cfg Config, call Call) (code int) {
+	out, cniVersion, err := run(ctx, cfg, call)
+	if err == nil {
+		if len(out) > 0 {
+			if _, err = call.Stdout.Write(out); err == nil {
+				return 0
+			}
+		} else {
+			return 0
+		}
+	}
+	e := describe(err)
+	if !slices.Contains(version.All.SupportedVersions(), cniVersion) {
+		cniVersion = Latest
+	}
+	raw, err := json.MarshalIndent(struct {
+		CNIVersion string `json:"cniVersion"`
+		Code       uint   `json:"code"`
+		Msg        string `json:"msg"`
+		Details    string `json:"details,omitempty"`
+	}{cniVersion, e.Code, e.Msg, e.Details}, "", "    ")
+	if err == nil {
+		_, _ = call.Stdout.Write(append(raw, '\n')) // whom else to tell?
+	}
+	return 1
+}
+
+// run answers the call with what belongs on standard output.
+func run(ctx context.Context, cfg Config, call Call) (out []byte, cniVersion string, err error) {
+	p, err := call.parameters()
+	if err != nil {
+		return nil, "", err
+	}
+	if p.command == "VERSION" {
+		out, err := versions(call.Stdin)
+		return out, "", err
+	}
+	c, err := readConfig(call.Stdin)
+	if err == nil {
+		err = c.serves(p.command)
+	}
+	if err != nil {
+		return nil, c.version(), err
+	}
+	log, closeLog, err := c.logger(cfg)
+	if err != nil {
+		return nil, c.CNIVersion, err
+	}
+	defer closeLog()
+	state := cmp.Or(c.StateDir, cfg.StateDir, DefaultStateDir)
+	records, err := local.Open(state+"/attachments", cfg.BootID)
+	if err != nil {
+		return nil, c.CNIVersion, fail(CodeIO, "the records of attachments", err)
+	}
+	t := &task{
+		ctx: ctx, cfg: cfg, call: call, parameters: p, config: c, state: state, records: records,
+		log: log.With("command", p.command, "network", c.Name, "container", p.container, "link", p.ifname),
+	}
+	result, err := t.dispatch()
+	if err != nil {
+		t.log.WarnContext(ctx, "call failed", "err", err)
+		return nil, c.CNIVersion, err
+	}
+	t.log.DebugContext(ctx, "call done")
+	if result == nil {
+		return nil, c.CNIVersion, nil
+	}
+	out, err = render(result, c.CNIVersion)
+	return out, c.CNIVersion, err
+}
+
+func (c *config) version() string {
+	if c == nil {
+		return ""
+	}
+	return c.CNIVersion
+}
+
+// render writes a result in the version that was asked for.
+func render(r *types100.Result, cniVersion string) ([]byte, error) {
+	r.CNIVersion = types100.ImplementedSpecVersion
+	as, err := r.GetAsVersion(cniVersion)
+	if err != nil {
+		return nil, fail(CodeVersion, "the result cannot be written in cniVersion "+cniVersion, err)
+	}
+	return json.MarshalIndent(as, "", "    ")
+}
+
+// versions answers VERSION, which needs no valid configuration.
+func versions(stdin io.Reader) ([]byte, error) {
+	asked := struct {
+		CNIVersion string `json:"cniVersion"`
+	}{}
+	raw, err := io.ReadAll(stdin)
+	if err != nil {
+		return nil, fail(CodeIO, "read the configuration from standard input", err)
+	}
+	if len(strings.TrimSpace(string(raw))) > 0 {
+		if err := json.Unmarshal(raw, &asked); err != nil {
+			return nil, fail(CodeDecode, "what came on standard input is not JSON", err)
+		}
+	}
+	return json.Marshal(struct {
+		CNIVersion string   `json:"cniVersion"`
+		Supported  []string `json:"supportedVersions"`
+	}{cmp.Or(asked.CNIVersion, Latest), version.All.SupportedVersions()})
+}
+
+// logger is the one of the Config, or of the configuration: a file, never standard output.
+func (c *config) logger(cfg Config) (*slog.Logger, func(), error) {
+	if cfg.Logger != nil || c.LogFile == "" {
+		return cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler)), func() {}, nil
+	}
+	var level slog.Level
+	if c.LogLevel != "" {
+		if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+			return nil, nil, fail(CodeConfig, `logLevel is not "debug", "info", "warn" or "error"`, err)
+		}
+	}
+	f, err := os.OpenFile(c.LogFile, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, nil, fail(CodeIO, "logFile cannot be opened", err)
+	}
+	return slog.New(slog.NewTextHandler(f, &slog.HandlerOptions{Level: level})), func() { f.Close() }, nil
+}
+
+// task is one call under way.
+type task struct {
+	ctx  context.Context //nolint:containedctx // it lives for one call
+	cfg  Config
+	call Call
+	parameters
+	config  *config
+	state   string
+	records *local.Records
+	log     *slog.Logger
+
+	delegated bool // another program attaches the pod
+}
+
+// key names what the call is about.
+func (t *task) key() local.Key {
+	return local.Key{Network: t.config.Name, Container: t.container, Interface: t.ifname}
+}
+
+// dispatch lets the plugin that was called answer.
+func (t *task) dispatch() (*types100.Result, error) {
+	switch t.call.Type {
+	case "loopback":
+		return t.loopback()
+	case "portmap":
+		return t.portmap()
+	case "flannel":
+		return t.flannel()
+	}
+	return t.attach()
+}
+
+// attach answers for a network whose pods this package attaches.
+func (t *task) attach() (*types100.Result, error) {
+	switch t.command {
+	case "ADD":
+		return t.add()
+	case "DEL":
+		return nil, t.del()
+	case "CHECK":
+		return nil, t.check()
+	case "STATUS":
+		return nil, t.status()
+	}
+	return nil, t.gc()
+}
+
+// stepsDown runs undo in reverse order and joins the errors to err.
+func stepsDown(err error, undo []func() error) error {
+	errs := []error{err}
+	for _, u := range slices.Backward(undo) {
+		if failed := u(); failed != nil {
+			errs = append(errs, failed)
+		}
+	}
+	if len(errs) == 1 {
+		return err
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,75 @@
+package cniplugin
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// DefaultSubnetFile is where flannel's daemon, and ours, says what subnet the node has.
+const DefaultSubnetFile = "/run/flannel/subnet.env"
+
+// subnetFile is what that file says.
+type subnetFile struct {
+	networks []netip.Prefix // FLANNEL_NETWORK and FLANNEL_IPV6_NETWORK: the cluster's
+	subnets  []netip.Prefix // FLANNEL_SUBNET and FLANNEL_IPV6_SUBNET: the node's; each with the gateway as address
+	mtu      int            // FLANNEL_MTU
+	ipMasq   bool           // FLANNEL_IPMASQ: the daemon masquerades
+}
+
+// readSubnetFile reads it. That it is not there is the usual state of a node that has just joined.
+func readSubnetFile(path string) (subnetFile, error) {
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return subnetFile{}, &Error{
+			Code: CodeTryAgain, Err: err,
+			Msg: "no subnet lease yet: is podweft-flannel running? looked for " + path,
+		}
+	}
+	if err != nil {
+		return subnetFile{}, fail(CodeIO, "the node's subnet cannot be read", err)
+	}
+	s, err := parseSubnetFile(string(raw))
+	if err != nil {
+		return s, fail(CodeIO, "the node's subnet file "+path+" makes no sense: is podweft-flannel running?", err)
+	}
+	return s, nil
+}
+
+func parseSubnetFile(text string) (s subnetFile, err error) {
+	for line := range strings.Lines(text) {
+		key, value, ok := strings.Cut(strings.TrimSpace(line), "=")
+		if !ok {
+			continue // as flannel's plugin does
+		}
+		switch key {
+		case "FLANNEL_NETWORK", "FLANNEL_IPV6_NETWORK":
+			for one := range strings.SplitSeq(value, ",") {
+				var p netip.Prefix
+				if p, err = netip.ParsePrefix(one); err == nil {
+					s.networks = append(s.networks, p.Masked())
+				}
+			}
+		case "FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET":
+			var p netip.Prefix
+			if p, err = netip.ParsePrefix(value); err == nil {
+				s.subnets = append(s.subnets, p)
+			}
+		case "FLANNEL_MTU":
+			s.mtu, err = strconv.Atoi(value)
+		case "FLANNEL_IPMASQ":
+			s.ipMasq, err = strconv.ParseBool(value)
+		}
+		if err != nil {
+			return s, fmt.Errorf("%s: %w", key, err)
+		}
+	}
+	if len(s.subnets) == 0 {
+		return s, errors.New("it has neither FLANNEL_SUBNET nor FLANNEL_IPV6_SUBNET")
+	}
+	return s, nil
+}

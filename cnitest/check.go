@@ -1,0 +1,828 @@
+package cnitest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	cniversion "github.com/containernetworking/cni/pkg/version"
+
+	"github.com/podweft/podweft/internal/nl"
+)
+
+func version(ctx context.Context, r *runner) error {
+	a, err := r.call(ctx, []byte(`{"cniVersion":"1.0.0"}`), map[string]string{"CNI_COMMAND": "VERSION"})
+	if err != nil {
+		return err
+	}
+	var v struct {
+		CNIVersion string   `json:"cniVersion"`
+		Supported  []string `json:"supportedVersions"`
+	}
+	if err := json.Unmarshal(a.stdout, &v); err != nil || a.code != 0 {
+		return fmt.Errorf("exit code %d, %q", a.code, short(a.stdout))
+	}
+	if v.CNIVersion == "" || !slices.Contains(v.Supported, r.list.CNIVersion) {
+		return fmt.Errorf("%s does not list %s", short(a.stdout), r.list.CNIVersion)
+	}
+	return nil
+}
+
+func unsupportedVersion(ctx context.Context, r *runner) error {
+	p, err := r.pod("v2")
+	if err != nil {
+		return err
+	}
+	a, err := r.call(ctx, r.first(map[string]any{"cniVersion": "99.0.0"}), r.vars("ADD", p))
+	if err != nil {
+		return err
+	}
+	return a.failedWith(1)
+}
+
+func errorShape(ctx context.Context, r *runner) error {
+	p, err := r.pod("e1")
+	if err != nil {
+		return err
+	}
+	vars := r.vars("ADD", p)
+	vars["CNI_NETNS"] = "/nowhere/cnitest"
+	a, err := r.call(ctx, r.first(nil), vars)
+	if err != nil {
+		return err
+	}
+	f, err := a.failed()
+	if err == nil && f.CNIVersion != r.list.CNIVersion {
+		err = fmt.Errorf("cniVersion is %q, not %q", f.CNIVersion, r.list.CNIVersion)
+	}
+	return err
+}
+
+func variables(ctx context.Context, r *runner) error {
+	p, err := r.pod("e2")
+	if err != nil {
+		return err
+	}
+	tests := []struct {
+		change map[string]string
+		names  []string
+	}{
+		{map[string]string{"CNI_COMMAND": ""}, []string{"CNI_COMMAND"}},
+		{map[string]string{"CNI_COMMAND": "JUMP"}, []string{"CNI_COMMAND"}},
+		{map[string]string{"CNI_CONTAINERID": "", "CNI_IFNAME": ""}, []string{"CNI_CONTAINERID", "CNI_IFNAME"}},
+		{map[string]string{"CNI_NETNS": ""}, []string{"CNI_NETNS"}},
+		{map[string]string{"CNI_CONTAINERID": "../../etc"}, nil},
+		{map[string]string{"CNI_IFNAME": "a/b"}, nil},
+		{map[string]string{"CNI_IFNAME": "sixteenletters16"}, nil},
+	}
+	var errs []error
+	for _, test := range tests {
+		vars := r.vars("ADD", p)
+		for k, v := range test.change {
+			vars[k] = v
+		}
+		a, err := r.call(ctx, r.first(nil), vars)
+		if err == nil {
+			err = a.failedWith(4, test.names...)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%v: %w", test.change, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func badInput(ctx context.Context, r *runner) error {
+	p, err := r.pod("e3")
+	if err != nil {
+		return err
+	}
+	a, err := r.call(ctx, []byte(`{"cniVersion": "1.0.0", "name"`), r.vars("ADD", p))
+	if err == nil {
+		err = a.failedWith(6)
+	}
+	if err != nil {
+		err = fmt.Errorf("bad JSON: %w", err)
+	}
+	b, errB := r.call(ctx, r.first(map[string]any{"name": "not a name!"}), r.vars("ADD", p))
+	if errB == nil {
+		errB = b.failedWith(7)
+	}
+	if errB != nil {
+		errB = fmt.Errorf("bad name: %w", errB)
+	}
+	return errors.Join(err, errB)
+}
+
+// leavesNothing compares the node's links before and after fn.
+func (r *runner) leavesNothing(fn func() error) error {
+	before, err := r.links()
+	if err != nil {
+		return err
+	}
+	if err := fn(); err != nil {
+		return err
+	}
+	after, err := r.links()
+	if err != nil {
+		return err
+	}
+	for _, l := range after {
+		if !slices.Contains(before, l) && strings.HasPrefix(l, "veth") {
+			return fmt.Errorf("link %s is left behind", l)
+		}
+	}
+	return nil
+}
+
+func noNamespace(ctx context.Context, r *runner) error {
+	p, err := r.pod("e4")
+	if err != nil {
+		return err
+	}
+	vars := r.vars("ADD", p)
+	vars["CNI_NETNS"] = "/nowhere/cnitest"
+	return r.leavesNothing(func() error {
+		a, err := r.call(ctx, r.first(nil), vars)
+		if err == nil {
+			_, err = a.failed()
+		}
+		return err
+	})
+}
+
+func ownNamespace(ctx context.Context, r *runner) error {
+	p, err := r.pod("e5")
+	if err != nil {
+		return err
+	}
+	vars := r.vars("ADD", p)
+	vars["CNI_NETNS"] = fmt.Sprintf("/proc/%d/ns/net", os.Getpid())
+	vars["CNI_IFNAME"] = "cnitest0"
+	err = r.leavesNothing(func() error {
+		a, err := r.call(ctx, r.first(nil), vars)
+		if err == nil {
+			_, err = a.failed()
+		}
+		return err
+	})
+	if _, missing := r.node.Link("cnitest0"); missing == nil {
+		err = errors.Join(err, errors.New("it made the interface"))
+	}
+	vars["CNI_COMMAND"], vars["CNI_NETNS"] = "DEL", ""
+	_, cleaned := r.call(ctx, r.first(nil), vars)
+	return errors.Join(err, cleaned)
+}
+
+func makesInterface(ctx context.Context, r *runner) error {
+	p, _, err := r.attach(ctx, "a1")
+	if err != nil {
+		return err
+	}
+	if there, err := p.has("eth0"); err != nil || !there {
+		return errors.Join(err, errors.New("there is no eth0 in the pod"))
+	}
+	a, err := r.call(ctx, r.first(nil), r.vars("ADD", p))
+	if err != nil {
+		return err
+	}
+	if _, err := a.failed(); err != nil {
+		return fmt.Errorf("a second ADD of the same interface: %w", err)
+	}
+	if there, err := p.has("eth0"); err != nil || !there {
+		return errors.Join(err, errors.New("the second ADD, which failed, took the interface away"))
+	}
+	return nil
+}
+
+// attach adds a new pod to the network.
+func (r *runner) attach(ctx context.Context, id string) (*pod, *types100.Result, error) {
+	p, err := r.pod(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	result, err := r.add(ctx, p)
+	return p, result, err
+}
+
+func (r *runner) add(ctx context.Context, p *pod) (*types100.Result, error) {
+	result, err := r.cni.AddNetworkList(ctx, r.list, p.runtime())
+	if err != nil {
+		return nil, fmt.Errorf("ADD: %w", err)
+	}
+	return types100.GetResult(result)
+}
+
+func resultShape(ctx context.Context, r *runner) error {
+	p, result, err := r.attach(ctx, "a2")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	late, _ := cniversion.GreaterThanOrEqualTo(r.list.CNIVersion, "1.1.0")
+	inside := -1
+	for i, l := range result.Interfaces {
+		if _, err := net.ParseMAC(l.Mac); err != nil {
+			bad("interface %s has no MAC", l.Name)
+		}
+		if late && l.Mtu == 0 {
+			bad("interface %s has no MTU", l.Name)
+		}
+		switch {
+		case l.Sandbox == p.netns() && l.Name == "eth0":
+			inside = i
+		case l.Sandbox == p.netns():
+		case l.Sandbox != "":
+			bad("interface %s has the sandbox %s, which is not CNI_NETNS", l.Name, l.Sandbox)
+		default:
+			if _, err := r.node.Link(l.Name); err != nil {
+				bad("interface %s is not on the node", l.Name)
+			}
+		}
+	}
+	if inside < 0 {
+		bad("the pod's interface is not listed")
+	}
+	if len(result.IPs) == 0 {
+		bad("there is no address")
+	}
+	for _, ip := range result.IPs {
+		if ip.Interface == nil || *ip.Interface != inside {
+			bad("address %s does not point to the pod's interface", ip.Address.String())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func passesOn(ctx context.Context, r *runner) error {
+	if len(r.list.Plugins) < 2 {
+		return errSkip("the list has one plugin only")
+	}
+	_, result, err := r.attach(ctx, "a3")
+	if err != nil {
+		return err
+	}
+	if len(result.Interfaces) == 0 || len(result.IPs) == 0 {
+		return errors.New("the last plugin's result lacks what the first one answered")
+	}
+	return nil
+}
+
+// failsCleanly lets ADD fail late: a link of the pod has the name already.
+func failsCleanly(ctx context.Context, r *runner) error {
+	p, err := r.pod("a4")
+	if err != nil {
+		return err
+	}
+	err = p.inside(func(c *nl.Conn) error {
+		var b nl.Batch
+		b.CreateBridge(nl.Link{Name: "eth0"})
+		return errors.Join(c.Do(ctx, &b)...)
+	})
+	if err != nil {
+		return err
+	}
+	err = r.leavesNothing(func() error {
+		a, err := r.call(ctx, r.first(nil), r.vars("ADD", p))
+		if err == nil {
+			_, err = a.failed()
+		}
+		return err
+	})
+	if there, hasErr := p.has("eth0"); err == nil && !there {
+		err = errors.Join(hasErr, errors.New("the link that was in the way is gone"))
+	}
+	return err
+}
+
+func resultVersion(ctx context.Context, r *runner) error {
+	var errs []error
+	for _, v := range []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
+		p, err := r.pod("a5-" + v)
+		if err != nil {
+			return err
+		}
+		a, err := r.call(ctx, r.first(map[string]any{"cniVersion": v}), r.vars("ADD", p))
+		if err != nil {
+			return err
+		}
+		result, err := cniversion.NewResult(v, a.stdout)
+		switch {
+		case a.code != 0:
+			errs = append(errs, fmt.Errorf("%s: %s", v, short(a.stdout)))
+		case err != nil:
+			errs = append(errs, fmt.Errorf("%s: %w", v, err))
+		case result.Version() != v:
+			errs = append(errs, fmt.Errorf("%s: the result is of %s", v, result.Version()))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func unknownArguments(ctx context.Context, r *runner) error {
+	p, err := r.pod("a6")
+	if err != nil {
+		return err
+	}
+	vars := r.vars("ADD", p)
+	vars["CNI_ARGS"] = "CNITEST_UNKNOWN=1"
+	a, err := r.call(ctx, r.first(nil), vars)
+	if err != nil {
+		return err
+	}
+	if _, err := a.failed(); err != nil {
+		return fmt.Errorf("an unknown argument: %w", err)
+	}
+	vars["CNI_ARGS"] = "CNITEST_UNKNOWN=1;IgnoreUnknown=1"
+	if a, err = r.call(ctx, r.first(nil), vars); err == nil && a.code != 0 {
+		err = fmt.Errorf("with IgnoreUnknown: %s", short(a.stdout))
+	}
+	return err
+}
+
+// del calls DEL by hand: without prevResult, and with these changes of the variables.
+func (r *runner) del(ctx context.Context, p *pod, change map[string]string, set map[string]any) error {
+	vars := r.vars("DEL", p)
+	for k, v := range change {
+		vars[k] = v
+	}
+	a, err := r.call(ctx, r.first(set), vars)
+	if err == nil && a.code != 0 {
+		err = fmt.Errorf("DEL: %s", short(a.stdout))
+	}
+	return err
+}
+
+func deletesWithout(ctx context.Context, r *runner) error {
+	var errs []error
+	p, _, err := r.attach(ctx, "d1-gone")
+	if err != nil {
+		return err
+	}
+	err = p.inside(func(c *nl.Conn) error {
+		l, err := c.Link("eth0")
+		if err != nil {
+			return err
+		}
+		var b nl.Batch
+		b.DeleteLink(l.Index)
+		return errors.Join(c.Do(ctx, &b)...)
+	})
+	if err == nil {
+		err = r.del(ctx, p, nil, nil)
+	}
+	if err != nil {
+		errs = append(errs, fmt.Errorf("interface gone: %w", err))
+	}
+	for name, netns := range map[string]string{"namespace gone": "/nowhere/cnitest", "CNI_NETNS not given": ""} {
+		if p, _, err = r.attach(ctx, "d1-"+strings.ReplaceAll(name, " ", "-")); err != nil {
+			return err
+		}
+		err = r.del(ctx, p, map[string]string{"CNI_NETNS": netns}, nil)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func deletesTwice(ctx context.Context, r *runner) error {
+	never, err := r.pod("d2-never")
+	if err != nil {
+		return err
+	}
+	if err := r.del(ctx, never, nil, nil); err != nil {
+		return fmt.Errorf("before any ADD: %w", err)
+	}
+	p, _, err := r.attach(ctx, "d2")
+	if err != nil {
+		return err
+	}
+	for range 2 {
+		if err := r.del(ctx, p, nil, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deletes expects nothing to be left on the node by an ADD and a DEL with these changes.
+func (r *runner) deletes(ctx context.Context, id string, set map[string]any) error {
+	var p *pod
+	return r.leavesNothing(func() (err error) {
+		var result *types100.Result
+		if p, result, err = r.attach(ctx, id); err != nil {
+			return err
+		}
+		if err := r.del(ctx, p, map[string]string{"CNI_NETNS": ""}, set); err != nil {
+			return err
+		}
+		again, err := r.pod(id + "-again")
+		if err != nil {
+			return err
+		}
+		return r.reuses(ctx, again, result)
+	})
+}
+
+// reuses attaches a pod that asks for the addresses of another, which has to be gone. A plugin that takes no wishes is not
+// asked.
+func (r *runner) reuses(ctx context.Context, p *pod, of *types100.Result) error {
+	var ips []string
+	for _, ip := range of.IPs {
+		ips = append(ips, ip.Address.String())
+	}
+	vars := r.vars("ADD", p)
+	vars["CNI_ARGS"] = "IgnoreUnknown=1"
+	a, err := r.call(ctx, r.first(map[string]any{"runtimeConfig": map[string]any{"ips": ips}}), vars)
+	if err == nil && a.code != 0 {
+		err = fmt.Errorf("its addresses %v cannot be given again: %s", ips, short(a.stdout))
+	}
+	return errors.Join(err, r.del(ctx, p, nil, nil))
+}
+
+func deletesWithoutResult(ctx context.Context, r *runner) error { return r.deletes(ctx, "d3", nil) }
+
+func deletesAfterChange(ctx context.Context, r *runner) error {
+	p, result, err := r.attach(ctx, "d4")
+	if err != nil {
+		return err
+	}
+	other := map[string]any{
+		"type": r.list.Plugins[0].Network.IPAM.Type, "subnet": "198.18.0.0/24",
+		"ranges": [][]map[string]string{{{"subnet": "198.18.0.0/24"}}},
+	}
+	if err := r.del(ctx, p, nil, map[string]any{"ipam": other}); err != nil {
+		return err
+	}
+	again, err := r.pod("d4-again")
+	if err != nil {
+		return err
+	}
+	return r.reuses(ctx, again, result)
+}
+
+func checks(ctx context.Context, r *runner) error {
+	if late, _ := cniversion.GreaterThanOrEqualTo(r.list.CNIVersion, "0.4.0"); !late {
+		return errSkip("the list's cniVersion has no CHECK")
+	}
+	deeds := []struct {
+		name string
+		do   func(c *nl.Conn, l nl.Link, b *nl.Batch) error
+	}{
+		{"interface", func(_ *nl.Conn, l nl.Link, b *nl.Batch) error { b.DeleteLink(l.Index); return nil }},
+		{"address", func(c *nl.Conn, l nl.Link, b *nl.Batch) error {
+			all, err := c.Addresses(l.Index)
+			for _, a := range all {
+				if !a.LinkScope {
+					b.DeleteAddress(a)
+				}
+			}
+			return err
+		}},
+		{"routes", func(_ *nl.Conn, l nl.Link, b *nl.Batch) error {
+			b.SetUp(l.Index, false)
+			b.SetUp(l.Index, true)
+			return nil
+		}},
+	}
+	var errs []error
+	for _, deed := range deeds {
+		p, result, err := r.attach(ctx, "c1-"+deed.name)
+		if err != nil {
+			return err
+		}
+		if deed.name == "routes" && len(result.Routes) == 0 {
+			continue
+		}
+		if err := r.cni.CheckNetworkList(ctx, r.list, p.runtime()); err != nil {
+			return fmt.Errorf("right after ADD: %w", err)
+		}
+		err = p.inside(func(c *nl.Conn) error {
+			l, err := c.Link("eth0")
+			if err != nil {
+				return err
+			}
+			var b nl.Batch
+			if err := deed.do(c, l, &b); err != nil {
+				return err
+			}
+			return errors.Join(c.Do(ctx, &b)...)
+		})
+		if err != nil {
+			return err
+		}
+		if r.cni.CheckNetworkList(ctx, r.list, p.runtime()) == nil {
+			errs = append(errs, fmt.Errorf("the pod's %s gone: CHECK passes", deed.name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func checkSilent(ctx context.Context, r *runner) error {
+	if late, _ := cniversion.GreaterThanOrEqualTo(r.list.CNIVersion, "0.4.0"); !late {
+		return errSkip("the list's cniVersion has no CHECK")
+	}
+	p, err := r.pod("c2")
+	if err != nil {
+		return err
+	}
+	vars := r.vars("ADD", p)
+	vars["CNI_ARGS"] = "IgnoreUnknown=1"
+	a, err := r.call(ctx, r.first(nil), vars)
+	if err != nil || a.code != 0 {
+		return errors.Join(err, fmt.Errorf("ADD: %s", short(a.stdout)))
+	}
+	b, err := r.call(ctx, r.first(map[string]any{"prevResult": json.RawMessage(a.stdout)}), r.vars("CHECK", p))
+	if err == nil && (b.code != 0 || len(b.stdout) > 0) {
+		err = fmt.Errorf("exit code %d, %q", b.code, short(b.stdout))
+	}
+	return err
+}
+
+func commandsOfVersion(ctx context.Context, r *runner) error {
+	p, err := r.pod("c3")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for command, v := range map[string]string{"CHECK": "0.3.1", "STATUS": "1.0.0", "GC": "1.0.0"} {
+		vars := r.vars(command, nil)
+		if command == "CHECK" {
+			vars = r.vars(command, p)
+		}
+		a, err := r.call(ctx, r.first(map[string]any{"cniVersion": v}), vars)
+		if err == nil {
+			err = a.failedWith(1)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s in %s: %w", command, v, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// latest skips what came with version 1.1.0 of the specification.
+func (r *runner) latest(ctx context.Context) error {
+	a, err := r.call(ctx, []byte(`{"cniVersion":"1.1.0"}`), map[string]string{"CNI_COMMAND": "VERSION"})
+	if err == nil && !strings.Contains(string(a.stdout), `"1.1.0"`) {
+		err = errSkip("the plugin does not support 1.1.0")
+	}
+	return err
+}
+
+func status(ctx context.Context, r *runner) error {
+	if err := r.latest(ctx); err != nil {
+		return err
+	}
+	a, err := r.call(ctx, r.first(map[string]any{"cniVersion": "1.1.0"}), r.vars("STATUS", nil))
+	if err == nil && (a.code != 0 || len(a.stdout) > 0) {
+		err = fmt.Errorf("exit code %d, %q", a.code, short(a.stdout))
+	}
+	return err
+}
+
+func (r *runner) gc(ctx context.Context, valid ...*pod) error {
+	list := []types.GCAttachment{}
+	for _, p := range valid {
+		list = append(list, types.GCAttachment{ContainerID: p.id, IfName: "eth0"})
+	}
+	a, err := r.call(ctx, r.first(map[string]any{"cniVersion": "1.1.0", "cni.dev/valid-attachments": list}), r.vars("GC", nil))
+	if err == nil && a.code != 0 {
+		err = fmt.Errorf("GC: %s", short(a.stdout))
+	}
+	return err
+}
+
+// collects lets two pods' DEL never come.
+func collects(ctx context.Context, r *runner) error {
+	if err := r.latest(ctx); err != nil {
+		return err
+	}
+	alive, _, err := r.attach(ctx, "g1-alive")
+	if err != nil {
+		return err
+	}
+	dead, result, err := r.attach(ctx, "g1-dead")
+	if err != nil {
+		return err
+	}
+	if err := r.gc(ctx, alive); err != nil {
+		return err
+	}
+	if there, err := alive.has("eth0"); err != nil || !there {
+		return errors.Join(err, errors.New("a valid attachment was removed"))
+	}
+	if there, err := dead.has("eth0"); err != nil || there {
+		return errors.Join(err, errors.New("the interface of a stale attachment is still there"))
+	}
+	again, err := r.pod("g1-again")
+	if err != nil {
+		return err
+	}
+	return r.reuses(ctx, again, result)
+}
+
+func collectsAll(ctx context.Context, r *runner) error {
+	if err := r.latest(ctx); err != nil {
+		return err
+	}
+	p, result, err := r.attach(ctx, "g2")
+	if err != nil {
+		return err
+	}
+	a, err := r.call(ctx, r.first(map[string]any{"cniVersion": "1.1.0"}), r.vars("GC", nil))
+	if err != nil || a.code != 0 {
+		return errors.Join(err, fmt.Errorf("GC: %s", short(a.stdout)))
+	}
+	if there, err := p.has("eth0"); err != nil || there {
+		return errors.Join(err, errors.New("the interface is still there"))
+	}
+	again, err := r.pod("g2-again")
+	if err != nil {
+		return err
+	}
+	return r.reuses(ctx, again, result)
+}
+
+func collectsBesideAdd(ctx context.Context, r *runner) error {
+	if err := r.latest(ctx); err != nil {
+		return err
+	}
+	var pods []*pod
+	for i := range 4 {
+		p, err := r.pod(fmt.Sprintf("g3-%d", i))
+		if err != nil {
+			return err
+		}
+		pods = append(pods, p)
+	}
+	done := make(chan error, len(pods))
+	for _, p := range pods {
+		go func() {
+			_, err := r.add(ctx, p)
+			done <- err
+		}()
+	}
+	errs := []error{r.gc(ctx, pods...)}
+	for range pods {
+		errs = append(errs, <-done)
+	}
+	for _, p := range pods {
+		if there, err := p.has("eth0"); err != nil || !there {
+			errs = append(errs, err, fmt.Errorf("%s lost its interface", p.id))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func concurrent(ctx context.Context, r *runner) error {
+	const many = 8
+	type outcome struct {
+		result *types100.Result
+		err    error
+	}
+	done := make(chan outcome, many)
+	for i := range many {
+		p, err := r.pod(fmt.Sprintf("l1-%d", i))
+		if err != nil {
+			return err
+		}
+		go func() {
+			result, err := r.add(ctx, p)
+			done <- outcome{result, err}
+		}()
+	}
+	var errs []error
+	seen := map[string]bool{}
+	for range many {
+		o := <-done
+		if o.err != nil {
+			errs = append(errs, o.err)
+			continue
+		}
+		for _, ip := range o.result.IPs {
+			if a := ip.Address.String(); seen[a] {
+				errs = append(errs, fmt.Errorf("%s was given twice", a))
+			} else {
+				seen[a] = true
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func portMappings(ctx context.Context, r *runner) error {
+	capable := slices.ContainsFunc(r.list.Plugins, func(p *libcni.PluginConfig) bool { return p.Network.Capabilities["portMappings"] })
+	if !capable {
+		return errSkip("no plugin of the list has the capability portMappings")
+	}
+	for i, mapping := range []map[string]any{
+		{"hostPort": 31080, "containerPort": 80, "protocol": "tcp"},
+		{"HostPort": 31081, "ContainerPort": 80, "Protocol": "udp", "HostIP": ""},
+	} {
+		p, err := r.pod(fmt.Sprintf("l2-%d", i))
+		if err != nil {
+			return err
+		}
+		rt := p.runtime()
+		rt.CapabilityArgs = map[string]any{"portMappings": []any{mapping}}
+		if _, err := r.cni.AddNetworkList(ctx, r.list, rt); err != nil {
+			return fmt.Errorf("%v: %w", mapping, err)
+		}
+		if late, _ := cniversion.GreaterThanOrEqualTo(r.list.CNIVersion, "0.4.0"); late {
+			if err := r.cni.CheckNetworkList(ctx, r.list, rt); err != nil {
+				return fmt.Errorf("%v: CHECK: %w", mapping, err)
+			}
+		}
+		if err := r.cni.DelNetworkList(ctx, r.list, rt); err != nil {
+			return fmt.Errorf("%v: DEL: %w", mapping, err)
+		}
+	}
+	return nil
+}
+
+// delegates puts a plugin for addresses of our own into CNI_PATH, which notes what it was given.
+func delegates(ctx context.Context, r *runner) error {
+	if r.list.Plugins[0].Network.Type == "flannel" {
+		return errSkip("the first plugin makes its delegate's configuration itself")
+	}
+	dir, err := os.MkdirTemp(r.cache, "delegate")
+	if err != nil {
+		return err
+	}
+	log := filepath.Join(dir, "log")
+	script := "#!/bin/sh\necho \"$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME $(cat)\" >>" + log + "\n" +
+		"[ \"$CNI_COMMAND\" = ADD ] || exit 0\n" +
+		`echo '{"cniVersion":"` + r.list.CNIVersion + `","ips":[{"version":"4","address":"198.18.7.9/24","gateway":"198.18.7.1"}]}'` + "\n"
+	if err := os.WriteFile(filepath.Join(dir, "cnitest-ipam"), []byte(script), 0o700); err != nil {
+		return err
+	}
+	p, err := r.pod("l3")
+	if err != nil {
+		return err
+	}
+	set := map[string]any{"ipam": map[string]any{"type": "cnitest-ipam", "note": "passed on"}}
+	var errs []error
+	for _, command := range []string{"ADD", "DEL"} {
+		vars := r.vars(command, p)
+		vars["CNI_PATH"] = dir + string(os.PathListSeparator) + r.cfg.Dir
+		a, err := r.call(ctx, r.first(set), vars)
+		if err != nil || a.code != 0 {
+			errs = append(errs, err, fmt.Errorf("%s: %s", command, short(a.stdout)))
+		}
+	}
+	noted, err := os.ReadFile(log)
+	for _, want := range []string{"ADD " + p.id + " eth0 {", "DEL " + p.id + " eth0 {", `"note":"passed on"`} {
+		if !strings.Contains(string(noted), want) {
+			errs = append(errs, err, fmt.Errorf("the delegate was not called with %q", want))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func keptResult(ctx context.Context, r *runner) error {
+	p, _, err := r.attach(ctx, "r1")
+	if err != nil {
+		return err
+	}
+	kept, err := r.cni.GetNetworkListCachedResult(r.list, p.runtime())
+	if err != nil || kept == nil {
+		return errors.Join(err, errors.New("the runtime could not keep the result"))
+	}
+	if late, _ := cniversion.GreaterThanOrEqualTo(r.list.CNIVersion, "0.4.0"); late {
+		if err := r.cni.CheckNetworkList(ctx, r.list, p.runtime()); err != nil {
+			return err
+		}
+	}
+	if err := r.cni.DelNetworkList(ctx, r.list, p.runtime()); err != nil {
+		return err
+	}
+	if there, err := p.has("eth0"); err != nil || there {
+		return errors.Join(err, errors.New("the interface is still there"))
+	}
+	return nil
+}
+
+func disabledCheck(ctx context.Context, r *runner) error {
+	p, err := r.pod("r2")
+	if err != nil {
+		return err
+	}
+	list := *r.list
+	list.DisableCheck = true
+	if late, _ := cniversion.GreaterThanOrEqualTo(r.list.CNIVersion, "0.4.0"); !late {
+		return errSkip("the list's cniVersion has no CHECK")
+	}
+	return r.cni.CheckNetworkList(ctx, &list, p.runtime()) // of a pod that was never attached
+}

@@ -1,0 +1,19 @@
+// Package cnitest finds out whether a CNI plugin does what the CNI specification says, whoever wrote it: give it a directory
+// of plugins and a network configuration list, and it goes through a checklist of rules, each with the section of the
+// specification that it comes from.
+//
+//	func TestConformance(t *testing.T) {
+//		cnitest.Test(t, cnitest.Config{Dir: "/opt/cni/bin", List: conflist})
+//	}
+//
+// Or, without a line of Go, and without root:
+//
+//	go run github.com/podweft/podweft/cnitest/cmd/cnitest -dir /opt/cni/bin 10-mynet.conflist
+//
+// Plugins are run as a runtime runs them, through the CNI project's own library where a rule is about a whole list, in the
+// calling process's network namespace, which is the node; pods are namespaces that the runner makes. So run it in a
+// namespace of its own, as package testnet's Main and Enter give it, and point the configuration's directories at passing
+// ones: what a plugin leaves behind stays there.
+//
+// The package does not test whether packets flow, nor what a plugin does beyond the specification.
+package cnitest

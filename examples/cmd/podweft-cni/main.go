@@ -1,0 +1,15 @@
+// Command podweft-cni is a CNI plugin in one static binary. Link it as flannel, portmap and loopback too, and a node needs no
+// other: it does what the plugin does whose name it is called by. See package cniplugin.
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+
+	"github.com/podweft/podweft/cniplugin"
+)
+
+func main() {
+	os.Exit(cniplugin.Run(context.Background(), cniplugin.Config{}, cniplugin.SystemCall(filepath.Base(os.Args[0]))))
+}
