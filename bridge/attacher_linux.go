@@ -80,12 +80,16 @@ func (a *Attacher) Attach(ctx context.Context, b Bridge, p Port) (Attached, erro
 }
 
 func (a *Attacher) attach(ctx context.Context, b Bridge, p Port) (at Attached, err error) {
-	pod, err := a.enter(p)
+	ns, err := a.openPod(p)
 	if err != nil {
 		return at, err
 	}
-	defer pod.close()
+	entered := make(chan error, 1) // entering takes a thread of its own anyway
+	pod := &pod{file: ns}
+	go func() { entered <- pod.dial(p.NetNS) }()
 	br, err := a.converge(ctx, b)
+	err = errors.Join(err, <-entered)
+	defer pod.close()
 	if err != nil {
 		return at, err
 	}

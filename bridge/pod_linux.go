@@ -23,6 +23,20 @@ type pod struct {
 }
 
 func (a *Attacher) enter(p Port) (*pod, error) {
+	file, err := a.openPod(p)
+	if err != nil {
+		return nil, err
+	}
+	pod := &pod{file: file}
+	if err := pod.dial(p.NetNS); err != nil {
+		pod.close()
+		return nil, err
+	}
+	return pod, nil
+}
+
+// openPod opens the namespace, unless it is the node's own.
+func (a *Attacher) openPod(p Port) (*os.File, error) {
 	file, err := os.Open(p.NetNS)
 	if err != nil {
 		return nil, &podweft.OpError{Op: "open", Object: podweft.Named("network namespace"), Err: err}
@@ -33,19 +47,34 @@ func (a *Attacher) enter(p Port) (*pod, error) {
 			Field: "Port.NetNS", Value: p.NetNS, Problem: "is the node's own network namespace", Remedy: "give the pod's",
 		}
 	}
-	var conn *nl.Conn
-	if err == nil {
-		conn, err = nl.Dial(p.NetNS)
+	if err == nil && !isNamespace(file) {
+		err = &podweft.OpError{
+			Op: "open", Object: podweft.Named("network namespace"), Err: fmt.Errorf("enter %s: %w", p.NetNS, unix.EINVAL),
+		}
 	}
 	if err != nil {
 		file.Close()
 		return nil, err
 	}
-	return &pod{space{conn, p.NetNS}, file}, nil
+	return file, nil
+}
+
+// isNamespace tells a namespace from other files before anything is done for it.
+func isNamespace(f *os.File) bool {
+	var fs unix.Statfs_t
+	return unix.Fstatfs(int(f.Fd()), &fs) == nil && int64(fs.Type) == unix.NSFS_MAGIC
+}
+
+func (p *pod) dial(path string) error {
+	conn, err := nl.Dial(path)
+	p.space = space{conn, path}
+	return err
 }
 
 func (p *pod) close() {
-	p.conn.Close()
+	if p.conn != nil {
+		p.conn.Close()
+	}
 	p.file.Close()
 }
 
