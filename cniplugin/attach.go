@@ -138,6 +138,9 @@ func (t *task) allocate(n *network) (g grant, err error) {
 		return g, err
 	}
 	defer pool.Close()
+	if err := t.takeOver(pool); err != nil {
+		return g, err
+	}
 	held, err := pool.Allocate(t.ctx, t.owner(), want...)
 	if err != nil {
 		return g, err
@@ -166,7 +169,17 @@ func (t *task) release() error {
 		return err
 	}
 	defer pool.Close()
-	return pool.Release(t.ctx, t.owner())
+	held, err := pool.Lookup(t.ctx, t.owner())
+	if errors.Is(err, ipam.ErrNotFound) {
+		return t.releaseFromHostLocal()
+	}
+	if err != nil {
+		return err
+	}
+	if err := pool.Release(t.ctx, t.owner()); err != nil {
+		return err
+	}
+	return t.forgetHostLocal(held)
 }
 
 // plug makes the pod's port.
@@ -267,14 +280,14 @@ func (t *task) check() error {
 			errs = append(errs, fmt.Errorf("prevResult lacks the address %s of %s", a, t.ifname))
 		}
 	}
-	errs = append(errs, t.checkAddresses(n, rec), t.checkPort(n, rec, addresses), t.checkPublished())
+	errs = append(errs, t.checkAddresses(rec), t.checkPort(n, rec, addresses), t.checkPublished())
 	if err := errors.Join(errs...); err != nil {
 		return fail(CodeMissing, "the attachment is not as it was made: DEL it and ADD it again", err)
 	}
 	return nil
 }
 
-func (t *task) checkAddresses(_ *network, rec local.Record) error {
+func (t *task) checkAddresses(rec local.Record) error {
 	if t.delegatedIPAM() {
 		return t.checkElsewhere()
 	}

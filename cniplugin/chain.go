@@ -53,9 +53,6 @@ func (t *task) flannel() (*types100.Result, error) {
 	inner := *t
 	inner.config = d
 	if inProcess(d.Type) {
-		if d.Type == "ptp" {
-			d.Mode = "ptp"
-		}
 		return inner.attach()
 	}
 	inner.delegated = true

@@ -31,7 +31,6 @@ type config struct {
 	Valid       []attachment `json:"cni.dev/valid-attachments"`
 	Attachments []attachment `json:"cni.dev/attachments"`
 
-	Mode             string     `json:"mode"` // "bridge" or "ptp"
 	Bridge           string     `json:"bridge"`
 	MTU              int        `json:"mtu"`
 	IsGateway        *bool      `json:"isGateway"`
@@ -187,9 +186,6 @@ func (c *config) refuse() error {
 	}
 	if c.NoInterface {
 		errs = append(errs, unsupported("disableContainerInterface", true, "leave it out"))
-	}
-	if c.Mode != "" && c.Mode != "bridge" && c.Mode != "ptp" {
-		errs = append(errs, unsupported("mode", c.Mode, `use "bridge" or "ptp"`))
 	}
 	for _, r := range c.IPAM.Routes {
 		if r.MTU != 0 || r.AdvMSS != 0 || r.Priority != 0 || r.Table != 0 && r.Table != 254 || r.Scope != 0 {

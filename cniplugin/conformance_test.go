@@ -48,11 +48,15 @@ func TestConformance(t *testing.T) {
 }
 
 // forgetBridges removes the networks' bridges from the process's own namespace: they stay when the last pod has gone.
-func forgetBridges(t *testing.T) {
+func forgetBridges(t testing.TB) {
 	for _, network := range []string{"pods", "cbr0"} {
-		a, err := bridge.New(bridge.Config{Owner: network})
-		require.NoError(t, err)
-		assert.NoError(t, a.Teardown(context.Background()))
-		require.NoError(t, a.Close())
+		forgetBridge(t, network)
 	}
+}
+
+func forgetBridge(t testing.TB, network string) {
+	a, err := bridge.New(bridge.Config{Owner: network})
+	require.NoError(t, err)
+	assert.NoError(t, a.Teardown(context.Background()))
+	require.NoError(t, a.Close())
 }

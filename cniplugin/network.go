@@ -29,7 +29,7 @@ func (c *config) network() (*network, error) {
 		return nil, err
 	}
 	n := &network{mtu: c.MTU, gateway: is(c.IsGateway, c.ours()), byDefault: is(c.IsDefaultGateway, c.ours())}
-	n.gateway = n.gateway || n.byDefault || c.Mode == "ptp"
+	n.gateway = n.gateway || n.byDefault
 	n.masq = is(c.IPMasq, false)
 	var errs []error
 	for i, r := range c.IPAM.Routes {
@@ -91,7 +91,7 @@ func (n *network) fromLease(c *config) error {
 
 // ours reports whether the configuration is written for this plugin, rather than for the bridge plugin: the node is then the
 // pods' gateway unless it says otherwise.
-func (c *config) ours() bool { return c.Type != "bridge" && c.Type != "ptp" }
+func (c *config) ours() bool { return c.Type != "bridge" }
 
 // builtinIPAM reports whether this package gives the addresses.
 func (c *config) builtinIPAM() bool {

@@ -15,5 +15,9 @@
 // namespace of its own, as package testnet's Main and Enter give it, and point the configuration's directories at passing
 // ones: what a plugin leaves behind stays there.
 //
+// The reference plugins do well. Of Debian's 1.1.1, bridge with host-local breaks three rules: E1 (errors lack cniVersion), E5
+// (into the node's own namespace it acts first, and leaves links and an address) and D3 (with CNI_NETNS not given, the port
+// stays on the node as long as the pod's namespace does); it knows neither STATUS nor GC.
+//
 // The package does not test whether packets flow, nor what a plugin does beyond the specification.
 package cnitest

@@ -1,10 +1,16 @@
 package nat_test
 
 import (
+	"context"
+	"net/netip"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/nft"
 	"github.com/podweft/podweft/nat"
 	"github.com/podweft/podweft/testnet"
 )
@@ -44,4 +50,39 @@ func BenchmarkNew(b *testing.B) {
 		require.NoError(b, err)
 		require.NoError(b, d.Close())
 	}
+}
+
+// BenchmarkPortsComeBack is how long host ports are gone after somebody has flushed the table, with a Loop at work.
+func BenchmarkPortsComeBack(b *testing.B) {
+	n := testnet.NewNode(b, "node")
+	loop := podweft.NewLoop(newPorts(b, n), podweft.LoopConfig{})
+	ctx, cancel := context.WithCancel(b.Context())
+	done := make(chan error, 1)
+	go func() { done <- loop.Run(ctx) }()
+	spec := nat.PortSpec{Near: near}
+	for i := range 100 {
+		spec.Ports = append(spec.Ports, hostPort(nat.TCP, uint16(8000+i), netip.AddrFrom4([4]byte{10, 244, 1, byte(i + 2)})))
+	}
+	require.NoError(b, loop.Wait(ctx, loop.Set(spec)))
+	require.Eventually(b, func() bool { return loop.Status().Listening }, 10*time.Second, time.Millisecond)
+	them, watcher := someone(b, n), newPorts(b, n)
+	var took []time.Duration
+	for b.Loop() {
+		var batch nft.Batch
+		batch.DeleteTable(nft.Table{Family: nft.INet, Name: "podweft-hostports"})
+		require.NoError(b, them.Commit(ctx, &batch))
+		start := time.Now()
+		for {
+			if missing, err := watcher.Missing(ctx, spec.Ports); err == nil && len(missing) == 0 {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		took = append(took, time.Since(start))
+	}
+	slices.Sort(took)
+	b.ReportMetric(took[len(took)/2].Seconds()*1000, "ms/median")
+	b.ReportMetric(took[len(took)-1].Seconds()*1000, "ms/worst")
+	cancel()
+	require.NoError(b, <-done)
 }

@@ -1,0 +1,164 @@
+package cniplugin_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft/internal/nft"
+	"github.com/podweft/podweft/ipam"
+	"github.com/podweft/podweft/node/local"
+	"github.com/podweft/podweft/testnet"
+)
+
+// TestModel makes random calls and compares the node with what it should be: no address twice, nothing left behind of what is
+// gone, no live pod harmed. PODWEFT_MODEL=10000 makes as many calls.
+func TestModel(t *testing.T) {
+	calls := 60
+	if text := os.Getenv("PODWEFT_MODEL"); text != "" {
+		var err error
+		calls, err = strconv.Atoi(text)
+		require.NoError(t, err)
+	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	m := &model{node: newNode(t), rand: rand.New(rand.NewPCG(seed, 0)), live: map[string]reply{}}
+	for i := range 6 {
+		m.pods = append(m.pods, testnet.NewNode(t, fmt.Sprintf("pod%d", i)))
+	}
+	for i := range calls {
+		m.step(t, i)
+		m.compare(t)
+	}
+	r := m.node.call(t, "podweft-cni", "GC", m.node.conf(nil))
+	require.Zero(t, r.code, r)
+	clear(m.live)
+	m.compare(t)
+}
+
+type model struct {
+	node *node
+	rand *rand.Rand
+	pods []*testnet.Node
+	live map[string]reply // by pod, what its ADD has answered
+}
+
+// step makes one call.
+func (m *model) step(t *testing.T, i int) {
+	t.Helper()
+	n := m.rand.IntN(len(m.pods))
+	pod := m.pods[n]
+	result, attached := m.live[pod.Name]
+	switch kind := m.rand.IntN(10); {
+	case kind < 4: // ADD, with a host port
+		conf := m.node.conf(map[string]any{"runtimeConfig": map[string]any{
+			"portMappings": []any{map[string]any{"hostPort": 8000 + n, "containerPort": 80}},
+		}})
+		r := m.node.call(t, "podweft-cni", "ADD", conf, about(pod)...)
+		if attached {
+			require.NotZero(t, r.code, "call %d: a second ADD", i)
+			return
+		}
+		require.Zero(t, r.code, r)
+		m.live[pod.Name] = r
+	case kind < 7: // DEL, with and without the namespace
+		env := about(pod)
+		if m.rand.IntN(2) == 0 {
+			env = append(env, "CNI_NETNS=")
+		}
+		r := m.node.call(t, "podweft-cni", "DEL", m.node.conf(nil), env...)
+		require.Zero(t, r.code, r)
+		delete(m.live, pod.Name)
+	case kind < 8: // CHECK
+		conf := m.node.conf(map[string]any{"prevResult": result.result()})
+		r := m.node.call(t, "podweft-cni", "CHECK", conf, about(pod)...)
+		require.Equal(t, attached, r.code == 0, "call %d: %s", i, r)
+	case kind < 9: // GC of some
+		valid := []any{}
+		for _, name := range slices.Sorted(keys(m.live)) {
+			if m.rand.IntN(4) == 0 {
+				delete(m.live, name)
+				continue
+			}
+			valid = append(valid, map[string]string{"containerID": name, "ifname": "eth0"})
+		}
+		r := m.node.call(t, "podweft-cni", "GC", m.node.conf(map[string]any{"cni.dev/valid-attachments": valid}))
+		require.Zero(t, r.code, r)
+	default: // an ADD that was killed: its record is lost, and a DEL comes, as after every ADD that failed
+		if !attached {
+			r := m.node.call(t, "podweft-cni", "ADD", m.node.conf(nil), about(pod)...)
+			require.Zero(t, r.code, r)
+			records, err := local.Open(filepath.Join(m.node.dir, "attachments"), "")
+			require.NoError(t, err)
+			require.NoError(t, records.Remove(local.Key{Network: "pods", Container: pod.Name, Interface: "eth0"}))
+			r = m.node.call(t, "podweft-cni", "DEL", m.node.conf(nil), about(pod)...)
+			require.Zero(t, r.code, r)
+		}
+	}
+}
+
+func keys(m map[string]reply) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+// result is what a runtime hands back.
+func (r reply) result() any {
+	ips := []any{}
+	for _, ip := range r.IPs {
+		ips = append(ips, map[string]any{"address": ip.Address, "gateway": ip.Gateway, "interface": 2})
+	}
+	return map[string]any{"cniVersion": "1.1.0", "interfaces": r.Interfaces, "ips": ips}
+}
+
+// compare looks at the node.
+func (m *model) compare(t *testing.T) {
+	t.Helper()
+	addresses := map[string]string{}
+	for name, r := range m.live {
+		for _, ip := range r.IPs {
+			require.Empty(t, addresses[ip.Address], "%s is %s's and %s's", ip.Address, name, addresses[ip.Address])
+			addresses[ip.Address] = name
+		}
+	}
+	pool, err := ipam.Open(ipam.Config{Path: filepath.Join(m.node.dir, "ipam", "pods")})
+	require.NoError(t, err)
+	defer pool.Close()
+	all, err := pool.All(t.Context())
+	require.NoError(t, err)
+	require.Len(t, all, len(m.live), "allocations")
+	for _, a := range all {
+		require.Equal(t, a.Owner.Container, addresses[a.Addresses[0].Prefix.String()])
+	}
+	veths := 0
+	for _, l := range m.node.linkNames(t) {
+		if strings.HasPrefix(l, "veth") {
+			veths++
+		}
+	}
+	require.Equal(t, len(m.live), veths, "links")
+	conn, err := nft.Open(m.node.ns.NetNS())
+	require.NoError(t, err)
+	defer conn.Close()
+	table := nft.Table{Family: nft.INet, Name: "podweft-pods-hostports"}
+	sets, _ := conn.Sets(t.Context(), table) // none before the first port
+	for _, s := range sets {
+		if strings.HasPrefix(s.Name, "ports") {
+			elements, err := conn.Elements(t.Context(), s)
+			require.NoError(t, err)
+			require.Len(t, elements, len(m.live), s.Name)
+		}
+	}
+}
