@@ -62,7 +62,7 @@ func (a *Attacher) openPod(p Port) (*os.File, error) {
 // isNamespace tells a namespace from other files before anything is done for it.
 func isNamespace(f *os.File) bool {
 	var fs unix.Statfs_t
-	return unix.Fstatfs(int(f.Fd()), &fs) == nil && int64(fs.Type) == unix.NSFS_MAGIC
+	return unix.Fstatfs(int(f.Fd()), &fs) == nil && fs.Type == unix.NSFS_MAGIC
 }
 
 func (p *pod) dial(path string) error {

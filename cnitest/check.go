@@ -187,7 +187,7 @@ func makesInterface(ctx context.Context, r *runner) error {
 	if err != nil {
 		return err
 	}
-	if there, err := p.has("eth0"); err != nil || !there {
+	if there, err := p.attached(); err != nil || !there {
 		return errors.Join(err, errors.New("there is no eth0 in the pod"))
 	}
 	a, err := r.call(ctx, r.first(nil), r.vars("ADD", p))
@@ -197,7 +197,7 @@ func makesInterface(ctx context.Context, r *runner) error {
 	if _, err := a.failed(); err != nil {
 		return fmt.Errorf("a second ADD of the same interface: %w", err)
 	}
-	if there, err := p.has("eth0"); err != nil || !there {
+	if there, err := p.attached(); err != nil || !there {
 		return errors.Join(err, errors.New("the second ADD, which failed, took the interface away"))
 	}
 	return nil
@@ -298,7 +298,7 @@ func failsCleanly(ctx context.Context, r *runner) error {
 		}
 		return err
 	})
-	if there, hasErr := p.has("eth0"); err == nil && !there {
+	if there, hasErr := p.attached(); err == nil && !there {
 		err = errors.Join(hasErr, errors.New("the link that was in the way is gone"))
 	}
 	return err
@@ -628,10 +628,10 @@ func collects(ctx context.Context, r *runner) error {
 	if err := r.gc(ctx, alive); err != nil {
 		return err
 	}
-	if there, err := alive.has("eth0"); err != nil || !there {
+	if there, err := alive.attached(); err != nil || !there {
 		return errors.Join(err, errors.New("a valid attachment was removed"))
 	}
-	if there, err := dead.has("eth0"); err != nil || there {
+	if there, err := dead.attached(); err != nil || there {
 		return errors.Join(err, errors.New("the interface of a stale attachment is still there"))
 	}
 	again, err := r.pod("g1-again")
@@ -653,7 +653,7 @@ func collectsAll(ctx context.Context, r *runner) error {
 	if err != nil || a.code != 0 {
 		return errors.Join(err, fmt.Errorf("GC: %s", short(a.stdout)))
 	}
-	if there, err := p.has("eth0"); err != nil || there {
+	if there, err := p.attached(); err != nil || there {
 		return errors.Join(err, errors.New("the interface is still there"))
 	}
 	again, err := r.pod("g2-again")
@@ -687,7 +687,7 @@ func collectsBesideAdd(ctx context.Context, r *runner) error {
 		errs = append(errs, <-done)
 	}
 	for _, p := range pods {
-		if there, err := p.has("eth0"); err != nil || !there {
+		if there, err := p.attached(); err != nil || !there {
 			errs = append(errs, err, fmt.Errorf("%s lost its interface", p.id))
 		}
 	}
@@ -817,7 +817,7 @@ func keptResult(ctx context.Context, r *runner) error {
 	if err := r.cni.DelNetworkList(ctx, r.list, p.runtime()); err != nil {
 		return err
 	}
-	if there, err := p.has("eth0"); err != nil || there {
+	if there, err := p.attached(); err != nil || there {
 		return errors.Join(err, errors.New("the interface is still there"))
 	}
 	return nil

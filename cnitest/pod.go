@@ -52,10 +52,10 @@ func (p *pod) inside(fn func(*nl.Conn) error) error {
 	return fn(conn)
 }
 
-// has reports whether the pod has that link.
-func (p *pod) has(name string) (there bool, err error) {
+// attached reports whether the pod has its interface.
+func (p *pod) attached() (there bool, err error) {
 	err = p.inside(func(c *nl.Conn) error {
-		_, err := c.Link(name)
+		_, err := c.Link("eth0")
 		there = err == nil
 		if errors.Is(err, nl.ErrNoLink) {
 			return nil

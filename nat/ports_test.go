@@ -2,6 +2,7 @@ package nat_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -155,7 +156,7 @@ func ask(t testing.TB, from *testnet.Node, network string, to netip.AddrPort) st
 		}
 		buf := make([]byte, 100)
 		n, err := c.Read(buf)
-		if text = string(buf[:n]); err != nil && err != io.EOF {
+		if text = string(buf[:n]); err != nil && !errors.Is(err, io.EOF) {
 			text = "no answer"
 		}
 		return nil

@@ -26,7 +26,7 @@ func main() {
 func run() int {
 	dir := flag.String("dir", "/opt/cni/bin", "where the plugins are")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: cnitest [-dir DIR] CONFLIST")
+		fmt.Println("usage: cnitest [-dir DIR] CONFLIST")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
