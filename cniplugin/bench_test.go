@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -134,7 +136,8 @@ func forgetLinks(b *testing.B, prefix string) {
 func runtime(b *testing.B, dir string, list *libcni.NetworkConfigList, port bool, parallel int) {
 	const many = 200
 	all := pods(b, many)
-	cni := libcni.NewCNIConfigWithCacheDir([]string{dir}, b.TempDir(), nil)
+	exec := &invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: io.Discard}}
+	cni := libcni.NewCNIConfigWithCacheDir([]string{dir}, b.TempDir(), exec)
 	conf := func(i int) *libcni.RuntimeConf {
 		rt := &libcni.RuntimeConf{ContainerID: fmt.Sprintf("pod-%d", i), NetNS: netns.Path(all[i]), IfName: "eth0"}
 		if port {

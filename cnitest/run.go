@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"testing"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/invoke"
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/nl"
@@ -137,7 +139,9 @@ func newRunner(cfg Config) (*runner, error) {
 	if r.cache, err = os.MkdirTemp("", "cnitest"); err != nil {
 		return nil, err
 	}
-	r.cni = libcni.NewCNIConfigWithCacheDir([]string{cfg.Dir}, r.cache, nil)
+	// Named, for the library would make its own at the first call, and calls run at once.
+	exec := &invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: io.Discard}}
+	r.cni = libcni.NewCNIConfigWithCacheDir([]string{cfg.Dir}, r.cache, exec)
 	r.node, err = nl.Dial("")
 	return r, err
 }
