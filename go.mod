@@ -3,8 +3,8 @@ module github.com/podweft/podweft
 go 1.26.0
 
 require (
-	github.com/gaissmai/bart v0.30.0
 	github.com/containernetworking/cni v1.3.0
+	github.com/gaissmai/bart v0.30.0
 	github.com/google/nftables v0.3.0
 	github.com/mdlayher/netlink v1.8.0
 	github.com/stretchr/testify v1.11.1

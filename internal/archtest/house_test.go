@@ -102,7 +102,6 @@ var ours = house{
 		"node":       {may: []string{root, "subnet", "nat", internal}, brings: nftables},
 		"node/local": {may: []string{root, "internal/dirwatch"}, brings: []string{"golang.org/x/sys"}},
 		"testnet":    {may: []string{root, internal}, brings: rtnetlink},
-		"node/local": {may: []string{root}},
 		"cnitest": {
 			may:    []string{root, "testnet", internal},
 			brings: slices.Concat(rtnetlink, []string{"github.com/containernetworking/cni"}),
@@ -115,7 +114,6 @@ var ours = house{
 			may:    []string{root, "bridge", "ipam", "nat", "node/local", internal},
 			brings: slices.Concat(nftables, []string{"github.com/containernetworking/cni"}),
 		},
-		"testnet": {may: []string{root, internal}, brings: rtnetlink},
 
 		"internal/archtest": {},
 		"internal/delta":    {may: []string{root, internal}},
