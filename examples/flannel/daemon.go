@@ -39,7 +39,7 @@ func Run(ctx context.Context, o *Options) error {
 	}
 	var h health
 	if o.Healthz != "" {
-		if err := h.listen(group, ctx, o.Healthz); err != nil {
+		if err := h.listen(ctx, group, o.Healthz); err != nil {
 			return err
 		}
 	}

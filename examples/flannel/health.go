@@ -31,7 +31,7 @@ func (h *health) status() node.Status {
 }
 
 // listen serves at addr until ctx ends.
-func (h *health) listen(group *errgroup.Group, ctx context.Context, addr string) error {
+func (h *health) listen(ctx context.Context, group *errgroup.Group, addr string) error {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return fmt.Errorf("health endpoints: %w", err)
@@ -55,12 +55,12 @@ func (h *health) handler() http.Handler {
 	registry.MustRegister(collector{h})
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "flanneld is running") })
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "flanneld is running") })
 	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
 		s := h.status()
 		switch {
 		case s.Ready:
-			fmt.Fprintf(w, "ready: %s, %d peers, %d of their objects failing, %d leases left out\n",
+			_, _ = fmt.Fprintf(w, "ready: %s, %d peers, %d of their objects failing, %d leases left out\n",
 				s.Lease.Prefixes, s.Peers, len(s.Backend.Failing), len(s.Problems))
 		case s.Lease == nil:
 			http.Error(w, "not ready: no subnet yet", http.StatusServiceUnavailable)

@@ -33,13 +33,13 @@ func Main(args []string, stdout, stderr io.Writer) int {
 
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	complain := func(status int, err error) int {
-		fmt.Fprintln(stderr, "podweft-flannel:", strings.ReplaceAll(err.Error(), "\n", "; "))
+		_, _ = fmt.Fprintln(stderr, "podweft-flannel:", strings.ReplaceAll(err.Error(), "\n", "; "))
 		return status
 	}
 	var help strings.Builder
 	o, commands, err := ParseOptions(args, getenv, &help)
 	if errors.Is(err, flag.ErrHelp) {
-		fmt.Fprint(stdout, usage, help.String())
+		_, _ = fmt.Fprint(stdout, usage, help.String())
 		return 0
 	}
 	if err != nil {

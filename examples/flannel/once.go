@@ -43,7 +43,7 @@ func (o *Options) plan(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "lease %s on %s\n", lease, self.Device)
+	_, _ = fmt.Fprintf(out, "lease %s on %s\n", lease, self.Device)
 	with := *snap
 	with.Leases = append(slices.DeleteFunc(slices.Clone(snap.Leases), func(l *subnet.Lease) bool {
 		return l.Prefixes == lease.Prefixes
@@ -59,8 +59,8 @@ func (o *Options) plan(ctx context.Context, out io.Writer) error {
 		}
 		plan = append(plan, masquerade...)
 	}
-	fmt.Fprint(out, plan)
-	return nil
+	_, err = fmt.Fprint(out, plan)
+	return err
 }
 
 // presumed is the lease that a start would get: the one that the node has, or most likely one like it.
@@ -120,7 +120,7 @@ func (o *Options) cleanup(ctx context.Context, out io.Writer) error {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", what, err))
 		}
-		fmt.Fprint(out, plan)
+		_, _ = fmt.Fprint(out, plan)
 	}
 	for _, k := range kinds {
 		b, err := k.make(place{o.Owner, o.NetNS, nil})
@@ -136,7 +136,7 @@ func (o *Options) cleanup(ctx context.Context, out io.Writer) error {
 	remove("masquerade", d.Teardown, d)
 	for _, path := range []string{o.SubnetFile, o.StateFile} {
 		if err := os.Remove(path); err == nil {
-			fmt.Fprintf(out, "- file %s\n", path)
+			_, _ = fmt.Fprintf(out, "- file %s\n", path)
 		} else if path != "" && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
