@@ -69,7 +69,7 @@ func TestTutorialsList(t *testing.T) {
 	require.NoError(t, cni.DelNetworkList(t.Context(), list, gone))
 	assert.Empty(t, elements(t, ports))
 	var left []string
-	for _, dir := range []string{"/run/podweft/attachments", "/run/podweft/hostports/cbr0"} {
+	for _, dir := range []string{"/run/podweft/attachments", "/run/podweft/hostports"} {
 		entries, err := os.ReadDir(dir)
 		require.NoError(t, err)
 		for _, e := range entries {
