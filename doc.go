@@ -1,6 +1,6 @@
 // Package podweft is the vocabulary of an SDK for pod overlay networks: importable packages that create VTEPs, program routes,
-// neighbours and forwarding entries, lease subnets, attach pods, give them addresses and masquerade them. Each can be
-// used alone; together they make a network like flannel's.
+// neighbours and forwarding entries, lease subnets, attach pods, give them addresses, masquerade them and decide who may talk.
+// Each can be used alone; together they make a network like flannel's.
 //
 // # One idea
 //
@@ -44,11 +44,15 @@
 //
 // # Which package answers your question
 //
-//   - Who owns which pod subnet? subnet; its Stores are subnet/memory and subnet/file, and subnet/storetest tests anybody's.
-//   - How do packets get to other nodes? vxlan and ipip (tunnels), hostgw (plain routes on one link). Each has a Driver.
-//   - How does a pod get onto the node? bridge. Which address does it get? ipam.
-//   - How do pods talk to the world? nat.
-//   - How does all that become one node's network? node.
+//   - Who owns which pod subnet? subnet; its Stores are subnet/etcd, subnet/memory and subnet/file, and subnet/storetest tests
+//     anybody's. What do other routers say? The module bgp.
+//   - How do packets get to other nodes? vxlan and ipip (tunnels), hostgw (plain routes on one link), udp (user space). Each
+//     has a Driver.
+//   - How does a pod get onto the node? bridge. Which address does it get? ipam; from which blocks of a pool? ipam/block.
+//   - How do pods talk to the world, and how is a pod's port reached from outside? nat.
+//   - Who may talk with whom, and why? policy. Who sees to it? policy/nftables. What do Kubernetes' files say? kube/netpol.
+//   - How does all that become one node's network? node. How do its agent and its CNI plugin talk? node/local.
+//   - How does a container runtime call it? cniplugin; cnitest tests anybody's plugin.
 //   - How do I try or test it, without root? testnet; `go run ./examples/lab` shows everything at work.
 //
 // # What will surprise you
