@@ -15,14 +15,20 @@ import (
 // engine's rest before it dials.
 func BenchmarkMeshOf20(b *testing.B) {
 	const n = 20
+	r := newRow(b, n, nil)
 	for b.Loop() {
-		b.StopTimer()
-		r := newRow(b, n, nil)
-		b.StartTimer()
 		r.mesh(b)
 		for _, s := range r {
 			waitFor(b, s, "everybody's blocks", func(s *bgp.Snapshot) bool { return len(s.Paths) == 2*(n-1) })
 		}
+		b.StopTimer()
+		for _, s := range r {
+			require.NoError(b, s.SetPeers(nil))
+		}
+		for _, s := range r {
+			waitFor(b, s, "nobody's blocks", func(s *bgp.Snapshot) bool { return len(s.Paths) == 0 })
+		}
+		b.StartTimer()
 	}
 }
 

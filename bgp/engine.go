@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/osrg/gobgp/v4/api"
@@ -46,6 +47,9 @@ var families = [...]struct {
 	{false, wire.RF_IPv6_UC, &api.Family{Afi: api.Family_AFI_IP6, Safi: api.Family_SAFI_UNICAST}},
 }
 
+// beginning is held while an engine begins: it sets the process's options for path selection, to the same each time.
+var beginning sync.Mutex
+
 // startEngine begins to listen.
 func startEngine(ctx context.Context, cfg Config, restarting bool) (*engine, error) {
 	e := &engine{server: server.NewBgpServer(server.LoggerOption(slog.New(quiet{cfg.Logger.Handler()}), nil)), cfg: cfg, restarting: restarting}
@@ -54,7 +58,9 @@ func startEngine(ctx context.Context, cfg Config, restarting bool) (*engine, err
 	for _, a := range cfg.Listen {
 		global.ListenAddresses = append(global.ListenAddresses, a.String())
 	}
+	beginning.Lock()
 	err := e.server.StartBgp(ctx, &api.StartBgpRequest{Global: global})
+	beginning.Unlock()
 	if err == nil {
 		err = e.assignPolicies(ctx)
 	}

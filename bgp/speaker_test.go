@@ -73,11 +73,12 @@ func TestPeersComeAndGo(t *testing.T) {
 	status := r[0].Status()
 	require.Len(t, status.Peers, 1)
 	assert.Equal(t, bgp.Established, status.Peers[0].State, "the other session is left alone")
-	assert.NotEmpty(t, r[1].Status().Peers[0].Reason)
+	require.Eventually(t, func() bool { return r[1].Status().Peers[0].Reason != "" }, patience, 10*time.Millisecond)
 
 	require.NoError(t, r[0].SetPeers([]bgp.Peer{peer(1, 2), peer(1, 3)}))
 	waitFor(t, r[0], "node2's paths", has(v4Block(2)))
 	waitFor(t, r[1], "node1's paths", has(v4Block(1)))
+	require.Eventually(t, func() bool { return r[1].Status().Peers[0].State == bgp.Established }, patience, 10*time.Millisecond)
 	assert.Empty(t, r[1].Status().Peers[0].Reason)
 }
 
