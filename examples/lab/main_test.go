@@ -304,7 +304,7 @@ func TestBadCommandLines(t *testing.T) {
 		{"negative sample", []string{"--sample", "-1"}, "--sample: -1 is out of range"},
 		{"two outputs", []string{"--json", "--keep"}, "--keep: and --json do not go together"},
 		{"backend", []string{"--backend", "ipip"}, "--backend: ipip is not a backend of the lab: use vxlan, host-gw or udp"},
-		{"backend in the file", []string{"--net-conf", writeFile(t, `{"Network": "10.9.0.0/16", "Backend": {"Type": "udp"}}`)}, "Backend.Type: udp is not a backend of the lab"},
+		{"backend in the file", []string{"--net-conf", writeFile(t, `{"Network": "10.9.0.0/16", "Backend": {"Type": "wireguard"}}`)}, "Backend.Type: wireguard is not a backend of the lab"},
 		{"network in the file", []string{"--net-conf", writeFile(t, `{"Network": "10.9.0.0"}`)}, `Network: "10.9.0.0" is not a CIDR`},
 		{"no file", []string{"--net-conf", "/nowhere"}, "--net-conf: open /nowhere: no such file or directory"},
 		{"unknown command", []string{"exit"}, `there is no command "exit"`},
