@@ -22,6 +22,10 @@ func TestMain(m *testing.M) {
 	if name := filepath.Base(os.Args[0]); slices.Contains(answersAs, name) {
 		os.Exit(cniplugin.Run(context.Background(), cniplugin.Config{}, cniplugin.SystemCall(name)))
 	}
+	// Under the race detector a process sleeps for a second when it ends, and plugins are hundreds of processes.
+	if err := os.Setenv("GORACE", "atexit_sleep_ms=0"); err != nil {
+		panic(err)
+	}
 	testnet.Main(m)
 }
 
