@@ -181,13 +181,13 @@ func (d *Driver) difference(there bool, info nft.TableInfo, have, want *image) *
 		c.batch.DeleteTable(d.table)
 		return c
 	case there && unlike(have, want):
-		c := &change{}
+		c := &change{whole: true}
 		c.batch.DeleteTable(d.table)
 		c.batch.AddTable(d.table, 0)
 		c.note(podweft.Update, d.table, "has things of our names that are not ours: all of it is made anew")
 		return c.from(newImage(), want)
 	case !there:
-		c := &change{}
+		c := &change{whole: true}
 		c.batch.AddTable(d.table, 0)
 		c.note(podweft.Create, d.table, "")
 		return c.from(newImage(), want)
@@ -235,7 +235,8 @@ func (d *Driver) read(ctx context.Context) (info nft.TableInfo, im *image, err e
 	return info, im, nil
 }
 
-// write makes the change. When it cannot be made, each part of the plan has the error: it is all or nothing.
+// write makes the change. When it cannot be made, each part of the plan has the error: no packet is judged otherwise than before,
+// and what nothing leads to is removed by the next pass.
 func (d *Driver) write(ctx context.Context, c *change) error {
 	if len(c.plan) == 0 {
 		return nil
@@ -246,12 +247,14 @@ func (d *Driver) write(ctx context.Context, c *change) error {
 			return c.fail(podweft.ErrHeld)
 		}
 	}
-	err := d.conn.Commit(ctx, &c.batch)
-	if errors.Is(err, nft.ErrTooLarge) {
-		err = d.conn.Load(ctx, &c.batch)
-	}
-	if err != nil {
-		return c.fail(explain(err))
+	for _, b := range []*nft.Batch{&c.before, &c.batch} {
+		err := d.conn.Commit(ctx, b)
+		if errors.Is(err, nft.ErrTooLarge) {
+			err = d.conn.Load(ctx, b)
+		}
+		if err != nil {
+			return c.fail(explain(err))
+		}
 	}
 	return nil
 }

@@ -44,12 +44,27 @@ func (im *image) chain(c nft.Chain) *chain {
 	return im.chains[c.Name]
 }
 
-// change is what makes one image into another: a plan for people, and one batch for the kernel.
+// change is what makes one image into another: a plan for people, and what to send to the kernel.
+//
+// Of a table that packets go through, new chains and sets are made in a transaction of their own, before anything leads there. A
+// packet under way keeps to the rules of the generation that it began with (genbit in the kernel's nft_do_chain), but it looks
+// elements up in the present one: it may find the new element of a verdict map, and in the old generation a chain that comes
+// with it has no rules yet. It would let through what old and new rules both deny.
 type change struct {
-	plan  podweft.Plan
-	batch nft.Batch
-	have  *image
-	want  *image
+	plan   podweft.Plan
+	before nft.Batch
+	batch  nft.Batch
+	whole  bool // the table is made with it: everything is one transaction
+	have   *image
+	want   *image
+}
+
+// fresh is where that is made which nothing leads to yet.
+func (c *change) fresh() *nft.Batch {
+	if c.whole {
+		return &c.batch
+	}
+	return &c.before
 }
 
 // compare makes have into want. Its order is that in which the kernel takes it: what others name is made first and goes last. A
@@ -90,7 +105,7 @@ func (c *change) addSets(list []string) {
 		if c.have.sets[name] == nil {
 			s := c.want.sets[name]
 			c.note(podweft.Create, s.Set, fmt.Sprintf("%d elements", len(s.elements)))
-			c.batch.AddSet(s.Set)
+			c.fresh().AddSet(s.Set)
 		}
 	}
 }
@@ -105,7 +120,7 @@ func (c *change) addElements(list []string, verdicts bool) {
 		}
 		have := c.have.sets[name]
 		if have == nil {
-			c.batch.AddElements(want.Set, want.elements...)
+			c.fresh().AddElements(want.Set, want.elements...)
 			continue
 		}
 		gone, added := difference(have.elements, want.elements)
@@ -145,7 +160,7 @@ func (c *change) addChains(list []string) {
 	for _, name := range list {
 		if c.have.chains[name] == nil {
 			c.note(podweft.Create, c.want.chains[name].Chain, "")
-			c.batch.AddChain(c.want.chains[name].Chain)
+			c.fresh().AddChain(c.want.chains[name].Chain)
 		}
 	}
 }
@@ -153,17 +168,18 @@ func (c *change) addChains(list []string) {
 // writeRules writes all rules of a chain when any of them is not as it should be: their order counts.
 func (c *change) writeRules(list []string) {
 	for _, name := range list {
-		want := c.want.chains[name]
+		want, to := c.want.chains[name], c.fresh()
 		if have := c.have.chains[name]; have != nil {
 			if slices.EqualFunc(have.rules, want.rules, sameRule) {
 				continue
 			}
-			c.batch.FlushChain(want.Chain)
+			to = &c.batch
+			to.FlushChain(want.Chain)
 			c.note(podweft.Update, want.Chain, "rules written again")
 		}
 		for _, r := range want.rules {
 			c.note(podweft.Create, r, "")
-			c.batch.AddRule(r)
+			to.AddRule(r)
 		}
 	}
 }
