@@ -352,6 +352,7 @@ func TestRefusals(t *testing.T) {
 		{"command", []string{"dance"}, 2, `there is no command "dance"`},
 		{"endpoint", []string{"--etcd-endpoints=localhost"}, 2, "is not a URL"},
 		{"pattern", []string{"--iface-regex=("}, 2, "is not a pattern"},
+		{"two interfaces", []string{"--iface=eth1", "--public-ip=192.0.2.1"}, 2, "does not go with --iface"},
 		{"level", []string{"--log-level=loud"}, 2, "is no level"},
 		{"CA", []string{"--etcd-cafile=/none"}, 2, "no such file"},
 		{"store away", []string{"--etcd-endpoints=" + freeURL(t), "--store-wait=100ms"}, 1, "has not told the network within 100ms"},

@@ -115,9 +115,10 @@ func (o *Options) complete() (err error) {
 		return &podweft.FieldError{Field: "--" + flag, Value: fmt.Sprintf("%q", value), Problem: problem, Remedy: remedy}
 	}
 	o.Etcd.Endpoints = strings.FieldsFunc(o.endpoints, func(r rune) bool { return r == ',' || r == ' ' })
-	if o.Underlay.Name = o.iface; o.iface == "" {
-		o.Underlay.Name = o.publicIP
+	if o.iface != "" && o.publicIP != "" {
+		return bad("public-ip", o.publicIP, "does not go with --iface", "give one of the two: the address names its interface")
 	}
+	o.Underlay.Name = cmp.Or(o.iface, o.publicIP)
 	if o.regex != "" {
 		if o.Underlay.Match, err = regexp.Compile(o.regex); err != nil {
 			return bad("iface-regex", o.regex, "is not a pattern", err.Error())

@@ -25,7 +25,8 @@
 //
 // So a packet of a connection under way costs one rule, however many pods and policies there are; a first one costs a lookup and
 // the policies of its own two pods. A pod that comes, goes or changes its labels is a few elements; chains are written only when
-// policies change. Each change is one transaction. A restarted driver reads the table, finds it as it should be, and writes nothing.
+// policies change. Packets see a change at once and whole; chains and sets that come with it are made in a transaction before, when
+// nothing leads to them yet. A restarted driver reads the table, finds it as it should be, and writes nothing.
 //
 // The chains stand behind the translation of Service addresses and before masquerade, at the one hook that sees what the node
 // forwards and what it sends itself: with kube-proxy's IPVS mode the packets of Services come from there. Nobody else's table is
@@ -36,6 +37,9 @@
 //
 // What will surprise you: between ports of one bridge the kernel asks no such chain unless br_netfilter is on, so name the bridges
 // in [Spec.Bridges]. Packets that a pod sends to its own node never come by. A connection that has begun goes on whatever becomes
-// of its policies. The driver does not follow connections, does not stop a pod from using another's address, and does not start
-// before its first Apply: who wants new pods closed until their rules are there says so with [Spec.Closed].
+// of its policies. A packet that is under way in the very moment of a change is judged by the old rules, but the kernel looks sets
+// and maps up as they are then: a change of both rules and pods at once can meet one packet half done.
+//
+// The driver does not follow connections, does not stop a pod from using another's address, and does not start before its first
+// Apply: who wants new pods closed until their rules are there says so with [Spec.Closed].
 package nftables

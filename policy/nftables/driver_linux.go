@@ -78,8 +78,9 @@ func (d *Driver) Plan(ctx context.Context, spec Spec) (podweft.Plan, error) {
 	return c.plan, nil
 }
 
-// Apply makes the table what spec asks for, in one transaction: packets see it as it was or as it will be. Only a load into no
-// table may take several, where the socket's buffer is small; then what [Spec.Closed] has stays closed until the last.
+// Apply makes the table what spec asks for: packets see it as it was or as it will be. New chains and sets are made first, when
+// nothing leads to them; the rest is one transaction. Only what is too large for the socket's buffer, such as a load into no
+// table, takes several; then what [Spec.Closed] has stays closed until the last.
 //
 // In a [podweft.Loop] and while nobody else touches the table, an Apply looks only at what has changed since the last, which
 // costs what changed. Any other reads the table.
