@@ -9,7 +9,6 @@ import (
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
-	"github.com/podweft/podweft/bridge"
 	"github.com/podweft/podweft/ipam"
 	"github.com/podweft/podweft/node/local"
 )
@@ -194,45 +193,23 @@ func (t *task) plug(n *network, addresses []given, mac mac) (*types100.Result, l
 	for _, a := range addresses {
 		rec.Addresses = append(rec.Addresses, a.prefix)
 	}
-	pods, err := t.bridges()
+	w, err := t.wiring()
 	if err != nil {
 		return nil, rec, err
 	}
-	defer pods.Close()
-	b, port := t.port(n, addresses)
-	port.MAC = mac
-	at, err := pods.Attach(t.ctx, b, port)
-	if err != nil {
-		return nil, rec, err
-	}
-	rec.HostName = at.Host.Name
-	return attached(t.netns, []bridge.Link{at.Bridge, at.Host}, at.Pod, addresses, port.Routes), rec, nil
-}
-
-// port is what the bridge driver is asked for.
-func (t *task) port(n *network, addresses []given) (bridge.Bridge, bridge.Port) {
-	p := bridge.Port{
-		Container: t.container, NetNS: t.netns, Name: t.ifname, MTU: n.mtu, Routes: n.podRoutes(addresses),
-		Hairpin: t.config.HairpinMode, Isolated: t.config.PortIsolation,
-	}
-	for _, a := range addresses {
-		p.Addresses = append(p.Addresses, a.prefix)
-	}
-	return n.bridge(t.config, addresses), p
-}
-
-// bridges opens the driver. Each network is an owner of its own, so that one's garbage is not another's.
-func (t *task) bridges() (*bridge.Attacher, error) {
-	return bridge.New(bridge.Config{Owner: t.config.Name, NetNS: t.cfg.NetNS, Adopt: true, Logger: t.log})
+	defer w.Close()
+	result, hostName, err := w.attach(n, addresses, mac)
+	rec.HostName = hostName
+	return result, rec, err
 }
 
 func (t *task) unplug() error {
-	pods, err := t.bridges()
+	w, err := t.wiring()
 	if err != nil {
 		return err
 	}
-	defer pods.Close()
-	return pods.Detach(t.ctx, bridge.Port{Container: t.container, Name: t.ifname, NetNS: t.netns})
+	defer w.Close()
+	return w.detach()
 }
 
 // del removes everything that an ADD has made, from the node's own records: the namespace, the configuration's ranges and
@@ -311,14 +288,12 @@ func (t *task) checkAddresses(rec local.Record) error {
 }
 
 func (t *task) checkPort(n *network, rec local.Record, addresses []given) error {
-	pods, err := t.bridges()
+	w, err := t.wiring()
 	if err != nil {
 		return err
 	}
-	defer pods.Close()
-	b, port := t.port(n, addresses)
-	port.HostName = rec.HostName
-	return pods.Check(t.ctx, b, port)
+	defer w.Close()
+	return w.check(n, addresses, rec.HostName)
 }
 
 // status says whether an ADD could be served.

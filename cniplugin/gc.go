@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
-	"github.com/podweft/podweft/bridge"
 	"github.com/podweft/podweft/ipam"
 )
 
@@ -38,16 +36,12 @@ func (t *task) gc() error {
 
 // collectLinks removes the ports of attachments that are gone, recorded or not.
 func (t *task) collectLinks(live map[attachment]bool) error {
-	pods, err := t.bridges()
+	w, err := t.wiring()
 	if err != nil {
 		return err
 	}
-	defer pods.Close()
-	all, err := pods.Ports(t.ctx)
-	if err != nil {
-		return err
-	}
-	return pods.DetachAll(t.ctx, slices.DeleteFunc(all, func(p bridge.Port) bool { return live[attachment{p.Container, p.Name}] }))
+	defer w.Close()
+	return w.collect(live)
 }
 
 // collectAddresses releases the addresses of attachments that are gone.

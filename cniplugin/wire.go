@@ -1,0 +1,22 @@
+package cniplugin
+
+import (
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+)
+
+// wiring is one way of joining pods to the node: what there is for each kind of link. A call opens one and closes it.
+type wiring interface {
+	// attach gives the call's pod its link and tells the result of the ADD, and the name of the node's end.
+	attach(n *network, addresses []given, mac mac) (result *types100.Result, hostName string, err error)
+	// detach removes the pod's link, which may be gone.
+	detach() error
+	// check reports what is not as attach made it.
+	check(n *network, addresses []given, hostName string) error
+	// collect removes the links of the network's attachments that are not live, recorded or not.
+	collect(live map[attachment]bool) error
+	Close() error
+}
+
+// wiring opens the one that the configuration asks for. Each network is an owner of its own, so that one's garbage is not
+// another's.
+func (t *task) wiring() (wiring, error) { return t.bridged() }
