@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -34,11 +33,6 @@ type parameters struct {
 	path      string
 	args      map[string]string
 }
-
-var (
-	containerForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
-	linkForm      = regexp.MustCompile(`^[^/:%\s]{1,15}$`)
-)
 
 const (
 	maxContainer = 160 // what fits in a link's alias: see package bridge
@@ -78,13 +72,13 @@ func (c Call) parameters() (parameters, error) {
 		switch {
 		case p.container == "":
 			bad("CNI_CONTAINERID", "is missing")
-		case !containerForm.MatchString(p.container) || len(p.container) > maxContainer:
+		case !isName(p.container, maxContainer):
 			bad("CNI_CONTAINERID", fmt.Sprintf("%q is not up to %d letters, digits, dots, dashes and underscores, a letter or digit first", p.container, maxContainer))
 		}
 		switch {
 		case p.ifname == "":
 			bad("CNI_IFNAME", "is missing")
-		case !linkForm.MatchString(p.ifname) || p.ifname == "." || p.ifname == "..":
+		case !isLink(p.ifname):
 			bad("CNI_IFNAME", fmt.Sprintf("%q is not a name for a link", p.ifname))
 		}
 		if p.command == "ADD" {
@@ -95,6 +89,23 @@ func (c Call) parameters() (parameters, error) {
 		return p, &Error{Code: CodeEnvironment, Msg: "environment: " + strings.Join(wrong, "; ")}
 	}
 	return p, nil
+}
+
+// isName reports whether CNI allows s as the name of a network or the ID of a container, and we its length. It is written out
+// because a plugin lives a few milliseconds, of which regular expressions would take one to be compiled.
+func isName(s string, most int) bool {
+	for i, c := range []byte(s) {
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !letter && (i == 0 || c != '_' && c != '.' && c != '-') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= most
+}
+
+// isLink reports whether s can be a link's name.
+func isLink(s string) bool {
+	return s != "" && len(s) <= 15 && s != "." && s != ".." && !strings.ContainsAny(s, "/:% \t\n\f\r\v")
 }
 
 // known are the arguments that this plugin understands. By the conventions of CNI any other is an error, unless

@@ -148,7 +148,7 @@ func parseConfig(raw []byte) (*config, error) {
 		return c, &Error{Code: CodeVersion, Msg: fmt.Sprintf(
 			"cniVersion %q is not supported: use one of %s", c.CNIVersion, strings.Join(version.All.SupportedVersions(), ", "))}
 	}
-	if !containerForm.MatchString(c.Name) || len(c.Name) > maxNetwork {
+	if !isName(c.Name, maxNetwork) {
 		return c, &Error{Code: CodeConfig, Msg: fmt.Sprintf(
 			"name: %q cannot name a network: use up to %d letters, digits, dots, dashes and underscores, a letter or digit first",
 			c.Name, maxNetwork)}

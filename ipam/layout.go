@@ -8,7 +8,7 @@ import (
 )
 
 const (
-	magic         = "podweft ipam\x00\x00\x00\x01" // the last byte is the version of the format
+	magic         = "podweft ipam\x00\x00\x00\x02" // the last byte is the version of the format
 	maxBootID     = 64
 	bitmapWords   = 62 // 64-bit words in a block of a bitmap
 	bitmapBits    = bitmapWords * 64
