@@ -123,6 +123,7 @@ var ours = house{
 		"internal/flock":    {brings: []string{"golang.org/x/sys"}},
 		"internal/netns":    {may: []string{root, internal}, brings: namespaces},
 		"internal/nft":      {may: []string{root, internal}, brings: nftables},
+		"internal/nlsock":   {may: []string{root, internal}, brings: namespaces},
 		"internal/nl":       {may: []string{root, internal}, brings: rtnetlink},
 		"internal/peers":    {may: []string{root, internal}, brings: rtnetlink},
 		"internal/sabotage": {may: []string{root, "testnet", internal}, brings: rtnetlink},

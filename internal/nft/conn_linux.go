@@ -12,6 +12,7 @@ import (
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/netns"
+	"github.com/podweft/podweft/internal/nlsock"
 )
 
 const (
@@ -24,8 +25,7 @@ const (
 // at a time.
 type Conn struct {
 	path string // of the namespace, where Watch opens its sockets
-	sock *netlink.Conn
-	raw  syscall.RawConn
+	sock *nlsock.Socket
 	port uint32 // that the kernel knows the socket by
 
 	mu    sync.Mutex
@@ -43,39 +43,50 @@ type Conn struct {
 // CAP_NET_ADMIN in the namespace's user namespace. The error is [podweft.ErrNotSupported] where the kernel has no netfilter
 // netlink at all.
 func Open(netnsPath string) (*Conn, error) {
-	sock, err := dial(netnsPath)
+	sock, err := nlsock.Dial(netnsPath, unix.NETLINK_NETFILTER)
 	if err != nil {
-		return nil, err
+		return nil, openError(err)
 	}
-	c := &Conn{path: netnsPath, sock: sock, in: make([]byte, readSize), most: maxSend, watchers: map[*netlink.Conn]struct{}{}}
 	// Answers without the request they answer, but with what is wrong with it. Kernels that cannot just do neither.
-	_ = sock.SetOption(netlink.CapAcknowledge, true)
-	_ = sock.SetOption(netlink.ExtendedAcknowledge, true)
-	if c.raw, err = sock.SyscallConn(); err == nil {
-		c.port, c.limit, err = inspect(c.raw)
-	}
-	if err != nil {
+	sock.Set(unix.NETLINK_CAP_ACK, unix.NETLINK_EXT_ACK)
+	c := &Conn{path: netnsPath, sock: sock, in: make([]byte, readSize), most: maxSend, watchers: map[*netlink.Conn]struct{}{}}
+	force(sock, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, receiveBuffer)
+	if c.port, c.limit, err = inspect(sock); err != nil {
 		return nil, opError("open", socketName, errors.Join(err, sock.Close()))
 	}
 	return c, nil
 }
 
+// force sets the size of a buffer, by force if we may, else as large as an ordinary socket's; overruns are handled anyway.
+func force(sock *nlsock.Socket, forced, plain, size int) {
+	_ = sock.Control(func(fd uintptr) {
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, forced, size) != nil {
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, plain, size)
+		}
+	})
+}
+
 const socketName = podweft.Named("nf_tables socket")
 
+// dial opens a socket to listen on.
 func dial(netnsPath string) (sock *netlink.Conn, err error) {
 	err = netns.Do(netnsPath, func() (err error) {
 		sock, err = netlink.Dial(unix.NETLINK_NETFILTER, nil)
 		return err
 	})
-	if errors.Is(err, unix.EPROTONOSUPPORT) {
-		err = fmt.Errorf("%w: %w", podweft.ErrNotSupported, err)
-	}
 	if err != nil {
-		return nil, opError("open", socketName, err)
+		return nil, openError(err)
 	}
 	// By force if we may, else as large as an ordinary socket's; overruns are handled anyway.
 	_ = sock.SetReadBuffer(receiveBuffer)
 	return sock, nil
+}
+
+func openError(err error) error {
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		err = fmt.Errorf("%w: %w", podweft.ErrNotSupported, err)
+	}
+	return opError("open", socketName, err)
 }
 
 // Close frees the socket, ends every Watch and changes nothing in the kernel. It may wait some 10 ms for the kernel if
@@ -116,8 +127,8 @@ func (c *Conn) grow(n int) {
 	if n <= c.limit || n > c.most {
 		return
 	}
-	_ = c.sock.SetWriteBuffer(n + sendOverhead) // the kernel doubles it
-	_ = c.raw.Control(func(fd uintptr) {
+	force(c.sock, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, n+sendOverhead) // the kernel doubles it
+	_ = c.sock.Control(func(fd uintptr) {
 		if limit, err := sendLimit(int(fd)); err == nil {
 			c.limit = limit
 		}
@@ -127,7 +138,7 @@ func (c *Conn) grow(n int) {
 // send sends b in one system call, which is also when the kernel acts on it.
 func (c *Conn) send(b []byte) error {
 	var err error
-	werr := c.raw.Write(func(fd uintptr) bool {
+	werr := c.sock.Write(func(fd uintptr) bool {
 		err = unix.Sendto(int(fd), b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 		return err != unix.EAGAIN && err != unix.EINTR
 	})
@@ -138,7 +149,7 @@ func (c *Conn) send(b []byte) error {
 // there, and err is errLost when some of it did not fit in the buffer.
 func (c *Conn) receive(each func(reply)) (more bool, err error) {
 	n := 0
-	rerr := c.raw.Read(func(fd uintptr) bool {
+	rerr := c.sock.Read(func(fd uintptr) bool {
 		n, err = recv(int(fd), c.in)
 		return true
 	})

@@ -7,7 +7,7 @@ func (c *Conn) FixSendBuffer(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.most = n
-	_ = c.raw.Control(func(fd uintptr) {
+	_ = c.sock.Control(func(fd uintptr) {
 		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, n/2) // the kernel doubles it
 		c.limit, _ = sendLimit(int(fd))
 	})

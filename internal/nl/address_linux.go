@@ -1,9 +1,10 @@
 package nl
 
 import (
+	"context"
+	"errors"
 	"net/netip"
 
-	vnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -38,25 +39,48 @@ func (m *message) ifaddrmsg(a Address) {
 	m.addr(unix.IFA_ADDRESS, a.Prefix.Addr())
 }
 
-// Addresses lists the addresses of the link with that index, or of all links when it is 0.
+// Addresses lists the addresses of the link with that index, or of all links when it is 0. A link that is not there has none.
 func (c *Conn) Addresses(link int) ([]Address, error) {
-	var of vnl.Link
-	if link != 0 {
-		of = &vnl.Device{LinkAttrs: vnl.LinkAttrs{Index: link}}
+	request := func(m *message) {
+		m.fixed(unix.AF_UNSPEC, 0, 0, 0)
+		m.buf = native.AppendUint32(m.buf, uint32(link))
 	}
-	list, err := retried(func() ([]vnl.Addr, error) { return c.links.AddrList(of, vnl.FAMILY_ALL) })
-	all := make([]Address, 0, len(list))
-	for _, a := range list {
-		ip, ok := netip.AddrFromSlice(a.IP)
-		if !ok {
-			continue
+	var all []Address
+	err := c.dump(context.Background(), unix.RTM_GETADDR, request, func() { all = nil }, func(body []byte) {
+		if a, ok := parseAddress(body); ok && (link == 0 || a.Link == link) { // kernels before 5.0 list those of every link
+			all = append(all, a)
 		}
-		bits, _ := a.Mask.Size()
-		ip = ip.Unmap()
-		all = append(all, Address{
-			Link: a.LinkIndex, Prefix: netip.PrefixFrom(ip, bits),
-			LinkScope: a.Scope == unix.RT_SCOPE_LINK || ip.IsLinkLocalUnicast(),
-		})
+	})
+	if link != 0 && errors.Is(err, unix.ENODEV) {
+		return nil, nil
 	}
 	return all, wrapList("addresses", err)
+}
+
+// parseAddress reads an address's message. Of a point-to-point link the length is the other end's, not the address's own.
+func parseAddress(body []byte) (a Address, ok bool) {
+	if len(body) < unix.SizeofIfAddrmsg {
+		return a, false
+	}
+	var local, other netip.Addr
+	attrs(body[unix.SizeofIfAddrmsg:], func(kind uint16, v []byte) {
+		switch kind {
+		case unix.IFA_LOCAL:
+			local = asAddr(v)
+		case unix.IFA_ADDRESS:
+			other = asAddr(v)
+		}
+	})
+	bits := int(body[1])
+	switch {
+	case !local.IsValid():
+		local = other // as IPv6 says it
+	case local != other:
+		bits = local.BitLen()
+	}
+	local = local.Unmap()
+	a.Prefix = netip.PrefixFrom(local, bits)
+	a.Link = int(int32(native.Uint32(body[4:])))
+	a.LinkScope = body[3] == unix.RT_SCOPE_LINK || local.IsLinkLocalUnicast()
+	return a, a.Prefix.IsValid()
 }

@@ -9,12 +9,10 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/mdlayher/netlink"
-	vnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft"
-	"github.com/podweft/podweft/internal/netns"
+	"github.com/podweft/podweft/internal/nlsock"
 )
 
 const (
@@ -30,12 +28,11 @@ var ErrInterrupted = errors.New("list kept changing while it was read")
 // errLost: the kernel's answers did not fit in the socket's buffer, so it is unknown which requests failed.
 var errLost = errors.New("answers lost: receive buffer full")
 
-// Conn is a set of rtnetlink sockets in one network namespace. It is safe for concurrent use; requests are sent one batch
+// Conn is an rtnetlink socket in one network namespace. It is safe for concurrent use; requests are sent one batch
 // at a time.
 type Conn struct {
-	links *vnl.Handle // links and addresses
-	table *netlink.Conn
-	raw   syscall.RawConn
+	sock *nlsock.Socket
+	raw  syscall.RawConn // sock
 
 	mu    sync.Mutex
 	seq   uint32
@@ -44,39 +41,20 @@ type Conn struct {
 	chunk int    // messages per send
 }
 
-// Dial opens the sockets in the namespace at netnsPath; empty is the caller's. Close frees them.
+// Dial opens the socket in the namespace at netnsPath; empty is the caller's. Close frees it.
 func Dial(netnsPath string) (*Conn, error) {
-	c := &Conn{seq: 1, read: make([]byte, readSize)}
-	err := netns.Do(netnsPath, func() (err error) {
-		if c.links, err = vnl.NewHandle(unix.NETLINK_ROUTE); err != nil {
-			return err
-		}
-		c.table, err = netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Strict: true})
-		return err
-	})
-	if err == nil {
-		c.raw, err = c.table.SyscallConn()
-	}
+	sock, err := nlsock.Dial(netnsPath, unix.NETLINK_ROUTE)
 	if err != nil {
-		c.Close()
 		return nil, &podweft.OpError{Op: "open", Object: podweft.Named("netlink socket"), Err: err}
 	}
-	// Acknowledge with the header alone, not the whole request: four times as many fit in the buffer.
-	_ = c.table.SetOption(netlink.CapAcknowledge, true)
-	c.chunk = chunkFor(c.raw)
-	return c, nil
+	// Acknowledge with the header alone, not the whole request: four times as many fit in the buffer. Listings are of what
+	// was asked for, where the kernel can.
+	sock.Set(unix.NETLINK_CAP_ACK, unix.NETLINK_EXT_ACK, unix.NETLINK_GET_STRICT_CHK)
+	return &Conn{sock: sock, raw: sock, seq: 1, read: make([]byte, readSize), chunk: chunkFor(sock)}, nil
 }
 
-// Close frees the sockets and changes nothing in the kernel.
-func (c *Conn) Close() error {
-	if c.links != nil {
-		c.links.Close()
-	}
-	if c.table != nil {
-		return c.table.Close()
-	}
-	return nil
-}
+// Close frees the socket and changes nothing in the kernel.
+func (c *Conn) Close() error { return c.sock.Close() }
 
 // chunkFor enlarges the buffers as far as permitted and returns how many requests may be sent at once so that their
 // answers fit even if every one fails: an answer occupies below 1 KiB of the buffer, bookkeeping included.

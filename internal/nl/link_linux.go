@@ -47,32 +47,69 @@ type VXLAN struct {
 
 // Link returns the link of that name; the error is ErrNoLink when there is none.
 func (c *Conn) Link(name string) (Link, error) {
-	l, err := c.links.LinkByName(name)
+	l, err := c.named(name)
 	return asLink(l, name, err)
 }
 
 // LinkAt returns the link with that index; the error is ErrNoLink when there is none.
 func (c *Conn) LinkAt(index int) (Link, error) {
-	l, err := c.links.LinkByIndex(index)
+	l, err := c.link(context.Background(), func(m *message) { m.ifinfomsg(index, 0, 0) }, nil)
 	return asLink(l, fmt.Sprintf("with index %d", index), err)
+}
+
+// named asks for a link by its name, or by another name that it has: those may be longer.
+func (c *Conn) named(name string) (vnl.Link, error) {
+	return c.link(context.Background(), func(m *message) { m.byName(name) }, nil)
+}
+
+func (m *message) byName(name string) {
+	m.ifinfomsg(0, 0, 0)
+	if len(name) < unix.IFNAMSIZ {
+		m.str(unix.IFLA_IFNAME, name)
+	} else {
+		m.str(unix.IFLA_ALT_IFNAME, name)
+	}
+}
+
+// link asks for one link. raw, unless it is nil, is called with what the kernel says of it.
+func (c *Conn) link(ctx context.Context, which func(m *message), raw func(body []byte)) (l vnl.Link, err error) {
+	var malformed error
+	request := func(m *message) {
+		which(m)
+		m.u32(unix.IFLA_EXT_MASK, rtextFilterSkipStats)
+	}
+	err = c.get(ctx, unix.RTM_GETLINK, request, func(body []byte) {
+		if l, malformed = vnl.LinkDeserialize(nil, body); malformed == nil && raw != nil {
+			raw(body)
+		}
+	})
+	if err = cmp.Or(err, malformed); err == nil && l == nil {
+		err = unix.ENODEV
+	}
+	return l, err
 }
 
 // Links lists all links.
 func (c *Conn) Links() ([]Link, error) {
-	list, err := retried(c.links.LinkList)
-	links := make([]Link, 0, len(list))
-	for _, l := range list {
-		links = append(links, fromVNL(l))
-	}
+	links, err := c.dumpLinks(context.Background(), func(*message) {}, func(Link) bool { return true })
 	return links, wrapList("links", err)
 }
 
 // LinksOfKind lists the links of one kind; the others, such as a node's hundreds of veths, cost next to nothing.
 func (c *Conn) LinksOfKind(ctx context.Context, kind string) ([]Link, error) {
+	filter := func(m *message) {
+		m.nest(unix.IFLA_LINKINFO, func() { m.str(iflaInfoKind, kind) })
+	}
+	// The filter is a wish that old kernels ignore.
+	links, err := c.dumpLinks(ctx, filter, func(l Link) bool { return l.Kind == kind })
+	return links, wrapList(kind+" links", err)
+}
+
+func (c *Conn) dumpLinks(ctx context.Context, filter func(*message), keep func(Link) bool) ([]Link, error) {
 	request := func(m *message) {
 		m.ifinfomsg(0, 0, 0)
 		m.u32(unix.IFLA_EXT_MASK, rtextFilterSkipStats)
-		m.nest(unix.IFLA_LINKINFO, func() { m.str(iflaInfoKind, kind) })
+		filter(m)
 	}
 	var links []Link
 	var failure error
@@ -82,28 +119,16 @@ func (c *Conn) LinksOfKind(ctx context.Context, kind string) ([]Link, error) {
 			failure = err
 			return
 		}
-		if found := fromVNL(l); found.Kind == kind { // the filter is a wish that old kernels ignore
+		if found := fromVNL(l); keep(found) {
 			links = append(links, found)
 		}
 	})
-	return links, wrapList(kind+" links", cmp.Or(err, failure))
-}
-
-// retried calls a list function of vishvananda/netlink until it was not interrupted. Its interrupted results are dropped.
-func retried[T any](list func() ([]T, error)) ([]T, error) {
-	for range dumpTries {
-		all, err := list()
-		if !errors.Is(err, vnl.ErrDumpInterrupted) {
-			return all, err
-		}
-	}
-	return nil, ErrInterrupted
+	return links, cmp.Or(err, failure)
 }
 
 func asLink(l vnl.Link, name string, err error) (Link, error) {
-	var notFound vnl.LinkNotFoundError
 	switch {
-	case errors.As(err, &notFound), errors.Is(err, unix.ENODEV):
+	case errors.Is(err, unix.ENODEV):
 		return Link{}, &podweft.OpError{Op: "find", Object: podweft.Named("link " + name), Err: ErrNoLink}
 	case err != nil:
 		return Link{}, &podweft.OpError{Op: "find", Object: podweft.Named("link " + name), Err: err}

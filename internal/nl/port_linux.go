@@ -1,10 +1,8 @@
 package nl
 
 import (
-	"cmp"
 	"context"
 
-	vnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,20 +24,9 @@ const (
 
 // Port returns the link of that name with what its bridge knows of it; the error is ErrNoLink when there is none.
 func (c *Conn) Port(ctx context.Context, name string) (Port, error) {
-	request := func(m *message) {
-		m.ifinfomsg(0, 0, 0)
-		m.u32(unix.IFLA_EXT_MASK, rtextFilterSkipStats)
-		m.str(unix.IFLA_IFNAME, name)
-	}
-	var found vnl.Link
-	var malformed error
 	var port Port
-	err := c.get(ctx, unix.RTM_GETLINK, request, func(body []byte) {
-		if found, malformed = vnl.LinkDeserialize(nil, body); malformed == nil {
-			port = parsePort(body)
-		}
-	})
-	port.Link, err = asLink(found, name, cmp.Or(err, malformed))
+	l, err := c.link(ctx, func(m *message) { m.byName(name) }, func(body []byte) { port = parsePort(body) })
+	port.Link, err = asLink(l, name, err)
 	return port, err
 }
 

@@ -42,7 +42,7 @@ const (
 // Tunnel returns the link of that name with what is known of it as a tunnel, which is nothing where it is of another kind.
 // The error is ErrNoLink when there is none.
 func (c *Conn) Tunnel(name string) (Tunnel, error) {
-	l, err := c.links.LinkByName(name)
+	l, err := c.named(name)
 	link, err := asLink(l, name, err)
 	if err != nil {
 		return Tunnel{}, err
