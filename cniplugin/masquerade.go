@@ -2,7 +2,9 @@ package cniplugin
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -10,7 +12,7 @@ import (
 )
 
 // masquerade gives the node's pods its address when they talk to the world: one table for all pods of the network, which
-// the first of them makes. While nothing is missing, it costs a look.
+// the first of them makes. The others ask no more than whether it is still that table.
 func (t *task) masquerade(n *network, addresses []given) error {
 	spec := nat.Spec{Exempt: n.exempt}
 	for _, a := range addresses {
@@ -26,13 +28,29 @@ func (t *task) masquerade(n *network, addresses []given) error {
 		return err
 	}
 	defer driver.Close()
-	plan, err := driver.Plan(t.ctx, spec)
-	if err == nil && len(plan) == 0 {
+	seen := t.state + "/masquerade/" + t.config.Name
+	is := func() string {
+		stamp, err := driver.Stamp(t.ctx)
+		if err != nil {
+			return ""
+		}
+		return fmt.Sprintln(stamp, spec)
+	}
+	if last, err := os.ReadFile(seen); err == nil && len(last) > 0 && string(last) == is() {
 		return nil
 	}
 	return locked(t.ctx, t.state+"/masquerade.lock", func() error {
-		_, err := driver.Apply(t.ctx, spec)
-		return err
+		if _, err := driver.Apply(t.ctx, spec); err != nil {
+			return err
+		}
+		err := os.MkdirAll(filepath.Dir(seen), 0o700)
+		if err == nil {
+			err = os.WriteFile(seen, []byte(is()), 0o600) // what is cut off equals nothing
+		}
+		if err != nil {
+			t.log.WarnContext(t.ctx, "masquerading will be looked at again for each pod", "err", err)
+		}
+		return nil
 	})
 }
 

@@ -426,3 +426,46 @@ func TestChangesAreLogged(t *testing.T) {
 	apply(t, d, nodeSpec())
 	assert.Empty(t, log.String())
 }
+
+func TestStamp(t *testing.T) {
+	n := testnet.NewNode(t, "node")
+	d := newDriver(t, nat.Config{NetNS: n.NetNS()})
+	_, err := d.Stamp(t.Context())
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	them := someone(t, n)
+	stamp := func() string {
+		t.Helper()
+		s, err := d.Stamp(t.Context())
+		require.NoError(t, err)
+		return s
+	}
+	apply(t, d, nodeSpec())
+	whole := stamp()
+	change(t, them, func(b *nft.Batch) {
+		b.AddTable(nft.Table{Family: nft.INet, Name: "another"}, 0)
+		b.DeleteElements(pods4, nft.Prefix(prefixes("10.244.1.0/24")[0]))
+	})
+	assert.Equal(t, whole, stamp(), "neither another's table nor an element counts")
+	for _, tt := range []struct {
+		name   string
+		change func(b *nft.Batch)
+	}{
+		{"rules gone", func(b *nft.Batch) { b.FlushChain(postrouting) }},
+		{"a set more", func(b *nft.Batch) { b.AddSet(nft.Set{Table: ours, Name: "more", Key: nft.IPv4Addr}) }},
+		{"dormant", func(b *nft.Batch) { b.AddTable(ours, nft.Dormant) }},
+		{"made anew", func(b *nft.Batch) { b.DeleteTable(ours) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			apply(t, d, nodeSpec())
+			before := stamp()
+			assert.Equal(t, before, stamp())
+			change(t, them, tt.change)
+			if tt.name == "made anew" {
+				_, err := d.Stamp(t.Context())
+				require.ErrorIs(t, err, fs.ErrNotExist)
+				apply(t, d, nodeSpec())
+			}
+			assert.NotEqual(t, before, stamp())
+		})
+	}
+}
