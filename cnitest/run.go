@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/containernetworking/cni/libcni"
@@ -70,9 +71,14 @@ func Run(ctx context.Context, cfg Config) ([]Result, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	dir, err := newScratch()
+	if err != nil {
+		return nil, err
+	}
+	defer dir.remove()
 	var all []Result
 	for _, rule := range Rules() {
-		result, err := runRule(ctx, cfg, rule)
+		result, err := runRule(ctx, cfg, rule, dir)
 		if err != nil {
 			return all, err
 		}
@@ -87,9 +93,14 @@ func Test(t *testing.T, cfg Config) {
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
+	dir, err := newScratch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(dir.remove)
 	for _, rule := range Rules() {
 		t.Run(rule.ID, func(t *testing.T) {
-			switch r, err := runRule(t.Context(), cfg, rule); {
+			switch r, err := runRule(t.Context(), cfg, rule, dir); {
 			case err != nil:
 				t.Fatal(err)
 			case r.Err != nil:
@@ -106,17 +117,17 @@ type errSkip string
 
 func (e errSkip) Error() string { return string(e) }
 
-func runRule(ctx context.Context, cfg Config, rule Rule) (result Result, err error) {
-	r, err := newRunner(cfg)
+func runRule(ctx context.Context, cfg Config, rule Rule, dir *scratch) (result Result, err error) {
+	r, err := newRunner(cfg, filepath.Join(dir.path, rule.ID))
 	if err != nil {
 		return result, err
 	}
+	defer r.close(ctx)
 	result = Result{Rule: rule, Err: rule.check(ctx, r)}
 	var skip errSkip
 	if errors.As(result.Err, &skip) {
 		result.Err, result.Skipped = nil, string(skip)
 	}
-	r.close(ctx)
 	return result, nil
 }
 
@@ -130,13 +141,13 @@ type runner struct {
 	pods  []*pod
 }
 
-func newRunner(cfg Config) (*runner, error) {
+func newRunner(cfg Config, cache string) (*runner, error) {
 	list, err := libcni.ConfListFromBytes(cfg.List)
 	if err != nil {
 		return nil, err
 	}
-	r := &runner{cfg: cfg, list: list}
-	if r.cache, err = os.MkdirTemp("", "cnitest"); err != nil {
+	r := &runner{cfg: cfg, list: list, cache: cache}
+	if err := os.MkdirAll(cache, 0o700); err != nil {
 		return nil, err
 	}
 	// Named, for the library would make its own at the first call, and calls run at once.
@@ -153,7 +164,6 @@ func (r *runner) close(ctx context.Context) {
 		p.close()
 	}
 	r.node.Close()
-	_ = os.RemoveAll(r.cache)
 }
 
 // links are the names of the node's links.
