@@ -95,13 +95,26 @@ func (a *Attacher) attach(ctx context.Context, b Bridge, p Port) (at Attached, e
 	}
 	v := a.veth(b, br, p)
 	made, err := v.plug(ctx, a.node, pod)
+	if errors.Is(err, podweft.ErrConflict) || errors.Is(err, unix.EEXIST) {
+		if free, failed := a.exhume(ctx, v, pod); failed != nil {
+			err = failed
+		} else if free {
+			made, err = v.plug(ctx, a.node, pod)
+		}
+	}
 	if err == nil {
 		at, err = a.connect(ctx, v, pod, made)
 	}
 	if err != nil && made {
-		err = errors.Join(err, a.unplug(context.WithoutCancel(ctx), v.host))
+		err = errors.Join(err, a.undo(context.WithoutCancel(ctx), v.host))
 	}
 	return at, err
+}
+
+// undo deletes a pair that was just made.
+func (a *Attacher) undo(ctx context.Context, host nl.Link) error {
+	_, err := a.unplug(ctx, host, a.delete)
+	return err
 }
 
 // connect makes the pair of a port work.
@@ -142,24 +155,10 @@ func asLink(l nl.Link) Link { return Link{Index: l.Index, Name: l.Name, MAC: l.M
 //
 // It waits for the kernel, about 20 ms.
 //
-// With Config.Adopt it looks into p.NetNS too, if that is given and there, for an end that another plugin made.
+// With Config.Adopt it looks into p.NetNS too, if that is given and there and this package made no port, for an end that
+// another plugin made.
 func (a *Attacher) Detach(ctx context.Context, p Port) error {
-	p = p.withDefaults(a.owner, Bridge{})
-	var c checker
-	if c.identity(p); c.errs != nil {
-		return errors.Join(c.errs...)
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	err := a.unplug(ctx, a.hostEnd(p))
-	if err == nil && a.adopt && p.NetNS != "" {
-		err = a.pull(ctx, p)
-	}
-	if err != nil {
-		return fmt.Errorf("port %s/%s: %w", p.Container, p.Name, err)
-	}
-	return nil
+	return a.remove(ctx, p, a.delete)
 }
 
 // pull deletes a pod's end that somebody else made.
@@ -184,24 +183,27 @@ func (a *Attacher) pull(ctx context.Context, p Port) error {
 	})
 }
 
-// unplug deletes the pair with that host end.
-func (a *Attacher) unplug(ctx context.Context, host nl.Link) error {
+// unplug takes the pair with that host end, and reports whether there was one.
+func (a *Attacher) unplug(ctx context.Context, host nl.Link, take func(context.Context, nl.Link) error) (found bool, err error) {
 	have, err := a.node.conn.Link(host.Name)
 	switch {
 	case errors.Is(err, nl.ErrNoLink):
-		return nil
+		return false, nil
 	case err != nil:
-		return err
+		return false, err
 	case !ours(have, host):
-		return &podweft.OpError{Op: "delete", Object: podweft.Named("link " + host.Name), Err: conflict(have)}
+		return true, &podweft.OpError{Op: "delete", Object: podweft.Named("link " + host.Name), Err: conflict(have)}
 	}
-	err = a.node.do(ctx, step{
-		op: "delete", object: "link " + host.Name, request: func(b *nl.Batch) { b.DeleteLink(have.Index) }, fine: unix.ENODEV,
-	})
-	if err == nil {
+	if err = take(ctx, have); err == nil {
 		a.log.DebugContext(ctx, "port detached", "link", host.Name)
 	}
-	return err
+	return true, err
+}
+
+func (a *Attacher) delete(ctx context.Context, have nl.Link) error {
+	return a.node.do(ctx, step{
+		op: "delete", object: "link " + have.Name, request: func(b *nl.Batch) { b.DeleteLink(have.Index) }, fine: unix.ENODEV,
+	})
 }
 
 // Teardown removes all bridges and ports that bear the owner's mark. Pods lose their links.

@@ -103,3 +103,51 @@ func TestAttachDetachRounds(t *testing.T) {
 	}
 	assert.Equal(t, before, h.state(t))
 }
+
+func TestRetire(t *testing.T) {
+	h := newHost(t, bridge.Config{})
+	pod, p := h.attachNew(t, dual, 1)
+	other, q := h.attachNew(t, dual, 2)
+	end := h.hostEnd(t, p)
+	require.NoError(t, h.pods.Retire(t.Context(), bridge.Port{Container: pod.Name}))
+	assert.Len(t, h.linkNames(t), 4, "lo, the bridge, the other port, the retired one")
+	assert.NotContains(t, h.linkNames(t), end, "its name is free")
+	other.silent(t, p.Addresses[0].Addr())
+	other.ping(t, dual.Gateways[0].Addr())
+	left, err := h.pods.Ports(t.Context())
+	require.NoError(t, err)
+	require.Len(t, left, 1)
+	assert.Equal(t, other.Name, left[0].Container)
+	require.NoError(t, h.pods.Retire(t.Context(), bridge.Port{Container: pod.Name}), "again")
+	require.NoError(t, h.pods.Detach(t.Context(), bridge.Port{Container: pod.Name, NetNS: pod.NetNS()}), "or otherwise")
+
+	h.attach(t, dual, p)
+	for _, g := range dual.Gateways {
+		pod.ping(t, g.Addr())
+	}
+	assert.Len(t, h.linkNames(t), 4, "the retired pair was in the way of a new one")
+	assert.Equal(t, []string{"lo", "eth0"}, pod.linkNames(t))
+
+	require.NoError(t, h.pods.Retire(t.Context(), p))
+	require.NoError(t, h.pods.Retire(t.Context(), q))
+	require.NoError(t, h.attacher(t, bridge.Config{Owner: "another"}).Sweep(t.Context()))
+	assert.Len(t, h.linkNames(t), 4, "another owner's graveyard")
+	require.NoError(t, h.attacher(t, bridge.Config{}).Sweep(t.Context()), "any attacher of the owner can")
+	assert.Len(t, h.linkNames(t), 2, "lo, the bridge")
+	assert.Equal(t, []string{"lo"}, pod.linkNames(t))
+	require.NoError(t, h.pods.Sweep(t.Context()), "again")
+
+	h.attach(t, dual, p)
+	require.NoError(t, h.pods.Retire(t.Context(), p))
+	require.NoError(t, h.pods.Teardown(t.Context()))
+	assert.Equal(t, []string{"lo"}, h.linkNames(t))
+}
+
+func TestRetireLeavesWhatIsNotOurs(t *testing.T) {
+	h := newHost(t, bridge.Config{})
+	h.veth(t, "mine", h.machine, "twin")
+	_, p := h.attachNew(t, dual, 1)
+	p.HostName = "mine"
+	require.ErrorIs(t, h.pods.Retire(t.Context(), p), podweft.ErrConflict)
+	assert.Contains(t, h.linkNames(t), "mine")
+}

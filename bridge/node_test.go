@@ -163,6 +163,23 @@ func (m *machine) ping(t testing.TB, to netip.Addr) {
 	require.NoError(t, err, "%s to %s", m.Name, to)
 }
 
+// silent asks for an answer that must not come.
+func (m *machine) silent(t testing.TB, to netip.Addr) {
+	t.Helper()
+	ctx, cancel := shortly(t)
+	defer cancel()
+	_, err := m.Ping(ctx, to)
+	require.Error(t, err, "%s to %s", m.Name, to)
+}
+
+// hostEnd is the name of the port's link on the node.
+func (h *host) hostEnd(t testing.TB, p bridge.Port) string {
+	t.Helper()
+	at, err := h.attacher(t, bridge.Config{}).Attach(t.Context(), dual, p)
+	require.NoError(t, err)
+	return at.Host.Name
+}
+
 // families are the three sorts of cluster.
 var families = []struct {
 	name   string
