@@ -100,14 +100,14 @@ func (d *differ) delete(i item) {
 }
 
 func (d *differ) neighbors() {
-	keys := differing(d.all, d.have.agreed.neighbors, d.want.touched.neighbors, d.want.neighbors, d.have.neighbors,
+	keys := differing(d.all, d.have.neighbors.agreed, d.want.touched.neighbors, d.want.neighbors, d.have.neighbors.at,
 		func(_ nl.NeighborKey, w, h nl.Neighbor) bool { return w == h }, compareNeighborKeys)
 	items := make([]neighbor, len(keys))
-	d.plan = make(podweft.Plan, 0, max(0, len(d.want.neighbors)-len(d.have.neighbors)))
+	d.plan = make(podweft.Plan, 0, max(0, len(d.want.neighbors)-len(d.have.neighbors.at)))
 	for n, k := range keys {
 		i := &items[n]
 		i.dev = d.scope.name(k.Link)
-		i.was, i.had = d.have.neighbors[k]
+		i.was, i.had = d.have.neighbors.at[k]
 		wanted, ok := d.want.neighbors[k]
 		if !ok {
 			i.Neighbor = i.was
@@ -120,14 +120,14 @@ func (d *differ) neighbors() {
 }
 
 func (d *differ) forwards() {
-	keys := differing(d.all, d.have.agreed.forwards, d.want.touched.forwards, d.want.forwards, d.have.forwards,
+	keys := differing(d.all, d.have.forwards.agreed, d.want.touched.forwards, d.want.forwards, d.have.forwards.at,
 		func(_ nl.ForwardKey, w, h nl.Forward) bool { return w == h }, compareForwardKeys)
 	items := make([]forward, len(keys))
-	d.plan = make(podweft.Plan, 0, max(0, len(d.want.forwards)-len(d.have.forwards)))
+	d.plan = make(podweft.Plan, 0, max(0, len(d.want.forwards)-len(d.have.forwards.at)))
 	for n, k := range keys {
 		i := &items[n]
 		i.dev = d.scope.name(k.Link)
-		i.was, i.had = d.have.forwards[k]
+		i.was, i.had = d.have.forwards.at[k]
 		wanted, ok := d.want.forwards[k]
 		if !ok {
 			i.Forward = i.was
@@ -143,14 +143,14 @@ func (d *differ) forwards() {
 }
 
 func (d *differ) nexthops() {
-	keys := differing(d.all, d.have.agreed.nexthops, d.want.touched.nexthops, d.want.users, d.have.nexthops,
+	keys := differing(d.all, d.have.nexthops.agreed, d.want.touched.nexthops, d.want.users, d.have.nexthops.at,
 		func(via, int, nl.Nexthop) bool { return true }, compareVias)
 	items := make([]nexthop, len(keys))
-	d.plan = make(podweft.Plan, 0, max(0, len(d.want.users)-len(d.have.nexthops)))
+	d.plan = make(podweft.Plan, 0, max(0, len(d.want.users)-len(d.have.nexthops.at)))
 	for n, v := range keys {
 		i := &items[n]
 		i.via, i.dev = v, d.scope.name(v.link)
-		if there, ok := d.have.nexthops[v]; ok {
+		if there, ok := d.have.nexthops.at[v]; ok {
 			i.Nexthop = there
 			d.delete(i)
 			continue
@@ -171,19 +171,19 @@ func (d *differ) routes() {
 		f, ok := d.have.foreign[placeOf(k)]
 		return f, ok
 	}
-	agreed := d.have.agreed.routes
+	agreed := d.have.routes.agreed
 	if len(d.have.foreign) > 0 {
 		agreed = unknown // some may be blocked
 	}
-	keys := differing(d.all, agreed, d.want.touched.routes, d.want.routes, d.have.routes, func(k nl.RouteKey, w Route, h nl.Route) bool {
+	keys := differing(d.all, agreed, d.want.touched.routes, d.want.routes, d.have.routes.at, func(k nl.RouteKey, w Route, h nl.Route) bool {
 		_, is := blocked(k)
 		return !is && h.Nexthop == d.want.ids.of(w.via())
 	}, nl.CompareRouteKeys)
 	items := make([]route, len(keys))
-	d.plan = make(podweft.Plan, 0, max(0, len(d.want.routes)-len(d.have.routes)))
+	d.plan = make(podweft.Plan, 0, max(0, len(d.want.routes)-len(d.have.routes.at)))
 	for n, k := range keys {
 		i := &items[n]
-		i.was, i.had = d.have.routes[k]
+		i.was, i.had = d.have.routes.at[k]
 		wanted, ok := d.want.routes[k]
 		if !ok {
 			i.Route, i.dev = i.was, d.scope.name(i.was.Link)

@@ -111,14 +111,14 @@ func (t *Table) Events(changed func()) nl.Events {
 		},
 		Neighbor: func(n nl.Neighbor, deleted bool) {
 			check(func(s *state) bool {
-				have, there := s.neighbors[n.NeighborKey]
+				have, there := s.neighbors.at[n.NeighborKey]
 				return there != deleted && (deleted || have == n)
 			})
 		},
 		Forward: func(f nl.Forward, deleted bool) {
 			check(func(s *state) bool {
 				// A deletion is of one destination: that of another than ours takes nothing from us.
-				have, there := s.forwards[f.ForwardKey]
+				have, there := s.forwards.at[f.ForwardKey]
 				return (there && have == f) != deleted
 			})
 		},
@@ -136,7 +136,7 @@ func (t *Table) Events(changed func()) nl.Events {
 func (t *Table) routeEvent(check func(func(*state) bool), r nl.Route, deleted bool) {
 	if t.mark.ours(r) {
 		check(func(s *state) bool {
-			have, there := s.routes[r.RouteKey]
+			have, there := s.routes.at[r.RouteKey]
 			return there != deleted && (deleted || have.Nexthop == r.Nexthop)
 		})
 		return
@@ -169,7 +169,7 @@ func (t *Table) nexthopEvent(check func(func(*state) bool), nh nl.Nexthop, delet
 			_, there := s.taken[nh.ID]
 			return there != deleted
 		}
-		have, there := s.nexthops[asVia(nh)]
+		have, there := s.nexthops.at[asVia(nh)]
 		there = there && have.ID == nh.ID
 		return there != deleted
 	})

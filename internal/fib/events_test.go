@@ -136,7 +136,7 @@ func TestForeignChangesAreNoticed(t *testing.T) {
 			{"forward added", func(b *nl.Batch, w *watched, e Entry, k *state) {
 				b.SetForward(nl.Forward{ForwardKey: nl.ForwardKey{Link: w.vx, MAC: mac}, To: w.neighborOf(77, false)})
 			}},
-			{"route deleted", func(b *nl.Batch, w *watched, e Entry, k *state) { b.DeleteRoute(k.routes[e.Routes[0].key()]) }},
+			{"route deleted", func(b *nl.Batch, w *watched, e Entry, k *state) { b.DeleteRoute(k.routes.at[e.Routes[0].key()]) }},
 			{"route replaced by another program's", func(b *nl.Batch, w *watched, e Entry, k *state) {
 				b.ReplaceRoute(w.theirs(e, e.Routes[0].key().Metric))
 			}},
@@ -148,11 +148,11 @@ func TestForeignChangesAreNoticed(t *testing.T) {
 				b.ReplaceRoute(w.theirs(e, 0))
 			}},
 			{"route with our mark added", func(b *nl.Batch, w *watched, e Entry, k *state) {
-				r := k.routes[e.Routes[0].key()]
+				r := k.routes.at[e.Routes[0].key()]
 				r.Metric = 5000
 				b.AddRoute(r)
 			}},
-			{"nexthop deleted", func(b *nl.Batch, w *watched, e Entry, k *state) { b.DeleteNexthop(k.nexthops[e.Routes[0].via()].ID) }},
+			{"nexthop deleted", func(b *nl.Batch, w *watched, e Entry, k *state) { b.DeleteNexthop(k.nexthops.at[e.Routes[0].via()].ID) }},
 			{"nexthop added with our mark", func(b *nl.Batch, w *watched, e Entry, k *state) {
 				b.AddNexthop(nl.Nexthop{ID: w.mark.First + 999, Protocol: w.mark.Protocol, Gateway: w.neighborOf(77, v6), Link: w.eth0})
 			}},
@@ -160,7 +160,7 @@ func TestForeignChangesAreNoticed(t *testing.T) {
 				b.AddNexthop(nl.Nexthop{ID: w.mark.First + 999, Protocol: someone, Gateway: w.neighborOf(77, v6), Link: w.eth0})
 			}},
 			{"nexthop replaced", func(b *nl.Batch, w *watched, e Entry, k *state) {
-				id := k.nexthops[e.Routes[0].via()].ID
+				id := k.nexthops.at[e.Routes[0].via()].ID
 				b.DeleteNexthop(id)
 				b.AddNexthop(nl.Nexthop{ID: id, Protocol: w.mark.Protocol, Gateway: w.neighborOf(77, v6), Link: w.eth0})
 			}},
@@ -275,7 +275,7 @@ func TestEventsWhileReadingVoidTheShadow(t *testing.T) {
 	m.apply(t, e)
 	hints := 0
 	events := m.table.Events(func() { hints++ })
-	own := m.kernel(t).routes[e.Routes[0].key()]
+	own := m.kernel(t).routes.at[e.Routes[0].key()]
 	events.Route(own, false)
 	assert.Zero(t, hints, "as we know it")
 	assert.True(t, m.table.Trusted(m.scope))

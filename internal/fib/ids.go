@@ -42,10 +42,12 @@ func (x *ids) release(v via) {
 // learn takes over the ids that the kernel holds: those of our nexthops, and those that another program has taken from our
 // range. Ids of nexthops that are neither there nor wanted become free.
 func (x *ids) learn(have *state, wanted map[via]int) {
-	if x.knows(have) {
+	if have.learned || x.knows(have) {
+		have.learned = true
 		return
 	}
-	have.agreed.routes = unknown // it was counted by other ids
+	have.learned = true
+	have.routes.agreed = unknown // it was counted by other ids
 	given := x.given
 	x.given, x.used = make(map[via]uint32, len(given)), make(map[uint32]struct{}, len(given))
 	for id := range have.taken {
@@ -54,7 +56,7 @@ func (x *ids) learn(have *state, wanted map[via]int) {
 	for id := range have.doubles {
 		x.used[id] = struct{}{}
 	}
-	for v, nh := range have.nexthops {
+	for v, nh := range have.nexthops.at {
 		x.given[v] = nh.ID
 		x.used[nh.ID] = struct{}{}
 	}
@@ -70,10 +72,10 @@ func (x *ids) learn(have *state, wanted map[via]int) {
 
 // knows reports whether there is nothing to learn: every id that is used was given to the nexthop that has it.
 func (x *ids) knows(have *state) bool {
-	if len(have.taken) > 0 || len(have.doubles) > 0 || len(x.given) != len(have.nexthops) || len(x.used) != len(x.given) {
+	if len(have.taken) > 0 || len(have.doubles) > 0 || len(x.given) != len(have.nexthops.at) || len(x.used) != len(x.given) {
 		return false
 	}
-	for v, nh := range have.nexthops {
+	for v, nh := range have.nexthops.at {
 		if x.given[v] != nh.ID {
 			return false
 		}

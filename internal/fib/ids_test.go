@@ -39,8 +39,8 @@ func TestIDs(t *testing.T) {
 	t.Run("takes over what the kernel holds", func(t *testing.T) {
 		x := newIDs(testMark)
 		have := newState(0)
-		have.nexthops[viaOf(1)] = nexthopOf(1, testMark.First+70)
-		have.nexthops[viaOf(3)] = nexthopOf(3, testMark.First)
+		have.nexthops.at[viaOf(1)] = nexthopOf(1, testMark.First+70)
+		have.nexthops.at[viaOf(3)] = nexthopOf(3, testMark.First)
 		have.taken[testMark.First+1] = struct{}{}
 		have.doubles[testMark.First+2] = nexthopOf(1, testMark.First+2)
 		x.learn(have, map[via]int{viaOf(1): 1, viaOf(2): 1})

@@ -105,7 +105,7 @@ func (m *machine) kernel(t testing.TB) *state {
 	t.Helper()
 	s := newState(0)
 	w := newWant(newIDs(m.mark), nil)
-	require.NoError(t, s.read(t.Context(), m.other, m.mark, m.scope, &w, func(place) {}))
+	require.NoError(t, s.read(t.Context(), m.other, m.mark, m.scope, &w, nil, func(place) {}))
 	return s
 }
 

@@ -84,17 +84,17 @@ func (m *model) sabotage(t *rapid.T, b *nl.Batch) {
 	mac := podweft.MAC{2, 2, 2, 2, 2, 2}
 	pick := func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "which") }
 	switch kind := rapid.IntRange(0, 7).Draw(t, "sabotage"); {
-	case kind == 0 && len(k.neighbors) > 0:
-		b.DeleteNeighbor(slices.SortedFunc(maps.Keys(k.neighbors), compareNeighborKeys)[pick(len(k.neighbors))])
-	case kind == 1 && len(k.neighbors) > 0:
-		key := slices.SortedFunc(maps.Keys(k.neighbors), compareNeighborKeys)[pick(len(k.neighbors))]
+	case kind == 0 && len(k.neighbors.at) > 0:
+		b.DeleteNeighbor(slices.SortedFunc(maps.Keys(k.neighbors.at), compareNeighborKeys)[pick(len(k.neighbors.at))])
+	case kind == 1 && len(k.neighbors.at) > 0:
+		key := slices.SortedFunc(maps.Keys(k.neighbors.at), compareNeighborKeys)[pick(len(k.neighbors.at))]
 		b.SetNeighbor(nl.Neighbor{NeighborKey: key, MAC: mac})
-	case kind == 2 && len(k.forwards) > 0:
-		b.DeleteForward(k.forwards[slices.SortedFunc(maps.Keys(k.forwards), compareForwardKeys)[pick(len(k.forwards))]])
-	case kind == 3 && len(k.routes) > 0:
-		b.DeleteRoute(k.routes[slices.SortedFunc(maps.Keys(k.routes), nl.CompareRouteKeys)[pick(len(k.routes))]])
-	case kind == 4 && len(k.nexthops) > 0:
-		b.DeleteNexthop(k.nexthops[slices.SortedFunc(maps.Keys(k.nexthops), compareVias)[pick(len(k.nexthops))]].ID)
+	case kind == 2 && len(k.forwards.at) > 0:
+		b.DeleteForward(k.forwards.at[slices.SortedFunc(maps.Keys(k.forwards.at), compareForwardKeys)[pick(len(k.forwards.at))]])
+	case kind == 3 && len(k.routes.at) > 0:
+		b.DeleteRoute(k.routes.at[slices.SortedFunc(maps.Keys(k.routes.at), nl.CompareRouteKeys)[pick(len(k.routes.at))]])
+	case kind == 4 && len(k.nexthops.at) > 0:
+		b.DeleteNexthop(k.nexthops.at[slices.SortedFunc(maps.Keys(k.nexthops.at), compareVias)[pick(len(k.nexthops.at))]].ID)
 	case kind == 5:
 		b.SetForward(nl.Forward{ForwardKey: nl.ForwardKey{Link: m.vx, MAC: mac}, To: m.neighborOf(66, false)})
 	case kind == 6:
@@ -148,12 +148,12 @@ func (m *model) check(t *rapid.T) {
 		}
 	}
 	k := m.kernel(m.t)
-	require.ElementsMatch(t, keys(neighbors), values(k.neighbors))
-	require.ElementsMatch(t, keys(forwards), values(k.forwards))
-	require.ElementsMatch(t, keys(nexthops), texts(maps.Keys(k.nexthops)))
+	require.ElementsMatch(t, keys(neighbors), values(k.neighbors.at))
+	require.ElementsMatch(t, keys(forwards), values(k.forwards.at))
+	require.ElementsMatch(t, keys(nexthops), texts(maps.Keys(k.nexthops.at)))
 	require.Empty(t, k.doubles)
 	var got []string
-	for key, r := range k.routes {
+	for key, r := range k.routes.at {
 		if _, blocked := m.foreign[key.Prefix]; blocked && key.Prefix.Addr().Is6() {
 			continue // ours may stay beside it: the kernel replaces a route that has a gateway by none without (fib6_add_rt2node)
 		}

@@ -47,10 +47,10 @@ func (n *neighbor) put(b *nl.Batch, op podweft.Op) {
 }
 
 func (n *neighbor) record(s *state, op podweft.Op) {
-	keep(s.neighbors, n.NeighborKey, n.Neighbor, op != podweft.Delete)
+	s.neighbors.keep(n.NeighborKey, n.Neighbor, op != podweft.Delete)
 }
 
-func (n *neighbor) revert(s *state, _ podweft.Op) { keep(s.neighbors, n.NeighborKey, n.was, n.had) }
+func (n *neighbor) revert(s *state, _ podweft.Op) { s.neighbors.keep(n.NeighborKey, n.was, n.had) }
 
 func (n *neighbor) settled(*want, podweft.Op) {}
 
@@ -81,10 +81,10 @@ func (f *forward) put(b *nl.Batch, op podweft.Op) {
 }
 
 func (f *forward) record(s *state, op podweft.Op) {
-	keep(s.forwards, f.ForwardKey, f.Forward, op != podweft.Delete)
+	s.forwards.keep(f.ForwardKey, f.Forward, op != podweft.Delete)
 }
 
-func (f *forward) revert(s *state, _ podweft.Op) { keep(s.forwards, f.ForwardKey, f.was, f.had) }
+func (f *forward) revert(s *state, _ podweft.Op) { s.forwards.keep(f.ForwardKey, f.was, f.had) }
 
 func (f *forward) settled(*want, podweft.Op) {}
 
@@ -104,7 +104,10 @@ func (f *spareForward) String() string { return f.Format(f.dev) }
 
 func (f *spareForward) put(b *nl.Batch, _ podweft.Op) { b.DeleteForward(f.Forward) }
 
-func (f *spareForward) record(s *state, _ podweft.Op) { delete(s.spare, f.Forward) }
+func (f *spareForward) record(s *state, _ podweft.Op) {
+	s.forwards.written = true
+	delete(s.spare, f.Forward)
+}
 
 func (f *spareForward) revert(s *state, _ podweft.Op) { s.spare[f.Forward] = struct{}{} }
 
@@ -138,11 +141,11 @@ func (n *nexthop) put(b *nl.Batch, op podweft.Op) {
 }
 
 func (n *nexthop) record(s *state, op podweft.Op) {
-	keep(s.nexthops, n.via, n.Nexthop, op == podweft.Create)
+	s.nexthops.keep(n.via, n.Nexthop, op == podweft.Create)
 }
 
 func (n *nexthop) revert(s *state, op podweft.Op) {
-	keep(s.nexthops, n.via, n.Nexthop, op == podweft.Delete)
+	s.nexthops.keep(n.via, n.Nexthop, op == podweft.Delete)
 }
 
 func (n *nexthop) settled(w *want, op podweft.Op) {
@@ -170,7 +173,10 @@ func (n *spareNexthop) String() string { return n.Format(n.dev) }
 
 func (n *spareNexthop) put(b *nl.Batch, _ podweft.Op) { b.DeleteNexthop(n.Nexthop.ID) }
 
-func (n *spareNexthop) record(s *state, _ podweft.Op) { delete(s.doubles, n.Nexthop.ID) }
+func (n *spareNexthop) record(s *state, _ podweft.Op) {
+	s.nexthops.written = true
+	delete(s.doubles, n.Nexthop.ID)
+}
 
 func (n *spareNexthop) revert(s *state, _ podweft.Op) { s.doubles[n.Nexthop.ID] = n.Nexthop }
 
@@ -206,25 +212,16 @@ func (r *route) put(b *nl.Batch, op podweft.Op) {
 }
 
 func (r *route) record(s *state, op podweft.Op) {
-	keep(s.routes, r.RouteKey, r.Route, op != podweft.Delete)
+	s.routes.keep(r.RouteKey, r.Route, op != podweft.Delete)
 }
 
-func (r *route) revert(s *state, _ podweft.Op) { keep(s.routes, r.RouteKey, r.was, r.had) }
+func (r *route) revert(s *state, _ podweft.Op) { s.routes.keep(r.RouteKey, r.was, r.had) }
 
 func (r *route) settled(*want, podweft.Op) {}
 
 func (r *route) unsettled(t *touched) { t.routes[r.RouteKey] = struct{}{} }
 
 func (r *route) failed(lacking map[via]error, err error) error { return cmp.Or(lacking[r.via], err) }
-
-// keep makes m hold v at k, or nothing.
-func keep[K comparable, V any](m map[K]V, k K, v V, there bool) {
-	if there {
-		m[k] = v
-		return
-	}
-	delete(m, k)
-}
 
 func compareNeighborKeys(a, b nl.NeighborKey) int {
 	return cmp.Or(cmp.Compare(a.Link, b.Link), a.Addr.Compare(b.Addr))

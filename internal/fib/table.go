@@ -81,7 +81,7 @@ func (t *Table) Reads() uint64 { return t.reads.Load() }
 func (t *Table) Plan(ctx context.Context, scope Scope, entries []Entry) (podweft.Plan, error) {
 	w := newWant(newIDs(t.mark), entries)
 	have := newState(len(w.routes))
-	err := have.read(ctx, t.conn, t.mark, scope, &w, func(place) {})
+	err := have.read(ctx, t.conn, t.mark, scope, &w, nil, func(place) {})
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func (t *Table) Apply(ctx context.Context, scope Scope, entries []Entry) (podwef
 	t.apply.Lock()
 	defer t.apply.Unlock()
 	w := newWant(t.want.ids, entries) // a nexthop keeps its id
-	w.blocked = t.want.blocked
+	w.blocked, w.version = t.want.blocked, t.want.version+1
 	t.mu.Lock()
 	t.want = w
 	t.mu.Unlock()
@@ -121,6 +121,7 @@ func (t *Table) Change(ctx context.Context, scope Scope, removed, added []Entry)
 	t.apply.Lock()
 	defer t.apply.Unlock()
 	t.mu.Lock()
+	t.want.version++
 	for _, e := range removed {
 		t.want.remove(e)
 		t.want.touch(e)
@@ -201,8 +202,7 @@ func (t *Table) refresh(ctx context.Context, scope Scope) (*state, error) {
 	if have == nil {
 		have = newState(len(t.want.routes))
 	}
-	have.clear()
-	err := have.read(ctx, t.conn, t.mark, scope, &t.want, t.seeOther)
+	err := have.read(ctx, t.conn, t.mark, scope, &t.want, t.have, t.seeOther)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.reading = false

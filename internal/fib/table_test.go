@@ -24,10 +24,10 @@ func TestApply(t *testing.T) {
 	assert.Empty(t, m.apply(t, entries...), "the second time")
 
 	k := m.kernel(t)
-	assert.Len(t, k.routes, 22)
-	assert.Len(t, k.nexthops, 22)
-	assert.Len(t, k.neighbors, 20)
-	assert.Len(t, k.forwards, 20)
+	assert.Len(t, k.routes.at, 22)
+	assert.Len(t, k.nexthops.at, 22)
+	assert.Len(t, k.neighbors.at, 20)
+	assert.Len(t, k.forwards.at, 20)
 
 	assert.Empty(t, New(m.dial(t), m.mark).planOf(t, m.scope, entries), "a restart changes nothing")
 	m.apply(t)
@@ -97,7 +97,7 @@ func TestSpareEntriesGo(t *testing.T) {
 	k := m.kernel(t)
 	assert.Empty(t, k.spare)
 	assert.Empty(t, k.doubles)
-	assert.Len(t, k.routes, 1, "the route goes on through the nexthop that stayed")
+	assert.Len(t, k.routes.at, 1, "the route goes on through the nexthop that stayed")
 }
 
 // TestConflicts: another program's route in a place that we want is named and stays, if it wins against ours.
@@ -407,13 +407,13 @@ func TestGoneIsDeleted(t *testing.T) {
 	m.apply(t, entries...)
 	k := m.kernel(t)
 	m.must(t, func(b *nl.Batch) {
-		for _, nh := range k.nexthops {
+		for _, nh := range k.nexthops.at {
 			b.DeleteNexthop(nh.ID) // their routes go too
 		}
-		for _, n := range k.neighbors {
+		for _, n := range k.neighbors.at {
 			b.DeleteNeighbor(n.NeighborKey)
 		}
-		for _, f := range k.forwards {
+		for _, f := range k.forwards.at {
 			b.DeleteForward(f)
 		}
 	})

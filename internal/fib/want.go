@@ -13,6 +13,7 @@ type want struct {
 	places    map[place]uint32         // where our routes stand, and with which metric
 	blocked   map[nl.RouteKey]struct{} // routes that another program's kept us from making
 	ids       *ids
+	version   uint64 // another one for each change of the above but blocked
 
 	touched touched
 }
