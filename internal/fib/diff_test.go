@@ -32,7 +32,7 @@ func entryOf(mac byte, underlay string, prefixes ...string) Entry {
 // holding is the kernel when entries have been applied to an empty one.
 func holding(x *ids, entries ...Entry) *state {
 	w := newWant(x, entries)
-	s := newState(0)
+	s := nothing()
 	for _, c := range w.compare(true, testMark, testScope, s) {
 		c.Object.(item).record(s, c.Op)
 	}

@@ -17,12 +17,6 @@ const unknown = -1
 // newHeld is empty, with room for n.
 func newHeld[K, V comparable](n int) *held[K, V] { return &held[K, V]{at: make(map[K]V, n)} }
 
-// clear forgets everything and keeps the memory.
-func (h *held[K, V]) clear() {
-	clear(h.at)
-	*h = held[K, V]{at: h.at, listed: h.listed[:0]}
-}
-
 // keep says what stands at k after a write: v, or nothing.
 func (h *held[K, V]) keep(k K, v V, there bool) {
 	h.written = true
@@ -50,26 +44,44 @@ func (h *held[K, V]) store(k K, v V, wanted bool) {
 type listing[K, V comparable] struct {
 	last *held[K, V] // nil as soon as something else comes
 	same int         // how much of it has come
-	now  *held[K, V] // nil while its memory is not needed
+	now  *held[K, V] // nil as long as nothing else has come
+	room int         // for how many entries now is made
 
 	put   func(h *held[K, V], v V) // puts an entry where it belongs
 	reset func()                   // empties what put fills besides h
 }
 
-// list begins a listing in the memory of spare. The last one can be taken over if it was compared with what is wanted now: again.
-func list[K, V comparable](spare, last *held[K, V], again bool, put func(*held[K, V], V), reset func()) *listing[K, V] {
-	l := &listing[K, V]{put: put, reset: reset}
-	if again && !last.written {
-		l.last = last
-	}
-	switch {
-	case spare != last:
-		spare.clear()
-		l.now = spare
-	case l.last == nil:
-		l.now = newHeld[K, V](len(last.at)) // last is looked at while this is read
+// list begins a listing of about room entries. The last one can be taken over if there was one, for what is wanted now: again.
+func list[K, V comparable](room int, last *held[K, V], again bool, put func(*held[K, V], V), reset func()) *listing[K, V] {
+	l := &listing[K, V]{last: last, room: room, put: put, reset: reset}
+	reset()
+	if !again || last.written {
+		l.part()
 	}
 	return l
+}
+
+// part makes the listing one of its own: it is not, or has turned out not to be, like the last.
+func (l *listing[K, V]) part() {
+	l.now = newHeld[K, V](l.room)
+	if l.same > 0 {
+		l.fill(l.last.listed[:l.same])
+	}
+	l.last = nil
+}
+
+func (l *listing[K, V]) fill(entries []V) {
+	for _, v := range entries {
+		l.add(v)
+	}
+}
+
+func (l *listing[K, V]) add(v V) {
+	if l.now.listed == nil {
+		l.now.listed = make([]V, 0, l.room)
+	}
+	l.now.listed = append(l.now.listed, v)
+	l.put(l.now, v)
 }
 
 // next takes in what is listed.
@@ -84,49 +96,31 @@ func (l *listing[K, V]) next(v V) {
 	l.add(v)
 }
 
-func (l *listing[K, V]) add(v V) {
-	l.now.listed = append(l.now.listed, v)
-	l.put(l.now, v)
-}
-
-// part makes the listing one of its own: it has turned out not to be like the last.
-func (l *listing[K, V]) part() {
-	if l.now == nil {
-		l.now = newHeld[K, V](len(l.last.at))
-	}
-	for _, v := range l.last.listed[:l.same] {
-		l.add(v)
-	}
-	l.last = nil
-}
-
 // restart returns what is to be called when the kernel begins anew to list what it begins to list now.
 func (l *listing[K, V]) restart() func() {
 	from := l.same
-	if l.last == nil {
+	if l.now != nil {
 		from = len(l.now.listed)
 	}
 	return func() {
 		switch {
-		case l.last != nil:
+		case l.now == nil:
 			l.same = from
 		case from < len(l.now.listed):
-			before := append([]V(nil), l.now.listed[:from]...)
-			l.now.clear()
+			before := l.now.listed[:from]
+			l.now = newHeld[K, V](l.room)
 			l.reset()
-			for _, v := range before {
-				l.add(v)
-			}
+			l.fill(before)
 		}
 	}
 }
 
 // end returns what the kernel holds.
 func (l *listing[K, V]) end() *held[K, V] {
-	if l.last != nil && l.same < len(l.last.listed) {
+	if l.now == nil && l.same < len(l.last.listed) {
 		l.part()
 	}
-	if l.last != nil {
+	if l.now == nil {
 		return l.last
 	}
 	return l.now

@@ -21,21 +21,17 @@ func TestListing(t *testing.T) {
 		last, now []numbered
 		written   bool // since the last listing
 		anew      bool // something else is wanted than at the last listing
-		shared    bool // the memory is that of the last one
 		again     int  // how much of it is listed before the kernel begins anew
 		takenOver bool
 		doubles   int
 	}{
 		{name: "first", now: []numbered{one, two}},
 		{name: "as before", last: []numbered{one, two, three}, now: []numbered{one, two, three}, takenOver: true},
-		{name: "as before, in shared memory", last: []numbered{one, two, three}, now: []numbered{one, two, three}, shared: true, takenOver: true},
 		{name: "nothing as before", takenOver: true},
 		{name: "written meanwhile", last: []numbered{one, two}, now: []numbered{one, two}, written: true},
-		{name: "written meanwhile, in shared memory", last: []numbered{one, two}, now: []numbered{one, two}, written: true, shared: true},
 		{name: "something else wanted", last: []numbered{one, two}, now: []numbered{one, two}, anew: true},
 		{name: "another order", last: []numbered{one, two, three}, now: []numbered{one, three, two}},
 		{name: "one changed", last: []numbered{one, two, three}, now: []numbered{one, other, three}},
-		{name: "one changed, in shared memory", last: []numbered{one, two, three}, now: []numbered{one, other, three}, shared: true},
 		{name: "one less", last: []numbered{one, two, three}, now: []numbered{one, two}},
 		{name: "one more", last: []numbered{one, two}, now: []numbered{one, two, three}},
 		{name: "all gone", last: []numbered{one, two}},
@@ -57,8 +53,8 @@ func TestListing(t *testing.T) {
 				h.store(v.key, v, want[v.key] == v.value)
 			}
 			reset := func() { doubles = 0 }
-			read := func(spare, last *held[int, numbered], again bool, begun int, entries []numbered) *held[int, numbered] {
-				l := list(spare, last, again, put, reset)
+			read := func(last *held[int, numbered], again bool, begun int, entries []numbered) *held[int, numbered] {
+				l := list(2, last, again, put, reset)
 				restart := l.restart()
 				restart()
 				for _, v := range entries[:begun] {
@@ -70,22 +66,16 @@ func TestListing(t *testing.T) {
 				}
 				return l.end()
 			}
-			used := newHeld[int, numbered](0)
-			used.store(77, numbered{77, 770}, true) // of the time before the last listing
 			var last *held[int, numbered]
 			if tt.name != "first" {
-				last = read(newHeld[int, numbered](0), &held[int, numbered]{}, false, 0, tt.last)
-				doubles = 0
+				last = read(nil, false, 0, tt.last)
 			}
 			if tt.written {
 				last.keep(9, numbered{9, 90}, true)
 			}
-			if tt.shared {
-				used = last
-			}
 			before := heldMap(last)
 
-			got := read(used, last, last != nil && !tt.anew, tt.again, tt.now)
+			got := read(last, last != nil && !tt.anew, tt.again, tt.now)
 
 			first, agreed := map[int]numbered{}, 0
 			for _, v := range slices.Backward(tt.now) {

@@ -38,7 +38,7 @@ func TestIDs(t *testing.T) {
 	})
 	t.Run("takes over what the kernel holds", func(t *testing.T) {
 		x := newIDs(testMark)
-		have := newState(0)
+		have := nothing()
 		have.nexthops.at[viaOf(1)] = nexthopOf(1, testMark.First+70)
 		have.nexthops.at[viaOf(3)] = nexthopOf(3, testMark.First)
 		have.taken[testMark.First+1] = struct{}{}
@@ -50,14 +50,14 @@ func TestIDs(t *testing.T) {
 	t.Run("keeps what failed, as long as it is wanted", func(t *testing.T) {
 		x := newIDs(testMark)
 		first, second := x.of(viaOf(1)), x.of(viaOf(2))
-		x.learn(newState(0), map[via]int{viaOf(1): 1})
+		x.learn(nothing(), map[via]int{viaOf(1): 1})
 		assert.Equal(t, first, x.of(viaOf(1)))
 		assert.NotContains(t, x.used, second)
 	})
 	t.Run("gives way to another program", func(t *testing.T) {
 		x := newIDs(testMark)
 		before := x.of(viaOf(1))
-		have := newState(0)
+		have := nothing()
 		have.taken[before] = struct{}{}
 		x.learn(have, map[via]int{viaOf(1): 1})
 		assert.NotEqual(t, before, x.of(viaOf(1)))

@@ -100,12 +100,26 @@ func (m *machine) requireInSync(t testing.TB, entries ...Entry) {
 	require.Empty(t, m.plan(t, entries...).String())
 }
 
+// nothing is a kernel that holds nothing of ours.
+func nothing() *state {
+	return &state{
+		neighbors: newHeld[nl.NeighborKey, nl.Neighbor](0),
+		forwards:  newHeld[nl.ForwardKey, nl.Forward](0),
+		spare:     map[nl.Forward]struct{}{},
+		nexthops:  newHeld[via, nl.Nexthop](0),
+		doubles:   map[uint32]nl.Nexthop{},
+		taken:     map[uint32]struct{}{},
+		routes:    newHeld[nl.RouteKey, nl.Route](0),
+		foreign:   map[place]nl.Route{},
+	}
+}
+
 // kernel is what another program sees of what we make.
 func (m *machine) kernel(t testing.TB) *state {
 	t.Helper()
-	s := newState(0)
 	w := newWant(newIDs(m.mark), nil)
-	require.NoError(t, s.read(t.Context(), m.other, m.mark, m.scope, &w, nil, func(place) {}))
+	s, err := readState(t.Context(), m.other, m.mark, m.scope, &w, nil, func(place) {})
+	require.NoError(t, err)
 	return s
 }
 

@@ -24,38 +24,35 @@ type state struct {
 	learned bool   // ids has seen nexthops, doubles and taken
 }
 
-// newState is empty, with room for about n peers.
-func newState(n int) *state {
-	return &state{
-		neighbors: newHeld[nl.NeighborKey, nl.Neighbor](n),
-		forwards:  newHeld[nl.ForwardKey, nl.Forward](n),
-		spare:     map[nl.Forward]struct{}{},
-		nexthops:  newHeld[via, nl.Nexthop](n),
-		doubles:   map[uint32]nl.Nexthop{},
-		taken:     map[uint32]struct{}{},
-		routes:    newHeld[nl.RouteKey, nl.Route](n),
-		foreign:   map[place]nl.Route{},
-	}
+// reader is who reads the kernel's tables into a state.
+type reader struct {
+	conn  *nl.Conn
+	mark  Mark
+	scope Scope
+	want  *want       // says in which places other programs' routes matter
+	last  *state      // what was read before; empty when nothing was
+	again bool        // for the same want
+	seen  func(place) // is told where other programs' routes are
+
+	state
 }
 
-// read lists the kernel's tables into s, whose memory it uses. What they hold as they did in last, where that is not nil, is taken
-// over from there. w says in which places other programs' routes matter; seen is told where any are.
-func (s *state) read(ctx context.Context, conn *nl.Conn, mark Mark, scope Scope, w *want, last *state, seen func(place)) error {
-	s.version = w.version
+// readState lists the kernel's tables. What they hold as they did in last, where that is not nil, is taken over from there; last itself
+// stays as it is. seen is told where other programs' routes are.
+func readState(ctx context.Context, conn *nl.Conn, mark Mark, scope Scope, w *want, last *state, seen func(place)) (*state, error) {
+	r := reader{conn: conn, mark: mark, scope: scope, want: w, last: last, seen: seen}
+	r.version = w.version
 	if last == nil {
-		last = &state{version: w.version + 1} // of another want than w: nothing is taken over
+		r.last = &state{}
+	} else {
+		r.again = last.version == w.version
 	}
-	for _, table := range []func() error{
-		func() error { return s.readNeighbors(ctx, conn, scope, w, last) },
-		func() error { return s.readForwards(ctx, conn, scope, w, last) },
-		func() error { return s.readNexthops(ctx, conn, mark, w, last) },
-		func() error { return s.readRoutes(ctx, conn, mark, w, last, seen) },
-	} {
-		if err := table(); err != nil {
-			return err
+	for _, table := range []func(context.Context) error{r.readNeighbors, r.readForwards, r.readNexthops, r.readRoutes} {
+		if err := table(ctx); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return &r.state, nil
 }
 
 // links are those of ours that can be read. In a plan there may be some that are not there yet.
@@ -63,96 +60,89 @@ func (s Scope) links() []int {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(s.Own)), func(link int) bool { return link < 0 })
 }
 
-func (s *state) readNeighbors(ctx context.Context, conn *nl.Conn, scope Scope, w *want, last *state) error {
-	l := list(s.neighbors, last.neighbors, s.version == last.version, func(h *held[nl.NeighborKey, nl.Neighbor], n nl.Neighbor) {
-		h.store(n.NeighborKey, n, w.neighbors[n.NeighborKey] == n)
+func (r *reader) readNeighbors(ctx context.Context) error {
+	l := list(len(r.want.neighbors), r.last.neighbors, r.again, func(h *held[nl.NeighborKey, nl.Neighbor], n nl.Neighbor) {
+		h.store(n.NeighborKey, n, r.want.neighbors[n.NeighborKey] == n)
 	}, func() {})
-	for _, link := range scope.links() {
-		if err := conn.Neighbors(ctx, link, l.restart(), l.next); err != nil {
+	for _, link := range r.scope.links() {
+		if err := r.conn.Neighbors(ctx, link, l.restart(), l.next); err != nil {
 			return err
 		}
 	}
-	s.neighbors = l.end()
+	r.neighbors = l.end()
 	return nil
 }
 
-func (s *state) readForwards(ctx context.Context, conn *nl.Conn, scope Scope, w *want, last *state) error {
-	reset := func() { s.spare = map[nl.Forward]struct{}{} }
-	reset()
-	l := list(s.forwards, last.forwards, s.version == last.version, func(h *held[nl.ForwardKey, nl.Forward], f nl.Forward) {
+func (r *reader) readForwards(ctx context.Context) error {
+	l := list(len(r.want.forwards), r.last.forwards, r.again, func(h *held[nl.ForwardKey, nl.Forward], f nl.Forward) {
 		if _, more := h.at[f.ForwardKey]; more {
-			s.spare[f] = struct{}{}
+			r.spare[f] = struct{}{}
 			return
 		}
-		h.store(f.ForwardKey, f, w.forwards[f.ForwardKey] == f)
-	}, reset)
-	for _, link := range scope.links() {
-		if err := conn.Forwards(ctx, link, l.restart(), l.next); err != nil {
+		h.store(f.ForwardKey, f, r.want.forwards[f.ForwardKey] == f)
+	}, func() { r.spare = map[nl.Forward]struct{}{} })
+	for _, link := range r.scope.links() {
+		if err := r.conn.Forwards(ctx, link, l.restart(), l.next); err != nil {
 			return err
 		}
 	}
-	if s.forwards = l.end(); s.forwards == last.forwards {
-		s.spare = last.spare
+	if r.forwards = l.end(); r.forwards == r.last.forwards {
+		r.spare = r.last.spare
 	}
 	return nil
 }
 
-func (s *state) readNexthops(ctx context.Context, conn *nl.Conn, mark Mark, w *want, last *state) error {
-	reset := func() { s.doubles, s.taken = map[uint32]nl.Nexthop{}, map[uint32]struct{}{} }
-	reset()
-	l := list(s.nexthops, last.nexthops, s.version == last.version, func(h *held[via, nl.Nexthop], nh nl.Nexthop) {
+func (r *reader) readNexthops(ctx context.Context) error {
+	l := list(len(r.want.users), r.last.nexthops, r.again, func(h *held[via, nl.Nexthop], nh nl.Nexthop) {
 		v := asVia(nh)
 		_, double := h.at[v]
 		switch {
-		case nh.Protocol != mark.Protocol:
-			s.taken[nh.ID] = struct{}{}
+		case nh.Protocol != r.mark.Protocol:
+			r.taken[nh.ID] = struct{}{}
 		case double:
-			s.doubles[nh.ID] = nh
+			r.doubles[nh.ID] = nh
 		default:
-			h.store(v, nh, w.users[v] > 0)
+			h.store(v, nh, r.want.users[v] > 0)
 		}
-	}, reset)
-	err := conn.Nexthops(ctx, l.restart(), func(nh nl.Nexthop) {
-		if mark.owns(nh.ID) {
+	}, func() { r.doubles, r.taken = map[uint32]nl.Nexthop{}, map[uint32]struct{}{} })
+	err := r.conn.Nexthops(ctx, l.restart(), func(nh nl.Nexthop) {
+		if r.mark.owns(nh.ID) {
 			l.next(nh)
 		}
 	})
 	if err != nil {
 		return err
 	}
-	s.learned = false
-	if s.nexthops = l.end(); s.nexthops == last.nexthops {
-		s.doubles, s.taken, s.learned = last.doubles, last.taken, last.learned
+	if r.nexthops = l.end(); r.nexthops == r.last.nexthops {
+		r.doubles, r.taken, r.learned = r.last.doubles, r.last.taken, r.last.learned
 	}
 	return nil
 }
 
-func (s *state) readRoutes(ctx context.Context, conn *nl.Conn, mark Mark, w *want, last *state, seen func(place)) error {
-	reset := func() { s.foreign = map[place]nl.Route{} }
-	reset()
-	l := list(s.routes, last.routes, s.version == last.version, func(h *held[nl.RouteKey, nl.Route], r nl.Route) {
-		if !mark.ours(r) {
-			s.foreign[placeOf(r.RouteKey)] = r
+func (r *reader) readRoutes(ctx context.Context) error {
+	l := list(len(r.want.routes), r.last.routes, r.again, func(h *held[nl.RouteKey, nl.Route], route nl.Route) {
+		if !r.mark.ours(route) {
+			r.foreign[placeOf(route.RouteKey)] = route
 			return
 		}
-		wanted, ok := w.routes[r.RouteKey]
-		h.store(r.RouteKey, r, ok && w.ids.given[wanted.via()] == r.Nexthop)
-	}, reset)
-	err := conn.Routes(ctx, l.restart(), func(r nl.Route) {
-		if !mark.ours(r) {
-			p := placeOf(r.RouteKey)
-			seen(p)
-			if !w.concerns(p, r) {
+		wanted, ok := r.want.routes[route.RouteKey]
+		h.store(route.RouteKey, route, ok && r.want.ids.given[wanted.via()] == route.Nexthop)
+	}, func() { r.foreign = map[place]nl.Route{} })
+	err := r.conn.Routes(ctx, l.restart(), func(route nl.Route) {
+		if !r.mark.ours(route) {
+			p := placeOf(route.RouteKey)
+			r.seen(p)
+			if !r.want.concerns(p, route) {
 				return // of those there may be hundreds of thousands
 			}
 		}
-		l.next(r)
+		l.next(route)
 	})
 	if err != nil {
 		return err
 	}
-	if s.routes = l.end(); s.routes == last.routes {
-		s.foreign = last.foreign
+	if r.routes = l.end(); r.routes == r.last.routes {
+		r.foreign = r.last.foreign
 	}
 	return nil
 }

@@ -51,7 +51,6 @@ type Table struct {
 	mark Mark
 
 	apply sync.Mutex // one comparison at a time
-	spare *state     // the shadow before the last: its memory is used again
 
 	mu      sync.Mutex // guards what events and passes share; nobody waits for the kernel while holding it
 	want    want       // written with both locks held
@@ -80,8 +79,7 @@ func (t *Table) Reads() uint64 { return t.reads.Load() }
 // Plan compares the kernel with entries and writes nothing.
 func (t *Table) Plan(ctx context.Context, scope Scope, entries []Entry) (podweft.Plan, error) {
 	w := newWant(newIDs(t.mark), entries)
-	have := newState(len(w.routes))
-	err := have.read(ctx, t.conn, t.mark, scope, &w, nil, func(place) {})
+	have, err := readState(ctx, t.conn, t.mark, scope, &w, nil, func(place) {})
 	if err != nil {
 		return nil, err
 	}
@@ -154,13 +152,14 @@ func (t *Table) full(ctx context.Context, scope Scope) (podweft.Plan, error) {
 	held := t.holder(ctx)
 	var before podweft.Plan
 	for try := 1; ; try++ {
+		last := t.have
 		have, err := t.refresh(ctx, scope)
 		if err != nil {
 			return before, err
 		}
 		if try > 1 {
 			t.mu.Lock()
-			have.recall(t.spare)
+			have.recall(last)
 			t.mu.Unlock()
 		}
 		t.want.ids.learn(have, t.want.users)
@@ -198,20 +197,14 @@ func (t *Table) refresh(ctx context.Context, scope Scope) (*state, error) {
 	t.others = newOthers(t.want.places)
 	t.mu.Unlock()
 	t.reads.Add(1)
-	have := t.spare
-	if have == nil {
-		have = newState(len(t.want.routes))
-	}
-	err := have.read(ctx, t.conn, t.mark, scope, &t.want, t.have, t.seeOther)
+	have, err := readState(ctx, t.conn, t.mark, scope, &t.want, t.have, t.seeOther)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.reading = false
+	t.reading, t.have = false, have // an event during the reading has cleared trusted meanwhile
 	if err != nil {
-		t.have, t.spare, t.trusted = nil, have, false
-		return nil, err
+		t.trusted = false
 	}
-	t.have, t.spare = have, t.have // an event during the reading has cleared trusted meanwhile
-	return have, nil
+	return have, err
 }
 
 func (t *Table) seeOther(p place) {

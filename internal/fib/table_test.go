@@ -31,7 +31,7 @@ func TestApply(t *testing.T) {
 
 	assert.Empty(t, New(m.dial(t), m.mark).planOf(t, m.scope, entries), "a restart changes nothing")
 	m.apply(t)
-	assert.Equal(t, newState(0), m.kernel(t), "nothing is left")
+	assert.Equal(t, nothing(), m.kernel(t), "nothing is left")
 }
 
 func (t *Table) planOf(tb testing.TB, scope Scope, entries []Entry) string {
@@ -421,7 +421,7 @@ func TestGoneIsDeleted(t *testing.T) {
 	require.NoError(t, err)
 	assert.NoError(t, plan.Err())
 	assert.Len(t, plan, 4*4)
-	assert.Equal(t, newState(0), m.kernel(t))
+	assert.Equal(t, nothing(), m.kernel(t))
 }
 
 // TestEndOfContext: what was not sent is reported, not believed.
