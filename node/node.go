@@ -118,6 +118,7 @@ type run struct {
 	network *subnet.Network // as it was published last
 	last    *subnet.Snapshot
 	nat     *podweft.Loop[nat.Spec]
+	masked  nat.Spec // as nat was told last
 }
 
 // feed passes the store's snapshots on.
@@ -377,7 +378,12 @@ func (r *run) setMasquerade(network *subnet.Network, lease *subnet.Lease) {
 			cluster = append(cluster, of.Network)
 		}
 	}
-	r.nat.Set(nat.Spec{Masquerade: slices.Collect(lease.Prefixes.All()), Exempt: cluster})
+	spec := nat.Spec{Masquerade: slices.Collect(lease.Prefixes.All()), Exempt: cluster}
+	if slices.Equal(spec.Masquerade, r.masked.Masquerade) && slices.Equal(spec.Exempt, r.masked.Exempt) {
+		return // another node's lease is nothing to the table, and a pass would take time from the peers'
+	}
+	r.masked = spec
+	r.nat.Set(spec)
 }
 
 // Pods is what is needed to attach pods to this node.

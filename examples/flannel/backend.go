@@ -34,15 +34,15 @@ var kinds = []struct {
 }{
 	{vxlan.Type, func(p place) (*backend, error) {
 		d, err := vxlan.New(vxlan.Config{Owner: p.owner, NetNS: p.netns, Logger: p.log})
-		return compose(p, d, err, vxlan.Type, vxlan.Compile, vxlan.Publish)
+		return compose(p, d, err, vxlan.Type, vxlan.NewCompiler(), vxlan.Publish)
 	}},
 	{hostgw.Type, func(p place) (*backend, error) {
 		d, err := hostgw.New(hostgw.Config{Owner: p.owner, NetNS: p.netns, Logger: p.log})
-		return compose(p, d, err, hostgw.Type, hostgw.Compile, hostgw.Publish)
+		return compose(p, d, err, hostgw.Type, hostgw.NewCompiler(), hostgw.Publish)
 	}},
 	{ipip.Type, func(p place) (*backend, error) {
 		d, err := ipip.New(ipip.Config{Owner: p.owner, NetNS: p.netns, Logger: p.log})
-		return compose(p, d, err, ipip.Type, ipip.Compile, ipip.Publish)
+		return compose(p, d, err, ipip.Type, ipip.NewCompiler(), ipip.Publish)
 	}},
 }
 

@@ -128,6 +128,19 @@ var ours = house{
 		"internal/peers":    {may: []string{root, internal}, brings: rtnetlink},
 		"internal/sabotage": {may: []string{root, "testnet", internal}, brings: rtnetlink},
 		"internal/sysctl":   {may: []string{root, internal}, brings: namespaces},
+		"internal/archtest":  {},
+		"internal/delta":     {may: []string{root, internal}},
+		"internal/dirwatch":  {brings: []string{"golang.org/x/sys"}},
+		"internal/fib":       {may: []string{root, internal}, brings: rtnetlink},
+		"internal/links":     {may: []string{root, internal}, brings: rtnetlink},
+		"internal/flock":     {brings: []string{"golang.org/x/sys"}},
+		"internal/netns":     {may: []string{root, internal}, brings: namespaces},
+		"internal/nft":       {may: []string{root, internal}, brings: nftables},
+		"internal/nl":        {may: []string{root, internal}, brings: rtnetlink},
+		"internal/peers":     {may: []string{root, internal}, brings: rtnetlink},
+		"internal/recompile": {may: []string{root, "subnet", "internal/delta"}},
+		"internal/sabotage":  {may: []string{root, "testnet", internal}, brings: rtnetlink},
+		"internal/sysctl":    {may: []string{root, internal}, brings: namespaces},
 
 		// Readers learn the SDK from the examples: what these need must be public. (Go itself would let them import internal
 		// packages, since their path lies below ours.)
