@@ -42,8 +42,8 @@ func NewFeed(cfg FeedConfig) *Feed {
 	return &Feed{cfg: cfg, health: newHealth(cfg.Logger, "subnet watch")}
 }
 
-// Snapshots yields the present snapshot and then one after each change, until ctx ends. A snapshot of the same revision as
-// the one before it is left out, as the first after a restart of the watch often is.
+// Snapshots yields the present snapshot and then one after each change, until ctx ends. A snapshot that says the same as the one
+// before it is left out, as the first after a restart of the watch often is.
 func (f *Feed) Snapshots(ctx context.Context) iter.Seq[*Snapshot] {
 	return func(yield func(*Snapshot) bool) {
 		backoff := newBackoff(f.cfg.MinBackoff, f.cfg.MaxBackoff)
@@ -59,7 +59,7 @@ func (f *Feed) Snapshots(ctx context.Context) iter.Seq[*Snapshot] {
 					break
 				}
 				f.received(snapshot)
-				if last != nil && last.Revision == snapshot.Revision {
+				if last != nil && last.same(snapshot) {
 					continue
 				}
 				last = snapshot

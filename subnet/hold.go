@@ -47,6 +47,7 @@ type holdState struct {
 	version   int   // of want
 	published int   // the version that lease has
 
+	seen    uint64    // revision of the last snapshot
 	doubted bool      // a snapshot showed our lease missing or changed
 	checked time.Time // when the Store was last asked because of that
 }
@@ -132,15 +133,20 @@ func (h *Hold) Publish(underlay Addrs, data Data) error {
 }
 
 // Observe tells the Hold what a [Feed] has delivered. A snapshot in which the lease is missing or not as it was published
-// makes Run ask the Store at once; it is a hint, and an old one does no harm. Without Observe a lost lease is noticed when it
-// is due for renewal.
+// makes Run ask the Store at once; it is a hint, and one from before the lease was made does no harm. A revision that is less than
+// the last snapshot's means that the Store has lost its data or was restored: then too it is asked. Without Observe a lost lease is
+// noticed when it is due for renewal.
 func (h *Hold) Observe(snapshot *Snapshot) {
 	seen := snapshot.Lease(h.cfg.Claim.Node)
 	h.change(func(s *holdState) {
-		if s.lease == nil || snapshot.Revision < s.lease.Revision {
-			return
-		}
-		if seen == nil || seen.Prefixes != s.lease.Prefixes || !seen.sameAttributes(s.lease) {
+		back := snapshot.Revision < s.seen
+		s.seen = snapshot.Revision
+		switch {
+		case s.lease == nil:
+		case back:
+			s.doubted = true
+		case snapshot.Revision < s.lease.Revision:
+		case seen == nil || seen.Prefixes != s.lease.Prefixes || !seen.sameAttributes(s.lease):
 			s.doubted = true
 		}
 	})

@@ -406,6 +406,32 @@ func TestHoldIgnoresOldSnapshots(t *testing.T) {
 	})
 }
 
+// TestHoldSeesLostStore: a Store that lost its data counts its revisions anew. The lease is claimed again, as it was.
+func TestHoldSeesLostStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memory.New(network(t, small))
+		for _, node := range []string{"b", "c"} { // so that revisions have grown
+			_, err := store.Acquire(t.Context(), subnet.Claim{Node: node})
+			require.NoError(t, err)
+		}
+		h := held(t, store, subnet.Claim{Node: "a", Underlay: subnet.Addrs{V4: netip.MustParseAddr("192.0.2.1")}})
+		lease := h.Lease()
+		stop := run(t, h)
+		h.Observe(present(t, store))
+		time.Sleep(time.Minute)
+		for _, l := range present(t, store).Leases {
+			require.NoError(t, store.Release(t.Context(), l))
+		}
+		h.Observe(&subnet.Snapshot{Revision: 1, Network: network(t, small)})
+		synctest.Wait()
+		got := present(t, store).Lease("a")
+		require.NotNil(t, got, "claimed again, without waiting for the renewal")
+		assert.Equal(t, lease.Prefixes, got.Prefixes)
+		assert.Equal(t, lease.Underlay, got.Underlay)
+		require.NoError(t, stop())
+	})
+}
+
 func TestHoldRelease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := memory.New(network(t, `{"Network": "10.0.0.0/8"}`))

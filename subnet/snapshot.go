@@ -1,5 +1,7 @@
 package subnet
 
+import "slices"
+
 // Snapshot is everything a Store holds at one revision. It and what it points to never change; a lease that did not change
 // is the same *Lease in the next snapshot.
 type Snapshot struct {
@@ -17,4 +19,11 @@ func (s *Snapshot) Lease(node string) *Lease {
 		}
 	}
 	return nil
+}
+
+// same reports whether s and o say the same. Equal revisions alone do not: a Store that has lost its data counts anew.
+func (s *Snapshot) same(o *Snapshot) bool {
+	return s.Revision == o.Revision && slices.EqualFunc(s.Leases, o.Leases, func(a, b *Lease) bool {
+		return a == b || a.Key == b.Key && a.Node == b.Node && a.Revision == b.Revision && a.sameAttributes(b)
+	})
 }

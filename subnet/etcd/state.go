@@ -20,6 +20,7 @@ const pageSize = 5000
 type state struct {
 	keys
 	revision int64
+	cluster  uint64          // whose revisions they are
 	network  *subnet.Network // the last good one; nil: there was none
 	netErr   error           // what is wrong with the present one
 	netMod   int64           // revision of the present one; zero: there is none
@@ -38,7 +39,7 @@ func (s *Store) list(ctx context.Context) (*state, error) {
 			return nil, fmt.Errorf("list leases: %w", err)
 		}
 		if st.revision == 0 {
-			st.revision = page.Header.Revision
+			st.revision, st.cluster = page.Header.Revision, page.Header.ClusterId
 			st.entries = make([]*entry, 0, page.Count)
 		}
 		for _, kv := range page.Kvs {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/connectivity"
 
@@ -14,7 +16,8 @@ import (
 )
 
 // Watch implements [subnet.Store]. A connection that is lost does not end it: the watch goes on where it was when etcd is back.
-// What ends it is a compaction of what it missed, or a member that has no leader.
+// What ends it is a compaction of what it missed, a member that has no leader, or an etcd whose history is not the one that was
+// read: it was restored, or its data were lost.
 func (s *Store) Watch(ctx context.Context) iter.Seq2[*subnet.Snapshot, error] {
 	return func(yield func(*subnet.Snapshot, error) bool) {
 		if ctx.Err() != nil {
@@ -48,7 +51,7 @@ func (s *Store) follow(ctx context.Context, show func(*state) bool) error {
 	watcher := clientv3.NewWatcher(s.client)
 	defer func() { _ = watcher.Close() }()
 	events := watcher.Watch(clientv3.WithRequireLeader(ctx), st.config(), clientv3.WithRange(st.listed()), clientv3.WithRev(st.revision+1))
-	health := s.watchHealth()
+	health := s.watchHealth(ctx)
 	defer health.stop()
 	for {
 		select {
@@ -56,6 +59,11 @@ func (s *Store) follow(ctx context.Context, show func(*state) bool) error {
 			return ctx.Err()
 		case <-health.tick():
 			health.look()
+			continue
+		case <-health.reconnected:
+			if err := s.continues(ctx, st); err != nil {
+				return fmt.Errorf("watch leases: %w", err)
+			}
 			continue
 		case r, ok := <-events:
 			if err := watchError(r, ok); err != nil {
@@ -98,23 +106,72 @@ func watchError(r clientv3.WatchResponse, ok bool) error {
 	return r.Err()
 }
 
+// errRestored: what a watch would bring has nothing to do with what was read.
+var errRestored = errors.New("etcd has another history than before: it was restored, or its data were lost")
+
+// continues returns errRestored if etcd's history is not the one that st is from. A watch that goes on from a revision which a
+// restored etcd has yet to reach says nothing until then, and misses what came before. Where it cannot be asked, the next
+// connection will show.
+func (s *Store) continues(ctx context.Context, st *state) error {
+	now, err := s.get(ctx, st.config(), clientv3.WithKeysOnly())
+	if err != nil || now.Header.ClusterId == st.cluster && now.Header.Revision >= st.revision && st.knows(now.Kvs) {
+		return nil
+	}
+	s.latest.Store(nil) // no claim can rest on it
+	return errRestored
+}
+
+// knows reports whether the configuration is what st has, or newer.
+func (st *state) knows(config []*mvccpb.KeyValue) bool {
+	return len(config) == 0 || config[0].ModRevision == st.netMod || config[0].ModRevision > st.revision
+}
+
 // health says when the connection is lost and found. The client is silent about it, for it tries again by itself.
 type health struct {
 	*Store
-	ticker *time.Ticker
-	since  time.Time // when it was lost
-	told   bool
+	ticker      *time.Ticker
+	reconnected chan struct{}  // size 1
+	follows     sync.WaitGroup // the connection's states
+	since       time.Time      // when it was lost
+	told        bool
+	end         context.CancelFunc
 }
 
 // lostAfter is how long a connection is away before it counts as lost.
 const lostAfter = 2 * time.Second
 
-func (s *Store) watchHealth() *health {
-	return &health{Store: s, ticker: time.NewTicker(time.Second)}
+// watchHealth works until ctx ends; stop waits for it.
+func (s *Store) watchHealth(ctx context.Context) *health {
+	h := &health{Store: s, ticker: time.NewTicker(time.Second), reconnected: make(chan struct{}, 1)}
+	ctx, cancel := context.WithCancel(ctx)
+	h.follows.Go(func() { h.follow(ctx) })
+	h.end = cancel
+	return h
 }
 
 func (h *health) tick() <-chan time.Time { return h.ticker.C }
-func (h *health) stop()                  { h.ticker.Stop() }
+
+func (h *health) stop() {
+	h.ticker.Stop()
+	h.end()
+	h.follows.Wait()
+}
+
+// follow tells of each new connection.
+func (h *health) follow(ctx context.Context) {
+	conn := h.client.ActiveConnection()
+	for conn.WaitForStateChange(ctx, connectivity.Ready) {
+		for now := conn.GetState(); now != connectivity.Ready; now = conn.GetState() {
+			if !conn.WaitForStateChange(ctx, now) {
+				return
+			}
+		}
+		select {
+		case h.reconnected <- struct{}{}:
+		default:
+		}
+	}
+}
 
 func (h *health) look() {
 	up := h.client.ActiveConnection().GetState() == connectivity.Ready

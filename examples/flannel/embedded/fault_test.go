@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"sync"
 	"syscall"
 	"testing"
@@ -30,14 +31,14 @@ func claim(i int) subnet.Claim {
 	return subnet.Claim{Node: fmt.Sprintf("node-%d", i), Backend: "host-gw", Underlay: subnet.Addrs{V4: netip.AddrFrom4([4]byte{172, 16, byte(i >> 8), byte(i)})}}
 }
 
-// follow runs a Feed; what it saw last is asked for with until.
+// follower runs a Feed, which the Holds hear too; what it saw last is asked for with until.
 type follower struct {
 	t    testing.TB
 	mu   sync.Mutex
 	last *subnet.Snapshot
 }
 
-func follow(t testing.TB, s subnet.Store) *follower {
+func follow(t testing.TB, s subnet.Store, holds ...*subnet.Hold) *follower {
 	f := &follower{t: t}
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -46,6 +47,9 @@ func follow(t testing.TB, s subnet.Store) *follower {
 			f.mu.Lock()
 			f.last = snap
 			f.mu.Unlock()
+			for _, h := range holds {
+				h.Observe(snap)
+			}
 		}
 	})
 	t.Cleanup(func() {
@@ -101,6 +105,42 @@ func TestOutage(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, l.Prefixes, again.Prefixes)
 	server.kill()
+}
+
+// TestDataLost: etcd comes back without its data. The node claims the subnet that it has, and the watch shows what is there now,
+// not what it knew.
+func TestDataLost(t *testing.T) {
+	cfg := embedded.Config{Dir: t.TempDir(), Client: freeURL(t)}
+	server := startMember(t, cfg)
+	p := place{server: cfg.Client, prefix: "/lost", operator: operator(t, cfg.Client)}
+	p.configure(t, parse(t, sixteen))
+	s := p.store(t, cfg.Client)
+	hold, err := subnet.NewHold(subnet.HoldConfig{Store: s, Claim: claim(1)})
+	require.NoError(t, err)
+	before, err := hold.Acquire(t.Context())
+	require.NoError(t, err)
+	for i := 2; i < 9; i++ { // so that the revision is high
+		_, err := s.Acquire(t.Context(), claim(i))
+		require.NoError(t, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var runs sync.WaitGroup
+	runs.Go(func() { assert.NoError(t, hold.Run(ctx)) })
+	defer runs.Wait()
+	defer cancel()
+	seen := follow(t, s, hold)
+	seen.until("all leases", has("node-8"))
+
+	server.kill()
+	require.NoError(t, os.RemoveAll(cfg.Dir))
+	startMember(t, cfg)
+	p.operator = operator(t, cfg.Client)
+	p.configure(t, parse(t, sixteen))
+	seen.until("our lease alone", func(snap *subnet.Snapshot) bool { return len(snap.Leases) == 1 && has("node-1")(snap) })
+	assert.Equal(t, before.Prefixes, hold.Lease().Prefixes)
+	_, err = p.store(t, cfg.Client).Acquire(t.Context(), claim(9))
+	require.NoError(t, err)
+	seen.until("a lease from after the loss", has("node-9"))
 }
 
 // TestLeaderLost: of three members the leader is stopped, as by a frozen machine; the other two go on.
