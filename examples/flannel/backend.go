@@ -10,6 +10,7 @@ import (
 	"github.com/podweft/podweft/ipip"
 	"github.com/podweft/podweft/node"
 	"github.com/podweft/podweft/subnet"
+	"github.com/podweft/podweft/udp"
 	"github.com/podweft/podweft/vxlan"
 )
 
@@ -44,6 +45,10 @@ var kinds = []struct {
 		d, err := ipip.New(ipip.Config{Owner: p.owner, NetNS: p.netns, Logger: p.log})
 		return compose(p, d, err, ipip.Type, ipip.NewCompiler(), ipip.Publish)
 	}},
+	{udp.Type, func(p place) (*backend, error) {
+		d, err := udp.New(udp.Config{Owner: p.owner, NetNS: p.netns, Logger: p.log})
+		return compose(p, d, err, udp.Type, udp.NewCompiler(), udp.Publish)
+	}},
 }
 
 // newBackend makes the backend that the network's configuration names.
@@ -65,6 +70,11 @@ type driver[S any] interface {
 	Teardown(ctx context.Context) (podweft.Plan, error)
 }
 
+// forwarder is a driver that moves packets itself.
+type forwarder interface {
+	Forward(ctx context.Context) error
+}
+
 func compose[S any](
 	p place, d driver[S], err error, kind string,
 	compile func(subnet.Node, *subnet.Snapshot) (S, []subnet.Problem, error),
@@ -73,10 +83,12 @@ func compose[S any](
 	if err != nil {
 		return nil, err
 	}
+	parts := node.Parts[S]{Type: kind, Driver: d, Compile: compile, Publish: publish, Loop: podweft.LoopConfig{Logger: p.log}}
+	if d, ok := d.(forwarder); ok {
+		parts.Forward = d.Forward
+	}
 	return &backend{
-		Backend: node.NewBackend(node.Parts[S]{
-			Type: kind, Driver: d, Compile: compile, Publish: publish, Loop: podweft.LoopConfig{Logger: p.log},
-		}),
+		Backend:  node.NewBackend(parts),
 		Closer:   d,
 		teardown: d.Teardown,
 		plan: func(ctx context.Context, self subnet.Node, snap *subnet.Snapshot) (podweft.Plan, error) {

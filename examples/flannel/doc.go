@@ -6,7 +6,7 @@
 // The command is [Main]. It also runs an etcd of its own (--etcd-listen), shows what a start would change (plan), removes what
 // it made (cleanup) and writes Docker's options (docker-opts).
 //
-// It has the backends vxlan, host-gw and ipip, and no store in Kubernetes. Put in flanneld's place on a node it goes on with the
+// It has the backends vxlan, host-gw, ipip and udp, and no store in Kubernetes. Put in flanneld's place on a node it goes on with the
 // node's subnet, but neither takes over nor removes flannel's device, routes and iptables chains, and it adds no rule to a FORWARD
 // chain that drops. What makes pods is not here either: that is a CNI plugin's work, which reads subnet.env.
 package flannel

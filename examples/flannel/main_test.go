@@ -44,9 +44,8 @@ func (p program) Run() int {
 }
 
 const (
-	vxlanConf  = `{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}`
-	hostgwConf = `{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}`
-	patience   = 30 * time.Second
+	vxlanConf = `{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}`
+	patience  = 30 * time.Second
 )
 
 // startEtcd serves a network's configuration at the URL that it returns, beside a Store for the test itself.
@@ -222,6 +221,21 @@ func pings(t testing.TB, from *testnet.Node, source, to netip.Addr) (stop func()
 	}
 }
 
+// needTUN skips the test where TUN links cannot be had.
+func needTUN(t testing.TB) {
+	t.Helper()
+	testnet.Require(t)
+	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	switch {
+	case err == nil:
+		require.NoError(t, f.Close())
+	case os.Getenv("PODWEFT_REQUIRE_KERNEL") == "1":
+		require.NoError(t, err)
+	default:
+		t.Skip(err)
+	}
+}
+
 // lockedBuffer is what a process wrote so far.
 type lockedBuffer struct {
 	mu sync.Mutex
@@ -242,8 +256,18 @@ func (b *lockedBuffer) String() string {
 
 // TestDaemon: two nodes' daemons find each other in etcd, and are stopped, killed, started and cleaned up while pods talk.
 func TestDaemon(t *testing.T) {
-	for _, tc := range []struct{ name, conf string }{{"vxlan", vxlanConf}, {"host-gw", hostgwConf}} {
+	for _, tc := range []struct {
+		name, conf string
+		moves      bool // packets itself: none while it is down
+	}{
+		{name: "vxlan", conf: vxlanConf},
+		{name: "host-gw", conf: `{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}`},
+		{name: "udp", conf: `{"Network":"10.244.0.0/16","SubnetLen":24,"Backend":{"Type":"udp","Port":7890}}`, moves: true},
+	} {
 		t.Run(tc.name, func(t *testing.T) {
+			if tc.moves {
+				needTUN(t)
+			}
 			url, _ := startEtcd(t, tc.conf)
 			f := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 2, Outside: true})
 			a, b := newAgent(t, f.Nodes[0], "a", url), newAgent(t, f.Nodes[1], "b", url)
@@ -255,13 +279,12 @@ func TestDaemon(t *testing.T) {
 			a.ready()
 			b.ready()
 			from, to := a.pod(), b.pod()
-			require.Eventually(t, func() bool {
-				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-				defer cancel()
-				_, err := f.Nodes[0].Echo(ctx, to, testnet.Echo{From: from})
-				return err == nil
-			}, patience, 10*time.Millisecond, "no way from a to b")
+			reaches(t, f.Nodes[0], from, to)
 
+			if tc.moves {
+				restart(t, a, b, from, to)
+				return
+			}
 			stop := pings(t, f.Nodes[0], from, to)
 			time.Sleep(100 * time.Millisecond)
 			require.NoError(t, b.kill(syscall.SIGTERM), "a graceful stop: %s", b.log)
@@ -298,6 +321,39 @@ func TestDaemon(t *testing.T) {
 			}
 			assert.NoFileExists(t, a.path("subnet.env"))
 		})
+	}
+}
+
+// restart kills both daemons and starts them again: packets flow as soon as they are there.
+func restart(t *testing.T, a, b *agent, from, to netip.Addr) {
+	t.Helper()
+	_ = b.kill(syscall.SIGKILL)
+	require.NoError(t, a.kill(syscall.SIGTERM), "a graceful stop: %s", a.log)
+	a.start()
+	b.start()
+	reaches(t, a.node, from, to)
+	a.ready()
+	require.NoError(t, a.kill(syscall.SIGTERM))
+	out, err := a.command("cleanup").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	links, err := a.netlink().LinkList()
+	require.NoError(t, err)
+	for _, l := range links {
+		assert.NotEqual(t, "tuntap", l.Type())
+	}
+}
+
+// reaches waits until a packet comes back.
+func reaches(t testing.TB, n *testnet.Node, from, to netip.Addr) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		_, err := n.Echo(ctx, to, testnet.Echo{From: from})
+		cancel()
+		if err == nil {
+			return
+		}
+		require.True(t, time.Now().Before(deadline), "no way from %s to %s: %v", from, to, err)
 	}
 }
 
