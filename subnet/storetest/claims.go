@@ -34,6 +34,9 @@ type result struct {
 // all lets n nodes claim at once, through two clients.
 func (h *harness) all(s subnet.Store, n int, claim func(i int) subnet.Claim) []result {
 	clients := [...]subnet.Store{s, h.another(s)}
+	for i := range n {
+		h.give(s, claim(i))
+	}
 	results := make([]result, n)
 	var wg sync.WaitGroup
 	for i := range results {
@@ -48,6 +51,7 @@ func (h *harness) all(s subnet.Store, n int, claim func(i int) subnet.Claim) []r
 
 // race lets 100 nodes claim 50 subnets: 50 must win and 50 must be told that there is nothing left.
 func (h *harness) race(conf string) {
+	h.needChoice()
 	s := h.store(conf)
 	var won []*subnet.Lease
 	for i, r := range h.all(s, 100, node) {
@@ -101,6 +105,7 @@ func sameNode(h *harness) {
 }
 
 func previousSubnet(h *harness) {
+	h.needChoice()
 	s := h.store(fifty)
 	previous := [...]subnet.Prefixes{only("10.244.17.0/24"), only("10.244.33.0/24")}
 	for _, attempt := range [...]string{"before anybody else", "after a release"} {
@@ -144,6 +149,7 @@ func exactClaim(h *harness) {
 	if again := h.acquire(s, exactly(node(1), wanted)); again.Prefixes != wanted {
 		h.Fatalf("want exactly %s again, got %s", wanted, again.Prefixes)
 	}
+	h.give(s, exactly(node(2), only("10.244.20.0/24")))
 	for what, c := range map[string]subnet.Claim{
 		"another node's subnet":        exactly(node(2), wanted),
 		"a subnet outside the network": exactly(node(2), only("10.9.0.0/24")),
@@ -160,6 +166,7 @@ func exactClaim(h *harness) {
 }
 
 func bounds(h *harness) {
+	h.needChoice()
 	s := h.store(four)
 	got := map[subnet.Prefixes]bool{}
 	for i := range 4 {
@@ -175,6 +182,7 @@ func bounds(h *harness) {
 }
 
 func exhaustion(h *harness) {
+	h.needChoice()
 	s := h.store(four)
 	var leases []*subnet.Lease
 	for i := range 4 {
@@ -195,6 +203,7 @@ func exhaustion(h *harness) {
 }
 
 func dualStack(h *harness) {
+	h.needChoice()
 	s := h.store(fourDual)
 	var leases []*subnet.Lease
 	for i, r := range h.all(s, 6, node) {
@@ -248,6 +257,7 @@ func v6only(h *harness) {
 }
 
 func lengthChange(h *harness) {
+	h.needChoice()
 	if h.cfg.SetNetwork == nil {
 		h.Skip("no storetest.Config.SetNetwork")
 	}
@@ -272,6 +282,7 @@ func lengthChange(h *harness) {
 }
 
 func networkMoved(h *harness) {
+	h.needChoice()
 	if h.cfg.SetNetwork == nil {
 		h.Skip("no storetest.Config.SetNetwork")
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"runtime"
 	"testing"
@@ -26,7 +27,9 @@ const (
 // harness is a testing.T with the words the tests need.
 type harness struct {
 	*testing.T
-	cfg Config
+	cfg   Config
+	conf  *subnet.Network            // of the store
+	given map[string]subnet.Prefixes // by node: what Config.Give gave
 }
 
 func (h *harness) network(conf string) *subnet.Network {
@@ -40,7 +43,24 @@ func (h *harness) network(conf string) *subnet.Network {
 
 func (h *harness) store(conf string) subnet.Store {
 	h.Helper()
-	return h.cfg.New(h.T, h.network(conf))
+	h.conf, h.given = h.network(conf), map[string]subnet.Prefixes{}
+	return h.cfg.New(h.T, h.conf)
+}
+
+// give has the node given a subnet, where that has to be done: the one that it claims, or any free one.
+func (h *harness) give(s subnet.Store, c subnet.Claim) {
+	h.Helper()
+	if _, has := h.given[c.Node]; has || h.cfg.Give == nil {
+		return
+	}
+	p := c.Prefer
+	if !c.Exact {
+		var err error
+		p, err = h.conf.Pick(nil, maps.Values(h.given))
+		h.ok(err, "Pick a subnet to give")
+	}
+	h.given[c.Node] = p
+	h.cfg.Give(h.T, s, c.Node, p)
 }
 
 // another is a second client of the same place.
@@ -59,6 +79,13 @@ func (h *harness) reserver(s subnet.Store) subnet.Reserver {
 		h.Skip("the store is no subnet.Reserver")
 	}
 	return r
+}
+
+func (h *harness) needChoice() {
+	h.Helper()
+	if h.cfg.Give != nil {
+		h.Skip("the store does not choose subnets (storetest.Config.Give)")
+	}
 }
 
 func (h *harness) needTTL() {
@@ -93,6 +120,7 @@ func exactly(c subnet.Claim, p subnet.Prefixes) subnet.Claim {
 
 func (h *harness) acquire(s subnet.Store, c subnet.Claim) *subnet.Lease {
 	h.Helper()
+	h.give(s, c)
 	l, err := s.Acquire(h.Context(), c)
 	if err != nil {
 		h.Fatalf("Acquire for %s: %v", c.Node, err)

@@ -34,6 +34,11 @@ type Config struct {
 	// changes leases through Another, and lets s work again. nil: a watch is merely ended and started again.
 	Disconnect func(t *testing.T, s subnet.Store, meanwhile func())
 
+	// Give has s's place give p to the node, for a Store that does not choose subnets: Kubernetes gives each node its own, and an
+	// agent only takes it. Each node is given one before it first claims. nil: the Store chooses. Tests of the choice are skipped
+	// otherwise.
+	Give func(t *testing.T, s subnet.Store, node string, p subnet.Prefixes)
+
 	// TTL is the shortest that the Store can keep. Zero: its leases do not expire, and tests of expiry are skipped.
 	TTL time.Duration
 

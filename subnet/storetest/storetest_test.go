@@ -123,6 +123,33 @@ func TestSkip(t *testing.T) {
 	assert.Zero(t, skipped)
 }
 
+// TestGive runs the conformance test against a Store whose nodes take what they were given.
+func TestGive(t *testing.T) {
+	storetest.Run(t, storetest.Config{
+		New: func(t *testing.T, n *subnet.Network) subnet.Store {
+			return &assigning{Store: memory.New(n), given: map[string]subnet.Prefixes{}}
+		},
+		Give: func(t *testing.T, s subnet.Store, node string, p subnet.Prefixes) { s.(*assigning).given[node] = p },
+	})
+}
+
+// assigning leases to each node what it was given, and nothing to others. Nothing is given while nodes claim.
+type assigning struct {
+	subnet.Store
+	given map[string]subnet.Prefixes
+}
+
+func (s *assigning) Acquire(ctx context.Context, c subnet.Claim) (*subnet.Lease, error) {
+	p, has := s.given[c.Node]
+	switch {
+	case has && c.Exact && c.Prefer != p:
+		return nil, subnet.ErrTaken
+	case has:
+		c.Prefer, c.Exact = p, true
+	}
+	return s.Store.Acquire(ctx, c)
+}
+
 type sharing struct{ *memory.Store }
 
 func (s sharing) Acquire(ctx context.Context, c subnet.Claim) (*subnet.Lease, error) {
