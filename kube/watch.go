@@ -1,0 +1,220 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/podweft/podweft/subnet"
+)
+
+// pageSize is how many Nodes are asked for at a time. With their images and conditions they are some 10 to 20 KiB each, of which
+// their leases, which are all that is kept, are some hundred bytes.
+const pageSize = 250
+
+// Watch implements [subnet.Store]. An API server that goes away does not end it: the watch goes on where it was when there is one
+// again. What ends it is that what it missed was compacted meanwhile and the nodes cannot be listed anew.
+func (s *Store) Watch(ctx context.Context) iter.Seq2[*subnet.Snapshot, error] {
+	return func(yield func(*subnet.Snapshot, error) bool) {
+		if ctx.Err() != nil {
+			return
+		}
+		if s.cfg.Network == nil {
+			yield(nil, subnet.ErrNoNetwork)
+			return
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		f := follower{Store: s, show: func(st *state) bool { return yield(st.snapshot(), nil) }}
+		if err := f.run(ctx); !errors.Is(err, errEnough) && ctx.Err() == nil {
+			yield(nil, err)
+		}
+	}
+}
+
+// errEnough: the user has had enough.
+var errEnough = errors.New("watch was left")
+
+// list reads all nodes as they are now. What before has already stays the same.
+func (s *Store) list(ctx context.Context, before *state) (*state, error) {
+	st := &state{Store: s}
+	for next := ""; ; {
+		page, err := s.page(ctx, next)
+		if err != nil {
+			return nil, fmt.Errorf("list nodes: %w", err)
+		}
+		for i := range page.Items {
+			st.put(&page.Items[i])
+		}
+		if err := st.reached(page.ResourceVersion); err != nil { // all pages have the first one's
+			return nil, err
+		}
+		if next = page.Continue; next == "" {
+			break
+		}
+	}
+	if before != nil {
+		for i, e := range st.entries {
+			if at, found := before.find(e.node); found && before.entries[at].same(e) {
+				st.entries[i] = before.entries[at]
+			}
+		}
+	}
+	return st, nil
+}
+
+func (s *Store) page(ctx context.Context, next string) (*corev1.NodeList, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
+	defer cancel()
+	// No resourceVersion is asked for: that would be whatever the API server remembers, and may be older than our own last write.
+	request := s.client.Get().Resource("nodes").Param("limit", strconv.Itoa(pageSize))
+	if next != "" {
+		request.Param("continue", next)
+	}
+	var page corev1.NodeList
+	return &page, request.Do(ctx).Into(&page)
+}
+
+// follower is one watch.
+type follower struct {
+	*Store
+	show func(*state) bool // what it is to be shown; false: enough
+	st   *state
+	away time.Time // since when the API server does not answer; zero: it does
+}
+
+// run shows the present state and each change. Its error is never nil.
+func (f *follower) run(ctx context.Context) error {
+	if err := f.begin(ctx); err != nil {
+		return err
+	}
+	for pause := f.patience(); ; {
+		begun := time.Now()
+		err := f.stream(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, errEnough):
+			return err
+		case isGone(err):
+			if err := f.begin(ctx); err != nil {
+				return err
+			}
+		case err != nil:
+			f.lost(err)
+		}
+		if time.Since(begun) > time.Minute {
+			pause = f.patience() // it had been well, and was to end some day
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause.Step()):
+		}
+	}
+}
+
+// patience is how long to wait from one try to the next: never much more than a second, for what is missed meanwhile is a peer
+// that cannot be reached, and never as long as the next node.
+func (f *follower) patience() *wait.Backoff {
+	return &wait.Backoff{Duration: 50 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 100, Cap: time.Second}
+}
+
+// begin lists the nodes and shows them.
+func (f *follower) begin(ctx context.Context) error {
+	st, err := f.list(ctx, f.st)
+	if err != nil {
+		return err
+	}
+	f.st = st
+	if !f.show(st) {
+		return errEnough
+	}
+	return nil
+}
+
+// stream shows the changes that one request brings. It ends without an error when the API server has had enough of it.
+func (f *follower) stream(ctx context.Context) error {
+	// Nodes that were started together must not come again together.
+	until := 5*time.Minute + rand.N(5*time.Minute)
+	stream, err := f.client.Get().Resource("nodes").
+		Param("watch", "true").Param("allowWatchBookmarks", "true").Param("resourceVersion", f.st.version).
+		Param("timeoutSeconds", strconv.Itoa(int(until.Seconds()))).Watch(ctx)
+	if err != nil {
+		return fmt.Errorf("watch nodes: %w", err)
+	}
+	f.found()
+	events, stop := gather(stream)
+	defer stop()
+	for {
+		e, ok := <-events
+		if !ok {
+			return nil
+		}
+		changed, err := f.st.apply(e)
+		for more := true; more && err == nil; { // what has come meanwhile shares a snapshot
+			select {
+			case e, ok := <-events:
+				if more = ok; ok {
+					var news bool
+					news, err = f.st.apply(e)
+					changed = changed || news
+				}
+			default:
+				more = false
+			}
+		}
+		if changed && !f.show(f.st) {
+			return errEnough
+		}
+		if err != nil {
+			return fmt.Errorf("watch nodes: %w", err)
+		}
+	}
+}
+
+// gather reads ahead, so that what comes while a snapshot is being looked at can be one snapshot together. stop ends the stream and
+// waits until nothing of it is left.
+func gather(stream watch.Interface) (_ <-chan watch.Event, stop func()) {
+	events := make(chan watch.Event, 1024)
+	quit := make(chan struct{})
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		defer close(events)
+		for e := range stream.ResultChan() {
+			select {
+			case events <- e:
+			case <-quit:
+				return
+			}
+		}
+	})
+	return events, func() {
+		close(quit)
+		stream.Stop()
+		reader.Wait()
+	}
+}
+
+// lost notes that the API server could not be asked, and says so the first time.
+func (f *follower) lost(err error) {
+	if f.away.IsZero() {
+		f.away = time.Now()
+		f.cfg.Logger.Warn("the API server does not answer; what was read last stays in force", "err", err)
+	}
+}
+
+func (f *follower) found() {
+	if !f.away.IsZero() {
+		f.cfg.Logger.Info("the API server answers again", "away", time.Since(f.away).Round(time.Second))
+		f.away = time.Time{}
+	}
+}
