@@ -1,7 +1,7 @@
 # The few commands of a working day. CI runs .ci/run, which does all of this and more, from a clean clone.
 # `work` is the go command's name for the packages of every module in go.work; `./...` would stop at the root module.
 
-.PHONY: test race random lint cross lab bench vmtest consumer apidiff release release-test ci
+.PHONY: test race random lint cross lab bench vmtest e2e consumer apidiff release release-test ci
 
 test: # kernel tests make namespaces of their own: no root is needed
 	go test work
@@ -30,6 +30,9 @@ bench: # make bench PKG=./vxlan
 
 vmtest: # the kernel tests on Debian's stock kernel, in an emulated PC
 	hack/vmtest
+
+e2e: # against Kubernetes itself, which is built the first time: some minutes. make e2e RUN=TestStore
+	cd e2e && export GOWORK=off PODWEFT_E2E_PROGRAMS=$$(./programs kube-apiserver) && go vet ./... && go test -count=1 $(if $(RUN),-run '$(RUN)' -v) ./...
 
 consumer: # make consumer UPDATE=1 accepts what it found
 	hack/consumer $(if $(UPDATE),--update)
