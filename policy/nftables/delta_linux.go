@@ -68,26 +68,33 @@ func between(was, is renderer, lists map[string]int) (*change, error) {
 	return compare(was.im, is.im), nil
 }
 
-// chainsBetween renders chains that differ, and returns the names of those whose rules stand in classes.
+// chainsBetween renders chains that differ, and returns the names of those whose rules may stand in classes.
 func chainsBetween(was, is *renderer, lists map[string]int) (inlined map[string]bool) {
 	inlined = map[string]bool{}
+	wasJumped, isJumped := jumped(was.rules), jumped(is.rules)
 	before := map[string][]policy.PortRange{}
 	var after [][]policy.PortRange
 	eachPair(was.rules.Chains, is.rules.Chains, chainName, func(old, now *policy.Chain) {
 		if old != nil {
-			was.policyChains(old)
-			inlined[old.Name] = inlined[old.Name] || passes(old)
+			if wasJumped[old.Name] {
+				was.policyChains(old)
+			}
+			inlined[old.Name] = inlined[old.Name] || inlines(old)
 			for _, ports := range portLists(old) {
 				lists[portListName(ports)]--
 				before[portListName(ports)] = ports
 			}
 		}
 		if now != nil {
-			is.policyChains(now)
-			inlined[now.Name] = inlined[now.Name] || passes(now)
+			if isJumped[now.Name] {
+				is.policyChains(now)
+			}
+			inlined[now.Name] = inlined[now.Name] || inlines(now)
 			after = append(after, portLists(now)...)
 		}
 	})
+	was.onlyHere(wasJumped, isJumped)
+	is.onlyHere(isJumped, wasJumped)
 	for _, ports := range after {
 		name := portListName(ports)
 		if lists[name] == 0 && before[name] == nil {
@@ -104,6 +111,18 @@ func chainsBetween(was, is *renderer, lists map[string]int) (inlined map[string]
 	return inlined
 }
 
+// inlines reports whether the chain's rules may stand in classes.
+func inlines(c *policy.Chain) bool { return c.Tier == policy.Namespaced || passes(c) }
+
+// onlyHere renders chains that are jumped to in one of two Rulesets only, whether or not they differ.
+func (r *renderer) onlyHere(jumped, elsewhere map[string]bool) {
+	for name := range jumped {
+		if c := r.chainOf(name); !elsewhere[name] && r.im.chains[name+families[0].suffix] == nil {
+			r.policyChains(c)
+		}
+	}
+}
+
 // classesBetween renders classes that differ, and those of which an inlined chain does.
 func classesBetween(was, is *renderer, inlined map[string]bool) {
 	eachPair(was.rules.Classes, is.rules.Classes, className, func(old, now *policy.Class) {
@@ -115,7 +134,8 @@ func classesBetween(was, is *renderer, inlined map[string]bool) {
 		}
 	})
 	for _, c := range is.rules.Classes {
-		if !slices.ContainsFunc(c.Admin, func(name string) bool { return inlined[name] }) {
+		changed := alone(c) && inlined[c.Policies[0]] || slices.ContainsFunc(c.Admin, func(name string) bool { return inlined[name] })
+		if !changed {
 			continue
 		}
 		if i, ok := find(was.rules.Classes, c.Name, className); ok && was.rules.Classes[i] == c {

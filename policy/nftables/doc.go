@@ -8,7 +8,7 @@
 //		chain c-…4 {                  # one policy in one direction: what it allows
 //			ip saddr @p-…4 meta l4proto tcp th dport 80 counter accept
 //		}
-//		chain k-…4 {                  # a class: all policies of some pods
+//		chain k-…4 {                  # a class: all policies of some pods; of one policy the rules stand here
 //			jump c-…4
 //			jump own-in4              # the pod's own node, and the pod itself
 //			counter drop

@@ -74,8 +74,11 @@ func (d *Driver) Stats(ctx context.Context, spec Spec) (Stats, error) {
 	}
 	render := d.renderer(spec)
 	render.frame(spec)
+	jumped := jumped(spec.Rules)
 	for _, c := range spec.Rules.Chains {
-		render.policyChains(c)
+		if jumped[c.Name] {
+			render.policyChains(c)
+		}
 	}
 	for _, c := range spec.Rules.Classes {
 		render.classChains(c)
