@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/cable"
 	"github.com/podweft/podweft/internal/nl"
 	"github.com/podweft/podweft/internal/sysctl"
 )
@@ -18,15 +19,15 @@ import (
 // converge makes b as it should be. Creation is exclusive, everything else is compared and written: so it does not matter
 // who else is at it, or where one who was killed left off.
 func (a *Attacher) converge(ctx context.Context, b Bridge) (nl.Link, error) {
-	want := nl.Link{Name: b.Name, Alias: a.mark, Kind: "bridge", MTU: b.MTU, MAC: b.MAC}
+	want := nl.Link{Name: b.Name, Alias: a.node.Mark, Kind: "bridge", MTU: b.MTU, MAC: b.MAC}
 	if want.MAC.IsZero() {
-		want.MAC = bridgeMAC(a.owner, b)
+		want.MAC = bridgeMAC(a.node.Owner, b)
 	}
 	have, err := a.bridge(ctx, want)
 	if err != nil {
 		return have, err
 	}
-	mine := ours(have, want)
+	mine := cable.Ours(have, want)
 	if !mine && a.adopt {
 		if mine, err = a.adoptable(have); err != nil {
 			return have, err
@@ -36,7 +37,7 @@ func (a *Attacher) converge(ctx context.Context, b Bridge) (nl.Link, error) {
 	if !mine {
 		return have, &podweft.OpError{
 			Op: "create", Object: podweft.Named("link " + b.Name + " type bridge"),
-			Err: fmt.Errorf("%w: delete it, or give the bridge another name", conflict(have)),
+			Err: fmt.Errorf("%w: delete it, or give the bridge another name", cable.Conflict(have)),
 		}
 	}
 	steps := bridgeSteps(have, want, b)
@@ -50,35 +51,35 @@ func (a *Attacher) converge(ctx context.Context, b Bridge) (nl.Link, error) {
 	if have.Alias == "" {
 		a.refuseAdvertisements(ctx, b.Name) // before it has one: should we be killed, the next to come does it
 	}
-	if err := a.node.do(ctx, steps...); err != nil {
+	if err := a.node.Do(ctx, steps...); err != nil {
 		return have, err
 	}
 	for _, s := range steps {
-		a.log.DebugContext(ctx, "bridge converged", "op", s.op, "object", s.object)
+		a.node.Log.DebugContext(ctx, "bridge converged", "op", s.Op, "object", s.Object)
 	}
-	return a.node.conn.Link(b.Name)
+	return a.node.Conn.Link(b.Name)
 }
 
 // bridge returns the link of the bridge's name, whosever it is, and makes it if there is none.
 func (a *Attacher) bridge(ctx context.Context, want nl.Link) (nl.Link, error) {
-	have, err := a.node.conn.Link(want.Name)
+	have, err := a.node.Conn.Link(want.Name)
 	if !errors.Is(err, nl.ErrNoLink) {
 		return have, err
 	}
-	create := step{
-		op: "create", object: fmt.Sprintf("link %s type bridge address %s", want.Name, want.MAC),
-		request: func(b *nl.Batch) { b.CreateBridge(want) }, fine: unix.EEXIST, // somebody else was faster: see whose it is
+	create := cable.Step{
+		Op: "create", Object: fmt.Sprintf("link %s type bridge address %s", want.Name, want.MAC),
+		Request: func(b *nl.Batch) { b.CreateBridge(want) }, Fine: unix.EEXIST, // somebody else was faster: see whose it is
 	}
-	if err := a.node.do(ctx, create); err != nil {
+	if err := a.node.Do(ctx, create); err != nil {
 		return have, err
 	}
-	return a.node.conn.Link(want.Name)
+	return a.node.Conn.Link(want.Name)
 }
 
 // bridgeSteps is what have lacks.
-func bridgeSteps(have, want nl.Link, b Bridge) (steps []step) {
+func bridgeSteps(have, want nl.Link, b Bridge) (steps []cable.Step) {
 	update := func(what string, request func(*nl.Batch)) {
-		steps = append(steps, step{op: "update", object: fmt.Sprintf("link %s %s", want.Name, what), request: request})
+		steps = append(steps, cable.Step{Op: "update", Object: fmt.Sprintf("link %s %s", want.Name, what), Request: request})
 	}
 	if have.Alias == "" || !have.Up {
 		update("up alias "+want.Alias, func(b *nl.Batch) { b.Mark(want) })
@@ -103,14 +104,14 @@ func (b Bridge) addresses(mac podweft.MAC) []netip.Prefix {
 }
 
 // addressSteps gives the bridge its addresses and takes all others off it, but for link-local ones.
-func (a *Attacher) addressSteps(br nl.Link, b Bridge) (steps []step, err error) {
-	have, err := a.node.conn.Addresses(br.Index)
+func (a *Attacher) addressSteps(br nl.Link, b Bridge) (steps []cable.Step, err error) {
+	have, err := a.node.Conn.Addresses(br.Index)
 	if err != nil {
 		return nil, err
 	}
 	for _, h := range have {
 		if !h.LinkScope && !slices.Contains(b.Gateways, h.Prefix) {
-			steps = append(steps, deleteAddress(b.Name, h))
+			steps = append(steps, cable.DeleteAddress(b.Name, h))
 		}
 	}
 	mac := br.MAC
@@ -119,7 +120,7 @@ func (a *Attacher) addressSteps(br nl.Link, b Bridge) (steps []step, err error) 
 	}
 	for _, g := range b.addresses(mac) {
 		if !slices.ContainsFunc(have, func(h nl.Address) bool { return h.Prefix == g }) {
-			steps = append(steps, addAddress(b.Name, nl.Address{Link: br.Index, Prefix: g}))
+			steps = append(steps, cable.AddAddress(b.Name, nl.Address{Link: br.Index, Prefix: g}))
 		}
 	}
 	return steps, nil
@@ -128,16 +129,10 @@ func (a *Attacher) addressSteps(br nl.Link, b Bridge) (steps []step, err error) 
 // refuseAdvertisements keeps a pod that sends router advertisements from becoming the node's router (CVE-2020-10749). A node
 // that forwards IPv6 ignores them anyway, so where /proc/sys cannot be written this is no reason to attach nothing.
 func (a *Attacher) refuseAdvertisements(ctx context.Context, name string) {
-	err := sysctl.Ensure(a.node.path, "net/ipv6/conf/"+name+"/accept_ra", "0")
+	err := sysctl.Ensure(a.node.Path, "net/ipv6/conf/"+name+"/accept_ra", "0")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		a.log.WarnContext(ctx, "bridge may accept router advertisements", "link", name, "err", err)
+		a.node.Log.WarnContext(ctx, "bridge may accept router advertisements", "link", name, "err", err)
 	}
-}
-
-// ours reports whether have is the link want. Its alias says so; until it has one (it is given right after a link is made)
-// its MAC does, which is derived and nobody else's.
-func ours(have, want nl.Link) bool {
-	return have.Kind == want.Kind && (have.Alias == want.Alias || have.Alias == "" && have.MAC == want.MAC)
 }
 
 // adoptable reports whether another plugin made the bridge: it says nothing, and pods are all it joins.
@@ -145,18 +140,6 @@ func (a *Attacher) adoptable(have nl.Link) (bool, error) {
 	if have.Kind != "bridge" || have.Alias != "" {
 		return false, nil
 	}
-	all, err := a.node.conn.Links()
+	all, err := a.node.Conn.Links()
 	return err == nil && !slices.ContainsFunc(all, func(l nl.Link) bool { return l.Master == have.Index && l.Kind != "veth" }), err
-}
-
-// conflict names the link that is in the way.
-func conflict(have nl.Link) error {
-	kind, alias := have.Kind, "without an alias"
-	if kind == "" {
-		kind = "hardware"
-	}
-	if have.Alias != "" {
-		alias = fmt.Sprintf("alias %q", have.Alias)
-	}
-	return fmt.Errorf("%w: link %s, index %d, %s, %s", podweft.ErrConflict, have.Name, have.Index, kind, alias)
 }

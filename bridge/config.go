@@ -3,7 +3,7 @@ package bridge
 import (
 	"log/slog"
 
-	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/cable"
 )
 
 // DefaultOwner is the owner of an instance that does not name itself.
@@ -25,27 +25,9 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// maxOwner keeps an alias below the kernel's limit, together with maxContainer.
-const maxOwner = 64
-
-// isOwner is written out: regular expressions are compiled anew in each of the short-lived processes that attach one pod.
-func isOwner(s string) bool {
-	for i, c := range []byte(s) {
-		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
-		if !letter && (i == 0 || c != '_' && c != '.' && c != '-') {
-			return false
-		}
-	}
-	return len(s) <= maxOwner
-}
-
 // Validate reports everything that is wrong with cfg, each as a [*podweft.FieldError].
 func (cfg Config) Validate() error {
-	if cfg.Owner != "" && !isOwner(cfg.Owner) {
-		return &podweft.FieldError{
-			Field: "Owner", Value: cfg.Owner, Problem: "cannot be part of a mark",
-			Remedy: "use up to 64 letters, digits, dots, dashes and underscores, a letter or digit first",
-		}
-	}
-	return nil
+	var f cable.Fields
+	f.Owner(cfg.Owner)
+	return f.Err()
 }

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/cable"
 )
 
 const (
@@ -94,7 +95,7 @@ func (p Port) withDefaults(owner string, b Bridge) Port {
 		p.Name = DefaultInterface
 	}
 	if p.HostName == "" {
-		p.HostName = hostName(owner, p.Container, p.Name)
+		p.HostName = cable.HostName(owner, p.Container, p.Name)
 	}
 	if p.MAC.IsZero() {
 		p.MAC = podMAC(owner, p)

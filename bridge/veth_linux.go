@@ -1,114 +1,67 @@
 package bridge
 
 import (
-	"context"
-	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/cable"
 	"github.com/podweft/podweft/internal/nl"
 )
 
-// veth is a port's pair of links: as wanted, and once it is plugged as it is.
+// veth is a port's pair of links and what they connect.
 type veth struct {
-	bridge     Bridge
-	port       Port
-	br         nl.Link // the bridge's
-	host, peer nl.Link
-	have       nl.Port // host as it is
+	cable.Pair
+	bridge Bridge
+	port   Port
+	br     nl.Link // the bridge's
 }
 
 func (a *Attacher) veth(b Bridge, br nl.Link, p Port) *veth {
-	host := a.hostEnd(p)
-	host.Master = br.Index
-	return &veth{bridge: b, port: p, br: br, host: host, peer: nl.Link{Name: p.Name, Kind: "veth", MAC: p.MAC, MTU: p.MTU}}
+	v := &veth{bridge: b, port: p, br: br, Pair: cable.Pair{
+		Host: a.node.HostEnd(p.id(), p.MTU), Peer: nl.Link{Name: p.Name, Kind: "veth", MAC: p.MAC, MTU: p.MTU}, NetNS: p.NetNS,
+	}}
+	v.Host.Master = br.Index
+	return v
 }
 
-func (a *Attacher) hostEnd(p Port) nl.Link {
-	return nl.Link{
-		Name: p.HostName, Alias: portMark(a.owner, p.Container, p.Name), Kind: "veth", MAC: hostMAC(a.owner, p), MTU: p.MTU,
+// setup is what the pod needs to reach others.
+func (v *veth) setup() cable.Setup {
+	s, link := v.Setup(), v.Peer.Index
+	for _, a := range v.port.Addresses {
+		s.Addresses = append(s.Addresses, nl.Address{Link: link, Prefix: a})
 	}
-}
-
-// plug makes the pair, or finds it, and reads it. It says whether it made it also when it then fails.
-func (v *veth) plug(ctx context.Context, node space, pod *pod) (made bool, err error) {
-	var b nl.Batch
-	b.CreateVeth(v.host, v.peer, int(pod.file.Fd()))
-	err = errors.Join(node.conn.Do(ctx, &b)...)
-	if errors.Is(err, unix.EEXIST) {
-		return false, v.find(ctx, node, pod)
+	for _, g := range v.port.gateways(v.bridge) {
+		s.Neighbors = append(s.Neighbors, nl.Neighbor{NeighborKey: nl.NeighborKey{Link: link, Addr: g}, MAC: v.br.MAC})
 	}
-	if err != nil {
-		return false, v.failed(err)
+	for _, r := range v.port.routes(v.bridge) {
+		s.Routes = append(s.Routes, nl.Route{
+			RouteKey: nl.RouteKey{Table: nl.TableMain, Prefix: r.Prefix},
+			Protocol: unix.RTPROT_STATIC, Gateway: r.Via, Link: link,
+		})
 	}
-	v.have, err = node.conn.Port(ctx, v.host.Name)
-	v.peer.Index, v.peer.MTU = v.have.Pair, v.have.MTU
-	return true, err
-}
-
-// find reads the links that keep the pair from being made. They may be the pair.
-func (v *veth) find(ctx context.Context, node space, pod *pod) error {
-	host, err := node.conn.Port(ctx, v.host.Name)
-	if err != nil && !errors.Is(err, nl.ErrNoLink) {
-		return err
-	}
-	peer, err := pod.conn.Link(v.peer.Name)
-	if err != nil && !errors.Is(err, nl.ErrNoLink) {
-		return err
-	}
-	if err := v.accept(host.Link, peer); err != nil {
-		return v.failed(err)
-	}
-	v.have, v.peer.Index = host, peer.Index
-	if v.peer.MTU == 0 {
-		v.peer.MTU = peer.MTU
-	}
-	return nil
-}
-
-// accept reports why host and peer, either of which may be missing, are not the pair as wanted.
-func (v *veth) accept(host, peer nl.Link) error {
-	switch {
-	case host.Index != 0 && !ours(host, v.host):
-		return conflict(host)
-	case host.Index == 0 && peer.Index != 0:
-		return fmt.Errorf("%w, in %s", conflict(peer), v.port.NetNS)
-	case host.Index == 0:
-		return unix.EEXIST // what was there a moment ago has gone
-	case peer.Index == 0, host.Pair != peer.Index, peer.Pair != host.Index:
-		return fmt.Errorf("%w, the host end of this port in another namespace: detach it first", conflict(host))
-	case host.Master != 0 && host.Master != v.host.Master:
-		return fmt.Errorf("%w, this port on another bridge: detach it first", conflict(host))
-	}
-	return nil
-}
-
-func (v *veth) failed(err error) error {
-	o := podweft.Named(fmt.Sprintf("link %s type veth peer %s address %s", v.port.HostName, v.port.Name, v.port.MAC))
-	return &podweft.OpError{Op: "create", Object: o, Err: err}
+	return s
 }
 
 // hostSteps is what the host end lacks.
-func (v *veth) hostSteps() (steps []step) {
+func (v *veth) hostSteps() (steps []cable.Step) {
 	update := func(what string, request func(*nl.Batch)) {
-		steps = append(steps, step{op: "update", object: "link " + v.host.Name + " " + what, request: request})
+		steps = append(steps, cable.Step{Op: "update", Object: "link " + v.Host.Name + " " + what, Request: request})
 	}
-	if v.have.Alias == "" || !v.have.Up {
-		update("up alias "+v.host.Alias, func(r *nl.Batch) { r.Mark(v.host) })
+	if v.Have.Alias == "" || !v.Have.Up {
+		update("up alias "+v.Host.Alias, func(r *nl.Batch) { r.Mark(v.Host) })
 	}
-	if v.have.Master == 0 {
-		update("master "+v.bridge.Name, func(r *nl.Batch) { r.SetMaster(v.have.Index, v.host.Master) })
+	if v.Have.Master == 0 {
+		update("master "+v.bridge.Name, func(r *nl.Batch) { r.SetMaster(v.Have.Index, v.Host.Master) })
 	}
-	if v.host.MTU != 0 && v.have.MTU != v.host.MTU {
-		update(fmt.Sprintf("mtu %d", v.host.MTU), func(r *nl.Batch) { r.SetMTU(v.have.Index, v.host.MTU) })
+	if v.Host.MTU != 0 && v.Have.MTU != v.Host.MTU {
+		update(fmt.Sprintf("mtu %d", v.Host.MTU), func(r *nl.Batch) { r.SetMTU(v.Have.Index, v.Host.MTU) })
 	}
-	if v.have.Hairpin != v.port.Hairpin {
-		update(fmt.Sprintf("hairpin %t", v.port.Hairpin), func(r *nl.Batch) { r.SetHairpin(v.host.Name, v.port.Hairpin) })
+	if v.Have.Hairpin != v.port.Hairpin {
+		update(fmt.Sprintf("hairpin %t", v.port.Hairpin), func(r *nl.Batch) { r.SetHairpin(v.Host.Name, v.port.Hairpin) })
 	}
-	if v.have.Isolated != v.port.Isolated {
-		update(fmt.Sprintf("isolated %t", v.port.Isolated), func(r *nl.Batch) { r.SetIsolated(v.host.Name, v.port.Isolated) })
+	if v.Have.Isolated != v.port.Isolated {
+		update(fmt.Sprintf("isolated %t", v.port.Isolated), func(r *nl.Batch) { r.SetIsolated(v.Host.Name, v.port.Isolated) })
 	}
 	if v.port.MTU < v.bridge.MTU {
 		// A bridge takes the smallest MTU of its ports (br_mtu_auto_adjust in net/bridge/br_if.c), until it is given one.

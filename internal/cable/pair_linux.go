@@ -1,0 +1,91 @@
+package cable
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/nl"
+)
+
+// Pair is a port's pair of links: as wanted, and once it is plugged as it is.
+type Pair struct {
+	Host, Peer nl.Link
+	NetNS      string  // of the pod
+	Have       nl.Port // Host as it is
+}
+
+// Plug makes the pair, or finds it, and reads it; one that is retired makes way. It says whether it made it also when it then
+// fails.
+func (p *Pair) Plug(ctx context.Context, node *Node, pod *Pod) (made bool, err error) {
+	made, err = p.plug(ctx, node, pod)
+	if !errors.Is(err, podweft.ErrConflict) && !errors.Is(err, unix.EEXIST) {
+		return made, err
+	}
+	if free, failed := p.exhume(ctx, node, pod); failed != nil {
+		return false, failed
+	} else if !free {
+		return false, err
+	}
+	return p.plug(ctx, node, pod)
+}
+
+func (p *Pair) plug(ctx context.Context, node *Node, pod *Pod) (made bool, err error) {
+	var b nl.Batch
+	b.CreateVeth(p.Host, p.Peer, int(pod.file.Fd()))
+	err = errors.Join(node.Conn.Do(ctx, &b)...)
+	if errors.Is(err, unix.EEXIST) {
+		return false, p.find(ctx, node, pod)
+	}
+	if err != nil {
+		return false, p.failed(err)
+	}
+	p.Have, err = node.Conn.Port(ctx, p.Host.Name)
+	p.Peer.Index, p.Peer.MTU = p.Have.Pair, p.Have.MTU
+	return true, err
+}
+
+// find reads the links that keep the pair from being made. They may be the pair.
+func (p *Pair) find(ctx context.Context, node *Node, pod *Pod) error {
+	host, err := node.Conn.Port(ctx, p.Host.Name)
+	if err != nil && !errors.Is(err, nl.ErrNoLink) {
+		return err
+	}
+	peer, err := pod.Conn.Link(p.Peer.Name)
+	if err != nil && !errors.Is(err, nl.ErrNoLink) {
+		return err
+	}
+	if err := p.Accept(host.Link, peer); err != nil {
+		return p.failed(err)
+	}
+	p.Have, p.Peer.Index = host, peer.Index
+	if p.Peer.MTU == 0 {
+		p.Peer.MTU = peer.MTU
+	}
+	return nil
+}
+
+// Accept reports why host and peer, either of which may be missing, are not the pair as wanted.
+func (p *Pair) Accept(host, peer nl.Link) error {
+	switch {
+	case host.Index != 0 && !Ours(host, p.Host):
+		return Conflict(host)
+	case host.Index == 0 && peer.Index != 0:
+		return fmt.Errorf("%w, in %s", Conflict(peer), p.NetNS)
+	case host.Index == 0:
+		return unix.EEXIST // what was there a moment ago has gone
+	case peer.Index == 0, host.Pair != peer.Index, peer.Pair != host.Index:
+		return fmt.Errorf("%w, the host end of this port in another namespace: detach it first", Conflict(host))
+	case host.Master != 0 && host.Master != p.Host.Master:
+		return fmt.Errorf("%w, this port on another bridge: detach it first", Conflict(host))
+	}
+	return nil
+}
+
+func (p *Pair) failed(err error) error {
+	o := podweft.Named(fmt.Sprintf("link %s type veth peer %s address %s", p.Host.Name, p.Peer.Name, p.Peer.MAC))
+	return &podweft.OpError{Op: "create", Object: o, Err: err}
+}

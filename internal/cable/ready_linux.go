@@ -1,0 +1,51 @@
+package cable
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/nl"
+)
+
+// The kernel does two things from work queues after it has answered, and drops packets until it has. Mostly it has by the
+// time one asks; on a busy machine it takes milliseconds.
+
+// patience is how long they may take before something must be wrong.
+const patience = 10 * time.Second
+
+// await asks done again and again.
+func await(ctx context.Context, what string, done func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for pause := 50 * time.Microsecond; ; pause = min(2*pause, 5*time.Millisecond) {
+		if ok, err := done(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return &podweft.OpError{Op: "await", Object: podweft.Named(what), Err: ctx.Err()}
+		case <-time.After(pause):
+		}
+	}
+}
+
+// Operational waits until frames pass the link, and returns it. A carrier comes with the other end of a pair, or with a
+// bridge's first port, but the kernel acts on it later (net/core/link_watch.c): until then a bridge does not forward for
+// the port, and the link's queue drops what is sent.
+func (s Space) Operational(ctx context.Context, name string) (l nl.Link, err error) {
+	err = await(ctx, "carrier of link "+name, func() (bool, error) {
+		l, err = s.Conn.Link(name)
+		return l.Operational, err
+	})
+	return l, err
+}
+
+// Reachable waits until the namespace answers for the address: see [nl.Conn.Local].
+func (s Space) Reachable(ctx context.Context, a netip.Addr) error {
+	if a.Is4() {
+		return nil
+	}
+	return await(ctx, "address "+a.String(), func() (bool, error) { return s.Conn.Local(ctx, a) })
+}

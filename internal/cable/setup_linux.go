@@ -1,0 +1,164 @@
+package cable
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/nl"
+)
+
+// loopback is lo's index in every namespace (LOOPBACK_IFINDEX, include/net/flow.h).
+const loopback = 1
+
+// Setup is what belongs into a pod's namespace. It names the links there by their index.
+type Setup struct {
+	peer      nl.Link // the pod's end of the pair
+	up        []nl.Link
+	Addresses []nl.Address
+	Neighbors []nl.Neighbor
+	Routes    []nl.Route
+}
+
+// Setup returns one that has nothing but the links up.
+func (p *Pair) Setup() Setup {
+	return Setup{peer: p.Peer, up: []nl.Link{{Index: loopback, Name: "lo"}, p.Peer}}
+}
+
+// Steps are in the order in which the kernel accepts them: a route needs its gateway's subnet, and that an address.
+func (s Setup) Steps() (steps []Step) {
+	for _, l := range s.up {
+		steps = append(steps, SetUp(l))
+	}
+	for _, a := range s.Addresses {
+		steps = append(steps, AddAddress(s.peer.Name, a))
+	}
+	for _, n := range s.Neighbors {
+		steps = append(steps, SetNeighbor(s.peer.Name, n))
+	}
+	for _, r := range s.Routes {
+		steps = append(steps, AddRoute(s.peer.Name, r))
+	}
+	return steps
+}
+
+// Complete carries out s, of which the pod has nothing yet, or nothing that anybody knew of.
+func (p *Pod) Complete(ctx context.Context, s Setup) error {
+	err := p.Do(ctx, s.Steps()...)
+	if errors.Is(err, unix.EEXIST) { // another link's route, or somebody attaches the same port at this moment
+		if s, err = p.Lacking(ctx, s); err == nil {
+			err = p.Do(ctx, s.Steps()...)
+		}
+	}
+	return err
+}
+
+// Lacking returns the part of s that the pod lacks. Something else in a part's place is [podweft.ErrConflict].
+func (p *Pod) Lacking(ctx context.Context, s Setup) (Setup, error) {
+	for _, leave := range []func(context.Context, *Setup) error{p.addresses, p.links, p.neighbors, p.routes} {
+		if err := leave(ctx, &s); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+func (p *Pod) links(_ context.Context, s *Setup) error {
+	var down []nl.Link
+	for _, l := range s.up {
+		have, err := p.Conn.LinkAt(l.Index)
+		if err != nil {
+			return err
+		}
+		if l.Index == s.peer.Index && (have.MAC != l.MAC || have.MTU != l.MTU) {
+			return taken(linkText(l), linkText(have))
+		}
+		if !have.Up {
+			down = append(down, l)
+		}
+	}
+	s.up = down
+	return nil
+}
+
+func linkText(l nl.Link) string {
+	return fmt.Sprintf("link %s mtu %d address %s", l.Name, l.MTU, l.MAC)
+}
+
+func (p *Pod) addresses(_ context.Context, s *Setup) error {
+	have, err := p.Conn.Addresses(s.peer.Index)
+	if err != nil {
+		return err
+	}
+	for _, h := range have {
+		if !h.LinkScope && !slices.Contains(s.Addresses, nl.Address{Link: h.Link, Prefix: h.Prefix}) {
+			return taken("addresses of "+s.peer.Name, AddressText(s.peer.Name, h))
+		}
+	}
+	s.Addresses = without(s.Addresses, func(a nl.Address) bool {
+		return slices.ContainsFunc(have, func(h nl.Address) bool { return h.Prefix == a.Prefix })
+	})
+	return nil
+}
+
+func (p *Pod) neighbors(ctx context.Context, s *Setup) error {
+	have := map[nl.Neighbor]bool{}
+	err := p.Conn.Neighbors(ctx, s.peer.Index, func() { clear(have) }, func(n nl.Neighbor) { have[n] = true })
+	s.Neighbors = without(s.Neighbors, func(n nl.Neighbor) bool { return have[n] })
+	return err
+}
+
+func (p *Pod) routes(ctx context.Context, s *Setup) error {
+	have := map[netip.Prefix][]nl.Route{}
+	err := p.Conn.Routes(ctx, func() { clear(have) }, func(r nl.Route) {
+		if r.Table == nl.TableMain {
+			have[r.Prefix] = append(have[r.Prefix], r)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	same := func(a, b nl.Route) bool {
+		return a.Gateway == b.Gateway && a.Link == b.Link && !a.Multipath && a.Nexthop == 0
+	}
+	lacking := without(s.Routes, func(w nl.Route) bool {
+		return slices.ContainsFunc(have[w.Prefix], func(h nl.Route) bool { return same(h, w) })
+	})
+	for _, w := range lacking {
+		if there := have[w.Prefix]; len(there) > 0 {
+			return taken(w.Format(s.peer.Name), there[0].Format(p.linkName(there[0].Link)))
+		}
+	}
+	s.Routes = lacking
+	return nil
+}
+
+func (p *Pod) linkName(index int) string {
+	l, err := p.Conn.LinkAt(index)
+	if err != nil {
+		return fmt.Sprintf("with index %d", index)
+	}
+	return l.Name
+}
+
+// taken says that have stands where want should be.
+func taken(want, have string) error {
+	return &podweft.OpError{
+		Op: "create", Object: podweft.Named(want), Err: fmt.Errorf("%w: %s", podweft.ErrConflict, have),
+	}
+}
+
+// without returns the elements that there does not accept; it leaves list as it is.
+func without[T any](list []T, there func(T) bool) (rest []T) {
+	for _, e := range list {
+		if !there(e) {
+			rest = append(rest, e)
+		}
+	}
+	return rest
+}
