@@ -6,6 +6,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"github.com/podweft/podweft/internal/word"
 )
 
 // Call is one call of a plugin, as section 2 of the CNI specification lays it down.
@@ -72,7 +74,7 @@ func (c Call) parameters() (parameters, error) {
 		switch {
 		case p.container == "":
 			bad("CNI_CONTAINERID", "is missing")
-		case !isName(p.container, maxContainer):
+		case !word.Valid(p.container, maxContainer):
 			bad("CNI_CONTAINERID", fmt.Sprintf("%q is not up to %d letters, digits, dots, dashes and underscores, a letter or digit first", p.container, maxContainer))
 		}
 		switch {
@@ -89,18 +91,6 @@ func (c Call) parameters() (parameters, error) {
 		return p, &Error{Code: CodeEnvironment, Msg: "environment: " + strings.Join(wrong, "; ")}
 	}
 	return p, nil
-}
-
-// isName reports whether CNI allows s as the name of a network or the ID of a container, and we its length. It is written out
-// because a plugin lives a few milliseconds, of which regular expressions would take one to be compiled.
-func isName(s string, most int) bool {
-	for i, c := range []byte(s) {
-		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
-		if !letter && (i == 0 || c != '_' && c != '.' && c != '-') {
-			return false
-		}
-	}
-	return s != "" && len(s) <= most
 }
 
 // isLink reports whether s can be a link's name.

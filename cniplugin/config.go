@@ -10,6 +10,8 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/podweft/podweft/internal/word"
 )
 
 // Latest is the version of the CNI specification that this package serves; it serves all before it too.
@@ -148,7 +150,7 @@ func parseConfig(raw []byte) (*config, error) {
 		return c, &Error{Code: CodeVersion, Msg: fmt.Sprintf(
 			"cniVersion %q is not supported: use one of %s", c.CNIVersion, strings.Join(version.All.SupportedVersions(), ", "))}
 	}
-	if !isName(c.Name, maxNetwork) {
+	if !word.Valid(c.Name, maxNetwork) {
 		return c, &Error{Code: CodeConfig, Msg: fmt.Sprintf(
 			"name: %q cannot name a network: use up to %d letters, digits, dots, dashes and underscores, a letter or digit first",
 			c.Name, maxNetwork)}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/word"
 )
 
 // DefaultOwner is the owner of an instance that does not name itself. Its table is podweft-nat.
@@ -24,26 +25,13 @@ type Config struct {
 
 // Validate reports what makes no sense in the Config as a [*podweft.FieldError].
 func (cfg Config) Validate() error {
-	if cfg.Owner != "" && !isOwner(cfg.Owner) {
+	if cfg.Owner != "" && !word.Valid(cfg.Owner, 64) {
 		return &podweft.FieldError{
 			Field: "Owner", Value: cfg.Owner, Problem: "cannot be part of a table's name",
 			Remedy: "use up to 64 letters, digits, dots, dashes and underscores, a letter or digit first",
 		}
 	}
 	return nil
-}
-
-const maxOwner = 64
-
-// isOwner is written out: compiling a regular expression for it took a process that lives milliseconds one of them.
-func isOwner(s string) bool {
-	for i, c := range []byte(s) {
-		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
-		if !letter && (i == 0 || c != '_' && c != '.' && c != '-') {
-			return false
-		}
-	}
-	return len(s) <= maxOwner
 }
 
 // Driver keeps the masquerade table of one node. It is a [podweft.Driver] and safe for concurrent use.

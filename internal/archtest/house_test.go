@@ -100,7 +100,7 @@ var ours = house{
 		"nat":    {may: []string{root, "subnet", internal}, brings: nftables},
 
 		"node":       {may: []string{root, "subnet", "nat", internal}, brings: nftables},
-		"node/local": {may: []string{root, "internal/dirwatch"}, brings: []string{"golang.org/x/sys"}},
+		"node/local": {may: []string{root, "internal/dirwatch", "internal/word"}, brings: []string{"golang.org/x/sys"}},
 		"testnet":    {may: []string{root, internal}, brings: rtnetlink},
 		"cnitest": {
 			may:    []string{root, "testnet", internal},
@@ -127,13 +127,16 @@ var ours = house{
 		"internal/nlsock":    {may: []string{root, internal}, brings: namespaces},
 		"internal/nl":        {may: []string{root, internal}, brings: rtnetlink},
 		"internal/peers":     {may: []string{root, internal}, brings: rtnetlink},
+		"internal/recompile": {may: []string{root, "subnet", "internal/delta"}},
 		"internal/sabotage":  {may: []string{root, "testnet", internal}, brings: rtnetlink},
 		"internal/sysctl":    {may: []string{root, internal}, brings: namespaces},
-		"internal/recompile": {may: []string{root, "subnet", "internal/delta"}},
+		"internal/word":      {},
 
 		// Readers learn the SDK from the examples: what these need must be public. (Go itself would let them import internal
 		// packages, since their path lies below ours.)
 		"examples/...": {may: []string{public}},
+		// Whole clusters of real programs, for tests.
+		"e2e/...": {may: []string{public, "kube"}},
 		// Objects of Kubernetes turned into ours.
 		"kube/...": {may: []string{root, "subnet", "policy"}},
 		// Routes by BGP: what was learned is a snapshot to drivers, and drivers know nothing of it.

@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"strings"
 	"unicode"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/word"
 )
 
 const (
@@ -20,8 +20,6 @@ const (
 
 	minMTU4, minMTU6 = 68, 1280 // RFC 791, RFC 8200
 )
-
-var ownerPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 
 // Fields collects what is wrong with a value's fields.
 type Fields struct{ errs []error }
@@ -36,7 +34,7 @@ func (f *Fields) Add(field string, value any, problem, remedy string) {
 
 // Owner checks that an owner can be part of a mark; empty is whoever is the default.
 func (f *Fields) Owner(owner string) {
-	if owner != "" && (!ownerPattern.MatchString(owner) || len(owner) > maxOwner) {
+	if owner != "" && !word.Valid(owner, maxOwner) {
 		f.Add("Owner", owner, "cannot be part of a mark",
 			"use up to 64 letters, digits, dots, dashes and underscores, a letter or digit first")
 	}

@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/word"
 )
 
 // Record is one attachment: an interface of a container in a network, as a plugin has made it.
@@ -122,26 +123,15 @@ const maxName = 115
 
 // key checks the three names. None can leave a directory or hold the separator of a file's name.
 func (f *flaws) key(prefix string, k Key) {
-	if !isName(k.Network) {
+	if !word.Valid(k.Network, maxName) {
 		f.add(prefix+"network", k.Network, "is not the name of a network")
 	}
-	if !isName(k.Container) {
+	if !word.Valid(k.Container, maxName) {
 		f.add(prefix+"container", k.Container, "is not the ID of a container")
 	}
 	if !isLink(k.Interface) {
 		f.add(prefix+"interface", k.Interface, "is not the name of an interface")
 	}
-}
-
-// isName reports whether CNI allows s as the name of a network or the ID of a container.
-func isName(s string) bool {
-	for i, c := range []byte(s) {
-		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
-		if !letter && (i == 0 || c != '_' && c != '.' && c != '-') {
-			return false
-		}
-	}
-	return s != "" && len(s) <= maxName
 }
 
 // isLink reports whether the kernel allows s as the name of a link (dev_valid_name in net/core/dev.c).

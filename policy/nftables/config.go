@@ -3,10 +3,10 @@ package nftables
 import (
 	"cmp"
 	"log/slog"
-	"regexp"
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/nft"
+	"github.com/podweft/podweft/internal/word"
 )
 
 // DefaultOwner is the owner of an instance that does not name itself. Its table is podweft-policy.
@@ -25,11 +25,9 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-var ownerForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
-
 // Validate reports what makes no sense in the Config as a [*podweft.FieldError].
 func (cfg Config) Validate() error {
-	if cfg.Owner == "" || ownerForm.MatchString(cfg.Owner) {
+	if cfg.Owner == "" || word.Valid(cfg.Owner, 64) {
 		return nil
 	}
 	return &podweft.FieldError{
