@@ -1,11 +1,13 @@
 package cniplugin
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"slices"
+	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
@@ -215,16 +217,49 @@ func (t *task) unplug() error {
 // del removes everything that an ADD has made, from the node's own records: the namespace, the configuration's ranges and
 // prevResult may be gone. It goes on past what fails.
 func (t *task) del() error {
-	errs := []error{t.unpublish()}
+	var errs []error
 	if t.delegated {
-		errs = append(errs, t.runPlugin(t.config.Type, "DEL", t.config.raw))
+		errs = []error{t.unpublish(), t.runPlugin(t.config.Type, "DEL", t.config.raw)}
 	} else {
-		errs = append(errs, t.unplug(), t.release())
+		errs = []error{t.part(), t.release()}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err // the record stays: a DEL that failed comes again
 	}
 	return t.records.Remove(t.key())
+}
+
+// part takes the pod's host ports and link away. Where an agent runs, the kernel makes it wait, and not us.
+func (t *task) part() error {
+	if _, err := os.Stat(socketOf(t.state)); err != nil {
+		return errors.Join(t.unpublish(), t.unplug())
+	}
+	w, err := t.wiring()
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	if err := w.retire(); err != nil {
+		return err
+	}
+	if t.viaAgent() {
+		return nil
+	}
+	return errors.Join(t.unpublish(), w.sweep())
+}
+
+// agentPatience is how long an agent may take for what takes it a few milliseconds.
+const agentPatience = 2 * time.Second
+
+// viaAgent leaves what remains of a pod to the agent, and reports whether there is one that will see to it.
+func (t *task) viaAgent() bool {
+	ctx, cancel := context.WithTimeout(t.ctx, agentPatience)
+	defer cancel()
+	err := local.NewClient(socketOf(t.state)).Detach(ctx, t.key())
+	if err != nil && !errors.Is(err, local.ErrNoAgent) {
+		t.log.WarnContext(t.ctx, "the agent does not help", "err", err)
+	}
+	return err == nil
 }
 
 // check compares an attachment with what an ADD has made of it. What plugins behind this one have changed is theirs.

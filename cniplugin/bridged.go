@@ -1,6 +1,7 @@
 package cniplugin
 
 import (
+	"errors"
 	"slices"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -46,8 +47,15 @@ func (w *bridged) port(n *network, addresses []given) (bridge.Bridge, bridge.Por
 	return n.bridge(w.config, addresses), p
 }
 
-func (w *bridged) detach() error {
-	return w.pods.Detach(w.ctx, bridge.Port{Container: w.container, Name: w.ifname, NetNS: w.netns})
+func (w *bridged) detach() error { return w.pods.Detach(w.ctx, w.named()) }
+
+func (w *bridged) retire() error { return w.pods.Retire(w.ctx, w.named()) }
+
+func (w *bridged) sweep() error { return w.pods.Sweep(w.ctx) }
+
+// named is what identifies the port.
+func (w *bridged) named() bridge.Port {
+	return bridge.Port{Container: w.container, Name: w.ifname, NetNS: w.netns}
 }
 
 func (w *bridged) check(n *network, addresses []given, hostName string) error {
@@ -61,5 +69,6 @@ func (w *bridged) collect(live map[attachment]bool) error {
 	if err != nil {
 		return err
 	}
-	return w.pods.DetachAll(w.ctx, slices.DeleteFunc(all, func(p bridge.Port) bool { return live[attachment{p.Container, p.Name}] }))
+	gone := slices.DeleteFunc(all, func(p bridge.Port) bool { return live[attachment{p.Container, p.Name}] })
+	return errors.Join(w.pods.DetachAll(w.ctx, gone), w.pods.Sweep(w.ctx))
 }

@@ -24,6 +24,9 @@ func (t *task) portmap() (*types100.Result, error) {
 	case "ADD":
 		return before, t.portmapAdd(before)
 	case "DEL":
+		if t.viaAgent() {
+			return nil, nil
+		}
 		return nil, t.unpublish()
 	case "CHECK":
 		if before == nil {
@@ -115,10 +118,7 @@ func lead(ports []local.HostPort, pod []netip.Prefix) (all []nat.HostPort, err e
 // firstOfFamily leaves out a pod's further addresses: a port leads to one place.
 func firstOfFamily(all []nat.HostPort) (kept []nat.HostPort) {
 	for _, h := range all {
-		taken := slices.ContainsFunc(kept, func(k nat.HostPort) bool {
-			return k.Protocol == h.Protocol && k.HostIP == h.HostIP && k.Port == h.Port && k.Pod.Addr().Is4() == h.Pod.Addr().Is4()
-		})
-		if !taken {
+		if !slices.ContainsFunc(kept, func(k nat.HostPort) bool { return sameHostPort(k, h) }) {
 			kept = append(kept, h)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -153,4 +154,13 @@ func (n *node) linkNames(t testing.TB) (names []string) {
 		names = append(names, l.Name)
 	}
 	return names
+}
+
+// deadSocket makes what an agent leaves that was killed.
+func deadSocket(t testing.TB, path string) {
+	t.Helper()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	require.NoError(t, err)
+	l.SetUnlinkOnClose(false)
+	require.NoError(t, l.Close())
 }

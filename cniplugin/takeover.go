@@ -24,10 +24,13 @@ func (t *task) hostLocalDir() string {
 	return filepath.Join(dir, t.config.Name)
 }
 
+// importedMark ends the name of the file which says that a network was taken over.
+const importedMark = ".imported"
+
 // takeOver imports what pods hold that host-local has given addresses, before the first one is given here. A mark that goes
 // with the boot says that this was done: host-local's directory outlives its pods, so it counts only while some may run.
 func (t *task) takeOver(pool *ipam.Pool) error {
-	mark := t.state + "/ipam/" + t.config.Name + ".imported"
+	mark := t.state + "/ipam/" + t.config.Name + importedMark
 	if _, err := os.Stat(mark); err == nil {
 		return nil
 	}

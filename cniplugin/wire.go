@@ -10,6 +10,10 @@ type wiring interface {
 	attach(n *network, addresses []given, mac mac) (result *types100.Result, hostName string, err error)
 	// detach removes the pod's link, which may be gone.
 	detach() error
+	// retire does so without waiting for the kernel: the pod's link passes nothing any more, and goes with the next sweep.
+	retire() error
+	// sweep deletes the network's links that were retired.
+	sweep() error
 	// check reports what is not as attach made it.
 	check(n *network, addresses []given, hostName string) error
 	// collect removes the links of the network's attachments that are not live, recorded or not.

@@ -1,0 +1,336 @@
+package cniplugin
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/bridge"
+	"github.com/podweft/podweft/nat"
+	"github.com/podweft/podweft/node/local"
+)
+
+// AgentConfig says where an Agent works; each field is as in [Config].
+type AgentConfig struct {
+	StateDir string
+	NetNS    string
+	BootID   string
+	Logger   *slog.Logger
+}
+
+// Agent does for a node's plugins what takes a process that stays: it deletes the links of pods that went, many at a time,
+// so that no DEL waits for the kernel, closes their host ports, and puts host ports back that somebody has removed. It knows
+// from the plugins' records what belongs to pods that live, so that it may be started, killed and started again at any time.
+// Plugins work without one.
+type Agent struct {
+	cfg    AgentConfig
+	log    *slog.Logger
+	server *local.Server
+	ports  *local.Records // host ports
+
+	begun    time.Time
+	sweeping chan struct{} // size 1: there is something to sweep
+
+	mu       sync.Mutex
+	networks map[string]*agentNetwork
+	unswept  map[string]bool
+	group    *errgroup.Group // of Run
+	ctx      context.Context //nolint:containedctx // Run's, for the loops of networks that come later
+}
+
+// agentNetwork is what an Agent keeps open for a network.
+type agentNetwork struct {
+	pods  *bridge.Attacher
+	ports *nat.Ports
+	loop  *podweft.Loop[nat.PortSpec]
+	spec  nat.PortSpec
+	set   uint64 // generation of spec
+}
+
+// socketOf is where an agent listens.
+func socketOf(state string) string { return state + "/agent.sock" }
+
+// NewAgent begins to listen for plugins, which wait from then on for [Agent.Run].
+func NewAgent(cfg AgentConfig) (*Agent, error) {
+	cfg.StateDir = cmp.Or(cfg.StateDir, DefaultStateDir)
+	a := &Agent{
+		cfg: cfg, log: cfg.Logger, begun: time.Now(), sweeping: make(chan struct{}, 1),
+		networks: map[string]*agentNetwork{}, unswept: map[string]bool{},
+	}
+	if a.log == nil {
+		a.log = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if a.ports, err = local.Open(cfg.StateDir+"/hostports", cfg.BootID); err != nil {
+		return nil, err
+	}
+	a.server, err = local.Listen(local.ServerConfig{Path: socketOf(cfg.StateDir), Handler: agentHandler{a}, Logger: a.log})
+	return a, err
+}
+
+// Close stops listening without a Run. Nothing else changes.
+func (a *Agent) Close() error { return a.server.Close() }
+
+// Run works until ctx ends, and then returns nil; what pods have stays as it is.
+func (a *Agent) Run(ctx context.Context) error {
+	var inner context.Context
+	a.group, inner = errgroup.WithContext(ctx)
+	a.mu.Lock()
+	a.ctx = inner
+	a.mu.Unlock()
+	defer a.forget()
+	if err := a.recall(); err != nil {
+		return errors.Join(err, a.server.Close())
+	}
+	a.group.Go(func() error { return a.server.Run(inner) })
+	a.group.Go(func() error { return a.sweep(inner) })
+	a.group.Go(func() error {
+		return a.ports.Watch(inner, func() {
+			if err := a.publish(); err != nil {
+				a.log.WarnContext(inner, "host ports not read", "err", err)
+			}
+		})
+	})
+	err := a.group.Wait()
+	if ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err())) {
+		return nil
+	}
+	return err
+}
+
+// recall opens the networks that plugins have served, each of which has left its store of addresses, and has everything swept
+// that was retired while no agent ran.
+func (a *Agent) recall() error {
+	stores, err := filepath.Glob(a.cfg.StateDir + "/ipam/*")
+	errs := []error{err}
+	for _, path := range stores {
+		name := filepath.Base(path)
+		if filepath.Ext(name) == importedMark || !isName(name, maxNetwork) {
+			continue
+		}
+		a.mu.Lock()
+		_, err := a.network(name)
+		a.mu.Unlock()
+		errs = append(errs, err)
+		a.bury(name)
+	}
+	return errors.Join(errs...)
+}
+
+// forget closes what Run has opened.
+func (a *Agent) forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, n := range a.networks {
+		n.pods.Close()
+		n.ports.Close()
+	}
+	clear(a.networks)
+}
+
+// network opens a network, once.
+func (a *Agent) network(name string) (*agentNetwork, error) {
+	if n, ok := a.networks[name]; ok {
+		return n, nil
+	}
+	if err := a.ctx.Err(); err != nil {
+		return nil, err
+	}
+	n := &agentNetwork{}
+	var err error
+	if n.pods, err = bridge.New(bridge.Config{Owner: name, NetNS: a.cfg.NetNS, Logger: a.log}); err != nil {
+		return nil, err
+	}
+	if n.ports, err = nat.NewPorts(nat.Config{Owner: name, NetNS: a.cfg.NetNS, Logger: a.log}); err != nil {
+		n.pods.Close()
+		return nil, err
+	}
+	a.networks[name] = n
+	return n, nil
+}
+
+// bury has a network's retired links deleted soon.
+func (a *Agent) bury(network string) {
+	a.mu.Lock()
+	a.unswept[network] = true
+	a.mu.Unlock()
+	select {
+	case a.sweeping <- struct{}{}:
+	default:
+	}
+}
+
+// sweep deletes retired links until ctx ends. What is retired while the kernel makes it wait goes in the next round.
+func (a *Agent) sweep(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.sweeping:
+		}
+		a.mu.Lock()
+		var due []*agentNetwork
+		for name := range a.unswept {
+			n, err := a.network(name)
+			if err != nil {
+				a.log.WarnContext(ctx, "links of pods that went stay", "network", name, "err", err)
+				continue
+			}
+			due = append(due, n)
+		}
+		clear(a.unswept)
+		a.mu.Unlock()
+		for _, n := range due {
+			if err := n.pods.Sweep(ctx); err != nil && ctx.Err() == nil {
+				a.log.WarnContext(ctx, "links of pods that went stay", "err", err)
+			}
+		}
+	}
+}
+
+// publish makes the host ports that are recorded the ones to keep.
+func (a *Agent) publish() error {
+	records, problems, err := a.ports.All("")
+	if err != nil {
+		return err
+	}
+	for _, p := range problems {
+		a.log.Warn("host ports left out", "err", p)
+	}
+	specs := portSpecs(records, func(err error) { a.log.Warn("host port left out", "err", err) })
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for name := range a.networks {
+		if _, ok := specs[name]; !ok {
+			specs[name] = nat.PortSpec{Ports: []nat.HostPort{}}
+		}
+	}
+	var errs []error
+	for name, spec := range specs {
+		errs = append(errs, a.keep(name, spec))
+	}
+	return errors.Join(errs...)
+}
+
+// keep has a network's host ports kept as spec says.
+func (a *Agent) keep(name string, spec nat.PortSpec) error {
+	n, err := a.network(name)
+	if err != nil {
+		return fmt.Errorf("host ports of %s: %w", name, err)
+	}
+	if n.loop == nil {
+		if len(spec.Ports) == 0 { // none that we know of; others may be left, if there is a table
+			if plan, err := n.ports.Plan(a.ctx, nat.PortSpec{}); err != nil || len(plan) == 0 {
+				return err
+			}
+		}
+		n.loop = podweft.NewLoop(n.ports, podweft.LoopConfig{Logger: a.log})
+		a.group.Go(func() error { return n.loop.Run(a.ctx) })
+	} else if slices.Equal(spec.Ports, n.spec.Ports) && slices.Equal(spec.Near, n.spec.Near) {
+		return nil
+	}
+	n.spec, n.set = spec, n.loop.Set(spec)
+	return nil
+}
+
+// portSpecs are the host ports of each network. Of two pods that want the same one, it is the earlier's: the later one is about
+// to be refused.
+func portSpecs(records []local.Record, problem func(error)) map[string]nat.PortSpec {
+	slices.SortStableFunc(records, func(a, b local.Record) int { return a.Since.Compare(b.Since) })
+	specs := map[string]nat.PortSpec{}
+	for _, rec := range records {
+		all, err := lead(rec.HostPorts, rec.Addresses)
+		if err != nil {
+			problem(fmt.Errorf("%s: %w", rec.Key(), err))
+			continue
+		}
+		spec := specs[rec.Network]
+		for _, h := range all {
+			if !slices.ContainsFunc(spec.Ports, func(o nat.HostPort) bool { return sameHostPort(o, h) }) {
+				spec.Ports = append(spec.Ports, h)
+			}
+		}
+		for _, p := range rec.Addresses {
+			if !slices.Contains(spec.Near, p.Masked()) {
+				spec.Near = append(spec.Near, p.Masked())
+			}
+		}
+		specs[rec.Network] = spec
+	}
+	for _, spec := range specs {
+		slices.SortFunc(spec.Near, netip.Prefix.Compare)
+	}
+	return specs
+}
+
+// sameHostPort reports whether two host ports are one: they cannot lead to two pods.
+func sameHostPort(a, b nat.HostPort) bool {
+	return a.Protocol == b.Protocol && a.HostIP == b.HostIP && a.Port == b.Port && a.Pod.Addr().Is4() == b.Pod.Addr().Is4()
+}
+
+// agentHandler answers plugins.
+type agentHandler struct{ *Agent }
+
+// Attach has nothing to wait for.
+func (h agentHandler) Attach(context.Context, local.Record) error { return nil }
+
+// Detach returns when the host ports of these attachments are closed; their links, which plugins have retired, go later.
+func (h agentHandler) Detach(ctx context.Context, keys []local.Key) error {
+	published := map[string]bool{}
+	for _, k := range keys {
+		_, err := h.ports.Get(k)
+		if !errors.Is(err, local.ErrNoRecord) {
+			published[k.Network] = true
+			if err := h.ports.Remove(k); err != nil {
+				return err
+			}
+		}
+	}
+	if len(published) > 0 {
+		if err := h.publish(); err != nil {
+			return err
+		}
+	}
+	for network := range published {
+		if err := h.settled(ctx, network); err != nil {
+			return err
+		}
+	}
+	for _, k := range keys {
+		h.bury(k.Network)
+	}
+	return nil
+}
+
+// settled waits until a network's host ports are what was set last.
+func (a *Agent) settled(ctx context.Context, network string) error {
+	a.mu.Lock()
+	n := a.networks[network]
+	if n == nil || n.loop == nil {
+		a.mu.Unlock()
+		return nil
+	}
+	loop, set := n.loop, n.set
+	a.mu.Unlock()
+	return loop.Wait(ctx, set)
+}
+
+// Claim is for networks whose agent gives out the addresses.
+func (h agentHandler) Claim(context.Context, local.Claim) ([]local.Address, error) {
+	return nil, fmt.Errorf("addresses: %w: this agent gives none", podweft.ErrNotSupported)
+}
+
+// Status is that of a node whose plugins need nobody.
+func (h agentHandler) Status(context.Context) (local.Status, error) {
+	return local.Status{Ready: true, Started: h.begun}, nil
+}

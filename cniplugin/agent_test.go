@@ -1,0 +1,150 @@
+package cniplugin_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft/bridge"
+	"github.com/podweft/podweft/cniplugin"
+	"github.com/podweft/podweft/internal/nft"
+	"github.com/podweft/podweft/nat"
+	"github.com/podweft/podweft/testnet"
+)
+
+const patience = 30 * time.Second
+
+// agent runs one for the node until stop is called or the test ends.
+func (n *node) agent(t testing.TB) (stop func()) {
+	t.Helper()
+	a, err := cniplugin.NewAgent(cniplugin.AgentConfig{StateDir: n.dir, NetNS: n.ns.NetNS(), BootID: n.boot})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		assert.NoError(t, <-done)
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// links waits until the node has these links.
+func (n *node) links(t testing.TB, want ...string) {
+	t.Helper()
+	var have []string
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if have = n.linkNames(t); assert.ObjectsAreEqual(want, have) {
+			return
+		}
+	}
+	assert.Equal(t, want, have)
+}
+
+// hostPorts is how many ports of the node lead to pods of the network.
+func (n *node) hostPorts(t testing.TB) int {
+	t.Helper()
+	c, err := nft.Open(n.ns.NetNS())
+	require.NoError(t, err)
+	defer c.Close()
+	port := nft.Concat(nft.InetProto, nft.InetService)
+	all, err := c.Elements(t.Context(), nft.Set{
+		Table: nft.Table{Family: nft.INet, Name: "podweft-pods-hostports"}, Name: "ports4", Key: port, Data: nft.Concat(nft.IPv4Addr, nft.InetService),
+	})
+	require.NoError(t, err)
+	return len(all)
+}
+
+func withPort(host int) map[string]any {
+	return map[string]any{"runtimeConfig": map[string]any{"portMappings": []any{
+		map[string]any{"hostPort": host, "containerPort": 80, "protocol": "tcp"},
+	}}}
+}
+
+func TestAgentDetaches(t *testing.T) {
+	n := newNode(t)
+	n.agent(t)
+	for round := range 3 {
+		pod := testnet.NewNode(t, fmt.Sprintf("pod-%d", round))
+		other := testnet.NewNode(t, fmt.Sprintf("other-%d", round))
+		n.add(t, pod, n.conf(withPort(8080)))
+		n.add(t, other, n.conf(withPort(8081)))
+		assert.Equal(t, 2, n.hostPorts(t))
+		r := n.call(t, "podweft-cni", "DEL", n.conf(nil), about(pod)...)
+		require.Zero(t, r.code, r)
+		assert.Equal(t, 1, n.hostPorts(t), "whoever wants the port next finds it closed")
+		r = n.call(t, "podweft-cni", "DEL", n.conf(nil), about(pod)...)
+		require.Zero(t, r.code, r)
+		n.add(t, pod, n.conf(withPort(8080))) // at once, whether its links are gone by now or not
+		for _, p := range []*testnet.Node{pod, other} {
+			r = n.call(t, "podweft-cni", "DEL", n.conf(nil), about(p)...)
+			require.Zero(t, r.code, r)
+		}
+	}
+	n.links(t, "lo", "cni0")
+	assert.Zero(t, n.hostPorts(t))
+}
+
+func TestAgentPutsHostPortsBack(t *testing.T) {
+	n := newNode(t)
+	n.add(t, testnet.NewNode(t, "before"), n.conf(withPort(8080)))
+	n.agent(t)
+	n.add(t, testnet.NewNode(t, "after"), n.conf(withPort(8081)))
+	c, err := nft.Open(n.ns.NetNS())
+	require.NoError(t, err)
+	defer c.Close()
+	table := nft.Table{Family: nft.INet, Name: "podweft-pods-hostports"}
+	ports, err := nat.NewPorts(nat.Config{Owner: "pods", NetNS: n.ns.NetNS()})
+	require.NoError(t, err)
+	defer ports.Close()
+	for range 3 {
+		for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+			rules, err := c.Rules(t.Context(), table)
+			if err == nil && len(rules) > 0 && n.hostPorts(t) == 2 {
+				break
+			}
+			require.True(t, time.Now().Before(end), "%v, %d rules", err, len(rules))
+		}
+		var b nft.Batch
+		b.DeleteTable(table)
+		require.NoError(t, c.Commit(t.Context(), &b))
+	}
+}
+
+// TestAgentThatWasKilled: its socket is there and nobody listens. The plugin does all by itself.
+func TestAgentThatWasKilled(t *testing.T) {
+	n := newNode(t)
+	pod := testnet.NewNode(t, "pod")
+	n.add(t, pod, n.conf(withPort(8080)))
+	deadSocket(t, n.dir+"/agent.sock")
+	r := n.call(t, "podweft-cni", "DEL", n.conf(nil), about(pod)...)
+	require.Zero(t, r.code, r)
+	assert.Equal(t, []string{"lo", "cni0"}, n.linkNames(t))
+	assert.Zero(t, n.hostPorts(t))
+}
+
+// TestAgentFindsWhatIsLeft: one that starts sweeps what was retired while none ran, and leaves pods that live alone.
+func TestAgentFindsWhatIsLeft(t *testing.T) {
+	n := newNode(t)
+	pod, other := testnet.NewNode(t, "pod"), testnet.NewNode(t, "other")
+	n.add(t, pod, n.conf(nil))
+	n.add(t, other, n.conf(withPort(8080)))
+	pods, err := bridge.New(bridge.Config{Owner: "pods", NetNS: n.ns.NetNS()})
+	require.NoError(t, err)
+	defer pods.Close()
+	require.NoError(t, pods.Retire(t.Context(), bridge.Port{Container: pod.Name}))
+	require.Len(t, n.linkNames(t), 4)
+	stop := n.agent(t)
+	for end := time.Now().Add(patience); len(n.linkNames(t)) != 3; time.Sleep(5 * time.Millisecond) {
+		require.True(t, time.Now().Before(end), n.linkNames(t))
+	}
+	stop()
+	assert.Len(t, n.linkNames(t), 3)
+	assert.Equal(t, 1, n.hostPorts(t))
+}
