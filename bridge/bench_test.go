@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -99,4 +100,82 @@ func bare(b *testing.B, node, inPod *nl.Conn, at bridge.Attached, br bridge.Brid
 		}
 	}
 	return nil
+}
+
+// BenchmarkRetire takes a port out of use, and BenchmarkSweep deletes 250 of them at once.
+func BenchmarkRetire(b *testing.B) {
+	m := newHost(b, bridge.Config{})
+	br := cni0("10.244.0.1/16", "fd00:244:0:1::1/64")
+	pod := newMachine(b, "pod")
+	p := port(br, pod, 1)
+	m.attach(b, br, p)
+	measure(b, func() error { return m.pods.Retire(b.Context(), p) }, func() error {
+		m.attach(b, br, p)
+		return nil
+	})
+}
+
+func BenchmarkSweep(b *testing.B) {
+	const many = 250
+	m := newHost(b, bridge.Config{})
+	br := cni0("10.244.0.1/16", "fd00:244:0:1::1/64")
+	var ports []bridge.Port
+	for i := range many {
+		ports = append(ports, port(br, newMachine(b, fmt.Sprintf("pod-%d", i)), i+1))
+	}
+	var took time.Duration
+	n := 0
+	for b.Loop() {
+		b.StopTimer()
+		for _, p := range ports {
+			m.attach(b, br, p)
+		}
+		b.StartTimer()
+		start := time.Now()
+		for _, p := range ports {
+			require.NoError(b, m.pods.Retire(b.Context(), p))
+		}
+		require.NoError(b, m.pods.Sweep(b.Context()))
+		took += time.Since(start)
+		n += many
+	}
+	b.ReportMetric(float64(n)/took.Seconds(), "detached/s")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkAttachAtOnce attaches from eight goroutines.
+func BenchmarkAttachAtOnce(b *testing.B) {
+	const many, atOnce = 200, 8
+	m := newHost(b, bridge.Config{})
+	br := cni0("10.244.0.1/16", "fd00:244:0:1::1/64")
+	var ports []bridge.Port
+	for i := range many {
+		ports = append(ports, port(br, newMachine(b, fmt.Sprintf("pod-%d", i)), i+1))
+	}
+	var took time.Duration
+	for b.Loop() {
+		start := time.Now()
+		next := make(chan bridge.Port)
+		var wg sync.WaitGroup
+		for range atOnce {
+			wg.Go(func() {
+				for p := range next {
+					if _, err := m.pods.Attach(b.Context(), br, p); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		}
+		for _, p := range ports {
+			next <- p
+		}
+		close(next)
+		wg.Wait()
+		took += time.Since(start)
+		b.StopTimer()
+		require.NoError(b, m.pods.DetachAll(b.Context(), ports))
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(many*b.N)/took.Seconds(), "attached/s")
+	b.ReportMetric(0, "ns/op")
 }

@@ -19,34 +19,14 @@ import (
 // converge makes b as it should be. Creation is exclusive, everything else is compared and written: so it does not matter
 // who else is at it, or where one who was killed left off.
 func (a *Attacher) converge(ctx context.Context, b Bridge) (nl.Link, error) {
-	want := nl.Link{Name: b.Name, Alias: a.node.Mark, Kind: "bridge", MTU: b.MTU, MAC: b.MAC}
-	if want.MAC.IsZero() {
-		want.MAC = bridgeMAC(a.node.Owner, b)
-	}
+	want := a.wanted(b)
 	have, err := a.bridge(ctx, want)
 	if err != nil {
 		return have, err
 	}
-	mine := cable.Ours(have, want)
-	if !mine && a.adopt {
-		if mine, err = a.adoptable(have); err != nil {
-			return have, err
-		}
-		b.MAC = have.MAC // given, it does not change with the ports any more
-	}
-	if !mine {
-		return have, &podweft.OpError{
-			Op: "create", Object: podweft.Named("link " + b.Name + " type bridge"),
-			Err: fmt.Errorf("%w: delete it, or give the bridge another name", cable.Conflict(have)),
-		}
-	}
-	steps := bridgeSteps(have, want, b)
-	addresses, err := a.addressSteps(have, b)
-	if err != nil {
+	steps, err := a.bridgeLacks(have, want, b)
+	if err != nil || len(steps) == 0 {
 		return have, err
-	}
-	if steps = append(steps, addresses...); len(steps) == 0 {
-		return have, nil
 	}
 	if have.Alias == "" {
 		a.refuseAdvertisements(ctx, b.Name) // before it has one: should we be killed, the next to come does it
@@ -58,6 +38,35 @@ func (a *Attacher) converge(ctx context.Context, b Bridge) (nl.Link, error) {
 		a.node.Log.DebugContext(ctx, "bridge converged", "op", s.Op, "object", s.Object)
 	}
 	return a.node.Conn.Link(b.Name)
+}
+
+// wanted is the link that b asks for.
+func (a *Attacher) wanted(b Bridge) nl.Link {
+	want := nl.Link{Name: b.Name, Alias: a.node.Mark, Kind: "bridge", MTU: b.MTU, MAC: b.MAC}
+	if want.MAC.IsZero() {
+		want.MAC = bridgeMAC(a.node.Owner, b)
+	}
+	return want
+}
+
+// bridgeLacks is what an existing bridge is to be given or relieved of.
+func (a *Attacher) bridgeLacks(have, want nl.Link, b Bridge) ([]cable.Step, error) {
+	mine := cable.Ours(have, want)
+	if !mine && a.adopt {
+		var err error
+		if mine, err = a.adoptable(have); err != nil {
+			return nil, err
+		}
+		b.MAC = have.MAC // given, it does not change with the ports any more
+	}
+	if !mine {
+		return nil, &podweft.OpError{
+			Op: "create", Object: podweft.Named("link " + b.Name + " type bridge"),
+			Err: fmt.Errorf("%w: delete it, or give the bridge another name", cable.Conflict(have)),
+		}
+	}
+	addresses, err := a.addressSteps(have, b)
+	return append(bridgeSteps(have, want, b), addresses...), err
 }
 
 // bridge returns the link of the bridge's name, whosever it is, and makes it if there is none.

@@ -180,6 +180,20 @@ func (h *host) hostEnd(t testing.TB, p bridge.Port) string {
 	return at.Host.Name
 }
 
+// hostName is the same, of a port that may be in need of repair.
+func (h *host) hostName(t testing.TB, p bridge.Port) string {
+	t.Helper()
+	all, err := h.pods.Ports(t.Context())
+	require.NoError(t, err)
+	for _, q := range all {
+		if q.Container == p.Container {
+			return q.HostName
+		}
+	}
+	require.Fail(t, "no such port")
+	return ""
+}
+
 // families are the three sorts of cluster.
 var families = []struct {
 	name   string

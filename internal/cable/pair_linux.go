@@ -38,7 +38,7 @@ func (p *Pair) plug(ctx context.Context, node *Node, pod *Pod) (made bool, err e
 	b.CreateVeth(p.Host, p.Peer, int(pod.file.Fd()))
 	err = errors.Join(node.Conn.Do(ctx, &b)...)
 	if errors.Is(err, unix.EEXIST) {
-		return false, p.find(ctx, node, pod)
+		return false, p.Find(ctx, node, pod)
 	}
 	if err != nil {
 		return false, p.failed(err)
@@ -48,8 +48,8 @@ func (p *Pair) plug(ctx context.Context, node *Node, pod *Pod) (made bool, err e
 	return true, err
 }
 
-// find reads the links that keep the pair from being made. They may be the pair.
-func (p *Pair) find(ctx context.Context, node *Node, pod *Pod) error {
+// Find reads the pair, or reports what keeps it from being made.
+func (p *Pair) Find(ctx context.Context, node *Node, pod *Pod) error {
 	host, err := node.Conn.Port(ctx, p.Host.Name)
 	if err != nil && !errors.Is(err, nl.ErrNoLink) {
 		return err
