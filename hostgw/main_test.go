@@ -103,12 +103,12 @@ func (c *cluster) requireReach(t testing.TB, i, j int) {
 }
 
 // reach pings until an answer comes: the kernel makes an IPv6 address its own in a work queue, some time after it has accepted
-// it (addrconf_dad_work in net/ipv6/addrconf.c).
+// it (addrconf_dad_work in net/ipv6/addrconf.c). It waits the longer the more pings were lost.
 func reach(ctx context.Context, n *testnet.Node, from, to netip.Addr) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for {
-		try, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	for wait := 100 * time.Millisecond; ; wait *= 2 {
+		try, cancel := context.WithTimeout(ctx, wait)
 		_, err := n.Echo(try, to, testnet.Echo{From: from})
 		cancel()
 		if err == nil || ctx.Err() != nil {

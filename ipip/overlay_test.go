@@ -197,12 +197,12 @@ func (o *overlay) requireReachable(t testing.TB) {
 }
 
 // reach pings until an answer comes: an IPv6 address becomes the node's own some time after the kernel has accepted it
-// (addrconf_dad_work in net/ipv6/addrconf.c).
+// (addrconf_dad_work in net/ipv6/addrconf.c). It waits the longer the more pings were lost.
 func reach(ctx context.Context, from *testnet.Node, to netip.Addr) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for {
-		try, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	for wait := 100 * time.Millisecond; ; wait *= 2 {
+		try, cancel := context.WithTimeout(ctx, wait)
 		_, err := from.Ping(try, to)
 		cancel()
 		if err == nil || ctx.Err() != nil {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime/debug"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -21,7 +22,7 @@ import (
 // agentVar makes the test binary the agent of the node whose namespace it names.
 const agentVar = "PODWEFT_VXLAN_AGENT"
 
-// runAgent keeps the node at the Specs that it reads, one after the other, and writes a line when each is in force.
+// runAgent does what it is ordered on its standard input, and writes a line when it has.
 func runAgent(netns string) int {
 	driver, err := vxlan.New(vxlan.Config{NetNS: netns})
 	if err == nil {
@@ -35,6 +36,13 @@ func runAgent(netns string) int {
 	return 0
 }
 
+// order is what an agent is told, one after the other.
+type order struct {
+	Spec vxlan.Spec
+	// Rest makes it give back what memory it does not need, as Go does by itself in some minutes.
+	Rest bool
+}
+
 func obey(driver *vxlan.Driver) error {
 	loop := podweft.NewLoop(driver, podweft.LoopConfig{Coalesce: -1})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -42,20 +50,25 @@ func obey(driver *vxlan.Driver) error {
 	go func() { ended <- loop.Run(ctx) }()
 	orders := json.NewDecoder(os.Stdin)
 	for {
-		var spec vxlan.Spec
-		err := orders.Decode(&spec)
+		var o order
+		err := orders.Decode(&o)
 		if errors.Is(err, io.EOF) {
 			cancel()
 			return <-ended
 		}
-		if err == nil {
-			err = loop.Wait(ctx, loop.Set(spec))
+		switch {
+		case err != nil:
+		case o.Rest:
+			orders = json.NewDecoder(os.Stdin) // the old one has a buffer as large as the last Spec
+			debug.FreeOSMemory()
+		default:
+			err = loop.Wait(ctx, loop.Set(o.Spec))
 		}
 		if err != nil {
 			cancel()
 			return errors.Join(err, <-ended)
 		}
-		fmt.Println("in force")
+		fmt.Println("done")
 	}
 }
 
@@ -86,7 +99,12 @@ func startAgent(t testing.TB, n *testnet.Node) *agent {
 // keep returns when spec is in force.
 func (a *agent) keep(t testing.TB, spec vxlan.Spec) {
 	t.Helper()
-	require.NoError(t, json.NewEncoder(a.orders).Encode(spec))
+	a.order(t, order{Spec: spec})
+}
+
+func (a *agent) order(t testing.TB, o order) {
+	t.Helper()
+	require.NoError(t, json.NewEncoder(a.orders).Encode(o))
 	_, err := a.answers.ReadString('\n')
 	require.NoError(t, err, "the agent has ended")
 }

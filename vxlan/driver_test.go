@@ -20,6 +20,7 @@ import (
 )
 
 func TestApplyMakesPacketsFlow(t *testing.T) {
+	t.Parallel()
 	v4, v6 := netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/64")
 	for _, tc := range []struct {
 		name   string
@@ -42,6 +43,7 @@ func TestApplyMakesPacketsFlow(t *testing.T) {
 		{"direct routing", testnet.FabricConfig{}, func(s *vxlan.Spec) { s.DirectRouting = true }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			o := newOverlay(t, tc.fabric, tc.change)
 			o.apply(t)
 			o.requireReachable(t)
@@ -89,6 +91,7 @@ func carryBoth(s *vxlan.Spec) {
 }
 
 func TestChangesInPlaceAndAnew(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name   string
 		change func(*vxlan.VTEP)
@@ -102,6 +105,7 @@ func TestChangesInPlaceAndAnew(t *testing.T) {
 		{"VNI", func(v *vxlan.VTEP) { v.VNI, v.Name = 2, vxlan.LinkName(1, v.Local) }, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			o := newOverlay(t, testnet.FabricConfig{}, nil)
 			o.apply(t)
 			before := indexes(t, o.fabric.Nodes[0])
@@ -327,22 +331,28 @@ func TestForeignEventsCauseNoListing(t *testing.T) {
 	assert.LessOrEqual(t, loop.Status().Passes-passes, uint64(1))
 }
 
-// TestOwnWritesCauseNoListing: one changed peer costs its own entries, and its echoes nothing.
+// TestOwnWritesCauseNoListing: one changed peer costs its own entries, and its echoes nothing. The links' own events may come late
+// on a busy machine, and then there is a listing all the same; but those come once, and echoes would with each change.
 func TestOwnWritesCauseNoListing(t *testing.T) {
 	o := newOverlay(t, testnet.FabricConfig{}, nil)
 	loop := o.runLoop(t, 0)
-	sabotage.Settle(t, loop)
-	listings := o.drivers[0].Stats().Listings
-	spec := o.specs[0]
-	for i := range 50 {
-		spec.Peers = append(o.specs[0].Peers[:len(o.specs[0].Peers):len(o.specs[0].Peers)], vxlan.Peer{
-			Node: "moving", MAC: podweft.MAC{0x0e, 5, 0, 0, 0, byte(i)}, Underlay: netip.AddrFrom4([4]byte{192, 0, 2, byte(50 + i)}),
-			Prefixes: []netip.Prefix{netip.MustParsePrefix("10.244.77.0/24")},
-		})
-		require.NoError(t, loop.Wait(t.Context(), loop.Set(spec)))
+	var spec vxlan.Spec
+	listed := uint64(1)
+	for round := 0; round < 3 && listed > 0; round++ {
+		sabotage.Settle(t, loop)
+		before := o.drivers[0].Stats().Listings
+		for i := range 50 {
+			spec = o.specs[0]
+			spec.Peers = append(slices.Clone(spec.Peers), vxlan.Peer{
+				Node: "moving", MAC: podweft.MAC{0x0e, 5, 0, 0, 0, byte(i)}, Underlay: netip.AddrFrom4([4]byte{192, 0, 2, byte(50 + i)}),
+				Prefixes: []netip.Prefix{netip.MustParsePrefix("10.244.77.0/24")},
+			})
+			require.NoError(t, loop.Wait(t.Context(), loop.Set(spec)))
+		}
+		sabotage.Settle(t, loop)
+		listed = o.drivers[0].Stats().Listings - before
 	}
-	sabotage.Settle(t, loop)
-	assert.Equal(t, listings, o.drivers[0].Stats().Listings)
+	assert.Zero(t, listed)
 	plan, err := o.drivers[0].Plan(t.Context(), spec)
 	require.NoError(t, err)
 	assert.Empty(t, plan.String(), "no stale entry of the peer that moved")

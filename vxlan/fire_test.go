@@ -70,8 +70,10 @@ func (f *fire) requireBack(t *testing.T, since time.Time) {
 
 // TestUnderFire breaks each object in each way in every mode, and sees the kernel agree with the Spec and packets flow again.
 func TestUnderFire(t *testing.T) {
+	t.Parallel()
 	for _, mode := range modes {
 		t.Run(mode.name, func(t *testing.T) {
+			t.Parallel()
 			f := lightFire(t, mode.fabric, mode.change)
 			for _, b := range breakages {
 				if mode.direct && (strings.HasPrefix(b.name, "neighbour ") || strings.HasPrefix(b.name, "fdb ")) {

@@ -19,8 +19,8 @@ func (p program) Run() int {
 	}
 	flag.Parse()
 	if !testing.Short() { // an emulated processor has enough to do
-		// The parallel tests wait nearly all the time: 1,000 pings at 5 ms take 5 s, however many processors there are.
-		if err := flag.Set("test.parallel", "4"); err != nil {
+		// The tests wait nearly all the time: 1,000 pings at 5 ms take 5 s, however many processors there are.
+		if err := flag.Set("test.parallel", "8"); err != nil {
 			return 2
 		}
 	}

@@ -59,7 +59,7 @@ func TestModeChange(t *testing.T) {
 	}
 	streams := func() (all []*stream) {
 		for _, to := range o.podAddrs(1) {
-			all = append(all, startStream(t, pods[0], to, 2*time.Millisecond))
+			all = append(all, startStream(t, pods[0], to, 2*time.Millisecond, time.Second))
 		}
 		time.Sleep(100 * time.Millisecond)
 		return all
@@ -139,7 +139,7 @@ func TestVNIChange(t *testing.T) {
 	var streams []*stream
 	for _, to := range o.podAddrs(1) {
 		require.NoError(t, reach(t.Context(), pods[0], to))
-		streams = append(streams, startStream(t, pods[0], to, 2*time.Millisecond))
+		streams = append(streams, startStream(t, pods[0], to, 2*time.Millisecond, time.Second))
 	}
 	time.Sleep(100 * time.Millisecond)
 	for i := range o.specs {

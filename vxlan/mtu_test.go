@@ -19,6 +19,7 @@ import (
 // as the MTU arrives and fills the underlay's, one byte more is refused; by the pod's own link when that has the published
 // MTU, by the node when it has a larger one.
 func TestMTU(t *testing.T) {
+	t.Parallel()
 	const underlay, roomy = 1500, 9000
 	v4, v6 := netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/64")
 	for _, tc := range []struct {
@@ -34,6 +35,7 @@ func TestMTU(t *testing.T) {
 		{"no tunnel", testnet.FabricConfig{V4: v4, V6: v6}, func(s *vxlan.Spec) { s.DirectRouting = true }, 1430, 1500, 1500},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			o := newOverlay(t, tc.fabric, tc.change)
 			o.apply(t)
 			n := o.fabric.Nodes[0]

@@ -56,6 +56,7 @@ func ethtool(t testing.TB, n *testnet.Node, link string, command, value uint32) 
 }
 
 func TestOffload(t *testing.T) {
+	t.Parallel()
 	type features struct{ tx, gro, tso bool }
 	const link = "flannel.1"
 	for _, tc := range []struct {
@@ -84,6 +85,7 @@ func TestOffload(t *testing.T) {
 			plan: "~ offload tx on dev flannel.1  # was off\n~ offload gro on dev flannel.1  # was off\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			o := newOverlay(t, testnet.FabricConfig{}, nil)
 			o.apply(t)
 			n, d := o.fabric.Nodes[0], o.drivers[0]
@@ -110,11 +112,10 @@ func TestOffload(t *testing.T) {
 			sabotage.Keep(t, d, o.specs[0])
 			setFeature(t, n, link, "tx", 1-ones(tc.want.tx))
 			setFeature(t, n, link, "gro", 1-ones(tc.want.gro))
-			want := func() bool { // what is not asked for stays as somebody left it
+			requireSoon(t, func() bool { // what is not asked for stays as somebody left it
 				is := read()
 				return (tc.set.Checksum == vxlan.Keep) == (is.tx != tc.want.tx) && (tc.set.GRO == vxlan.Keep) == (is.gro != tc.want.gro)
-			}
-			require.Eventually(t, want, patience, 1e6)
+			})
 
 			h := inNode(t, n)
 			require.NoError(t, h.LinkDel(linkNamed(t, h, link)))

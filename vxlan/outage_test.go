@@ -16,6 +16,7 @@ import (
 // stream is pings at even intervals, each of which is sent once and counted.
 type stream struct {
 	pinger *testnet.Pinger
+	wait   time.Duration // for each answer
 	stop   chan struct{}
 	sent   int
 	group  sync.WaitGroup // of all that are under way, and of the one that sends them
@@ -30,12 +31,14 @@ type loss struct {
 	err  error
 }
 
-// startStream pings until it is asked for its result.
-func startStream(t testing.TB, from *testnet.Node, to netip.Addr, every time.Duration) *stream {
+// startStream pings until it is asked for its result. A ping counts as lost that has no answer after wait. Whoever expects that none
+// is lost waits long: a processor that is emulated, or has too much else to do, may need a second for what takes a hundred
+// microseconds, and then pings, which the pinger does not let out all at once, also wait for each other.
+func startStream(t testing.TB, from *testnet.Node, to netip.Addr, every, wait time.Duration) *stream {
 	t.Helper()
 	pinger, err := from.Pinger()
 	require.NoError(t, err)
-	s := &stream{pinger: pinger, stop: make(chan struct{})}
+	s := &stream{pinger: pinger, wait: wait, stop: make(chan struct{})}
 	s.group.Go(func() { s.run(t.Context(), to, every) })
 	return s
 }
@@ -53,7 +56,7 @@ func (s *stream) run(ctx context.Context, to netip.Addr, every time.Duration) {
 }
 
 func (s *stream) one(ctx context.Context, to netip.Addr, now time.Time) {
-	ctx, cancel := context.WithTimeout(ctx, patience/2) // nothing on the way holds a packet back for so long
+	ctx, cancel := context.WithTimeout(ctx, s.wait)
 	defer cancel()
 	if _, err := s.pinger.Ping(ctx, to); err != nil {
 		s.mu.Lock()

@@ -107,12 +107,12 @@ func (o *overlay) requireReachable(t testing.TB) {
 	}
 }
 
-// reach pings until an answer comes.
+// reach pings until an answer comes, and waits for it the longer the more pings were lost.
 func reach(ctx context.Context, from *testnet.Node, to netip.Addr) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for {
-		try, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	for wait := 100 * time.Millisecond; ; wait *= 2 {
+		try, cancel := context.WithTimeout(ctx, wait)
 		_, err := from.Ping(try, to)
 		cancel()
 		if err == nil || ctx.Err() != nil {

@@ -11,6 +11,7 @@ import (
 // TestRestart kills the agent of a node with SIGKILL, twice, and starts it again, while 1,000 pings of each family pass through
 // the node at 5 ms: none may be lost. The second time the next agent starts at once, the first time only after a while.
 func TestRestart(t *testing.T) {
+	t.Parallel()
 	const pings, every = 1000, 5 * time.Millisecond
 	for _, mode := range modes {
 		t.Run(mode.name, func(t *testing.T) {
@@ -25,7 +26,7 @@ func TestRestart(t *testing.T) {
 			var streams []*stream
 			for _, zero := range o.zeros(0) {
 				require.NoError(t, reach(t.Context(), o.fabric.Nodes[1], zero.Addr())) // also those that are nobody's target above
-				streams = append(streams, startStream(t, o.fabric.Nodes[1], zero.Addr(), every))
+				streams = append(streams, startStream(t, o.fabric.Nodes[1], zero.Addr(), every, time.Minute))
 			}
 			start := time.Now()
 			wait := func(share time.Duration) { time.Sleep(time.Until(start.Add(pings * every * share / 10))) }
