@@ -80,8 +80,9 @@ func TestTransfer(t *testing.T) {
 			}
 			for _, d := range o.drivers {
 				s := d.Stats()
-				assert.Less(t, s.Sends*4, s.SentPackets, "packets share datagrams")
-				assert.Less(t, s.Writes*4, s.ReceivedPackets, "and writes")
+				// Mostly ten and more; on an emulated processor the sender is too slow for that.
+				assert.Less(t, s.Sends*2, s.SentPackets, "packets share datagrams")
+				assert.Less(t, s.Writes*2, s.ReceivedPackets, "and writes")
 				for _, why := range []udp.Drop{udp.UnknownSource, udp.Spoofed, udp.Misdirected, udp.Malformed, udp.BadChecksum, udp.TooBig} {
 					assert.Zero(t, s.Drops[why], why)
 				}
