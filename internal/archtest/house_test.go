@@ -101,6 +101,9 @@ var ours = house{
 
 		"node":       {may: []string{root, "subnet", "nat", internal}, brings: nftables},
 		"node/local": {may: []string{root, "internal/dirwatch", "internal/word"}, brings: []string{"golang.org/x/sys"}},
+		"forward":    {may: []string{root, internal}, brings: nftables},
+		"node":       {may: []string{root, "subnet", "forward", "nat", internal}, brings: nftables},
+		"node/local": {may: []string{root, "internal/dirwatch"}, brings: []string{"golang.org/x/sys"}},
 		"testnet":    {may: []string{root, internal}, brings: rtnetlink},
 		"cnitest": {
 			may:    []string{root, "testnet", internal},
@@ -146,7 +149,7 @@ var ours = house{
 		"github.com/gaissmai/bart":               {"udp"},
 		"github.com/containernetworking/cni":     {"cniplugin", "cnitest"},
 		"github.com/containernetworking/plugins": nil,
-		"github.com/google/nftables":             {"internal/nft", "nat", "policy/nftables"},
+		"github.com/google/nftables":             {"internal/nft", "forward", "nat", "policy/nftables"},
 		"go.etcd.io/etcd/client/v3":              {"subnet/etcd", "examples/flannel/embedded"}, // there, tests play the operator
 		"google.golang.org/grpc":                 {"subnet/etcd"},
 		// The lab asks the kernel with it, not us, which way a packet goes.

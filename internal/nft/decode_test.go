@@ -192,7 +192,7 @@ func FuzzReplies(f *testing.F) {
 				_ = Rule{Table: rule.Table, Chain: rule.Chain, Exprs: []expr.Any{&expr.Masq{}}}.Same(rule)
 			}
 		}
-		concerns(buf, Table{INet, "t"}, 1)
+		concerns(buf, []Table{{INet, "t"}}, 1)
 		for _, s := range []Set{{Key: IPv4Addr, Interval: true}, ports, {Key: IPv6Addr, Data: IPv4Addr}} {
 			for _, e := range decodeElements(s, buf) {
 				_ = SetElement{s, e}.String()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -18,6 +19,11 @@ const watchName = podweft.Named("nf_tables notifications")
 // something in table t, or when notifications were lost. It returns nil when ctx ends and os.ErrClosed when the Conn is
 // closed. changed must not block.
 func (c *Conn) Watch(ctx context.Context, t Table, changed func()) error {
+	return c.WatchAll(ctx, []Table{t}, changed)
+}
+
+// WatchAll is Watch for several tables.
+func (c *Conn) WatchAll(ctx context.Context, tables []Table, changed func()) error {
 	sock, err := c.subscribe()
 	if err != nil {
 		return err
@@ -46,7 +52,7 @@ func (c *Conn) Watch(ctx context.Context, t Table, changed func()) error {
 			changed()
 		case err != nil:
 			return opError("watch", watchName, os.NewSyscallError("recvfrom", err))
-		case concerns(buf[:n], t, c.port):
+		case concerns(buf[:n], tables, c.port):
 			changed()
 		}
 	}
@@ -87,15 +93,15 @@ func (c *Conn) closedOr(err error) error {
 	return err
 }
 
-// concerns reports whether any of the notifications in b is about table t and comes of a transaction that was not sent
+// concerns reports whether any of the notifications in b is about one of the tables and comes of a transaction that was not sent
 // through port. Every kind of nf_tables object has its table's name as attribute 1; the announcement of a new generation,
 // which ends each transaction, has a number there and family 0.
-func concerns(b []byte, t Table, port uint32) bool {
+func concerns(b []byte, tables []Table, port uint32) bool {
 	for r := range replies(b) {
 		if r.kind>>8 != unix.NFNL_SUBSYS_NFTABLES || len(r.body) < nfgenLen {
 			continue
 		}
-		if r.port != port && r.family() == t.Family && str(find(r.attrs(), unix.NFTA_TABLE_NAME)) == t.Name {
+		if r.port != port && slices.Contains(tables, Table{r.family(), str(find(r.attrs(), unix.NFTA_TABLE_NAME))}) {
 			return true
 		}
 	}
