@@ -20,15 +20,14 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// ownerForm is what iptables writes back without quotes, and short enough.
-var ownerForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
+var ownerForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
 
 // Validate reports what makes no sense in the Config as a [*podweft.FieldError].
 func (cfg Config) Validate() error {
 	if cfg.Owner != "" && !ownerForm.MatchString(cfg.Owner) {
 		return &podweft.FieldError{
 			Field: "Owner", Value: cfg.Owner, Problem: "cannot be part of a rule's comment",
-			Remedy: "use up to 64 letters, digits, dashes and underscores, a letter or digit first",
+			Remedy: "use up to 64 letters, digits, dots, dashes and underscores, a letter or digit first",
 		}
 	}
 	return nil

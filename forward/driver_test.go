@@ -109,7 +109,7 @@ func TestTwoOwners(t *testing.T) {
 	w.drop(t, "iptables-nft", "ip6tables-nft")
 	w.run(t, "iptables-nft -A FORWARD -s 10.244.0.0/16 -j ACCEPT")
 	ours := newDriver(t, w)
-	other, err := forward.New(forward.Config{Owner: "other", NetNS: w.host.NetNS()})
+	other, err := forward.New(forward.Config{Owner: "an.other", NetNS: w.host.NetNS()})
 	require.NoError(t, err)
 	defer other.Close()
 	for _, d := range []*forward.Driver{ours, other} {

@@ -4,9 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/podweft/podweft"
 )
+
+// Resync is how often a podweft.Loop is to look without being told to: the old tables tell nobody when they change.
+const Resync = 30 * time.Second
 
 // Spec says which packets are to be forwarded: those from and to Networks. The zero Spec wants nothing of the firewall.
 type Spec struct {

@@ -22,7 +22,10 @@ type Config struct {
 	Backend Backend
 	// Masquerade gives pods the node's address when they talk to the world outside the network.
 	Masquerade bool
-	// Owner marks the masquerade table, as in nat.Config. The backend's driver has an Owner of its own.
+	// Forward has the host's firewall pass what comes from pods and goes to pods, where it drops by default, as with Docker: see
+	// package forward.
+	Forward bool
+	// Owner marks the masquerade table and the firewall's rules, as in nat.Config and forward.Config. The backend's driver has an Owner of its own.
 	Owner string
 	// NetNS is the path of the node's network namespace; empty means the caller's.
 	NetNS string

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"slices"
 	"sync"
 
@@ -14,8 +13,6 @@ import (
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/nl"
-	"github.com/podweft/podweft/internal/sysctl"
-	"github.com/podweft/podweft/nat"
 	"github.com/podweft/podweft/subnet"
 )
 
@@ -113,12 +110,11 @@ type run struct {
 	moved chan struct{} // size 1: look at the underlay again
 
 	// Those of follow's goroutine.
-	self    subnet.Node
-	hold    *subnet.Hold
-	network *subnet.Network // as it was published last
-	last    *subnet.Snapshot
-	nat     *podweft.Loop[nat.Spec]
-	masked  nat.Spec // as nat was told last
+	self     subnet.Node
+	hold     *subnet.Hold
+	network  *subnet.Network // as it was published last
+	last     *subnet.Snapshot
+	firewall firewall
 }
 
 // feed passes the store's snapshots on.
@@ -225,7 +221,7 @@ func (r *run) join(ctx context.Context, snap *subnet.Snapshot) (err error) {
 	if r.self, err = r.choose(ctx); err != nil {
 		return err
 	}
-	if err := r.forward(snap.Network); err != nil {
+	if err := r.enableForwarding(snap.Network); err != nil {
 		return err
 	}
 	before, err := loadState(r.cfg.StateFile)
@@ -256,7 +252,7 @@ func (r *run) join(ctx context.Context, snap *subnet.Snapshot) (err error) {
 	r.hold, r.network = hold, snap.Network
 	r.update(func(s *Status) { s.MTU = mtu })
 	r.group.Go(func() error { return hold.Run(ctx) })
-	return r.masquerade(ctx)
+	return r.startFirewall(ctx)
 }
 
 // set hands the snapshot to the backend.
@@ -280,7 +276,7 @@ func (r *run) set(ctx context.Context, snap *subnet.Snapshot) error {
 			s.Peers--
 		}
 	})
-	r.setMasquerade(snap.Network, lease)
+	r.firewall.set(snap.Network, lease)
 	if first {
 		r.group.Go(func() error { return r.becomeReady(ctx, generation) })
 	}
@@ -322,10 +318,8 @@ func (r *run) becomeReady(ctx context.Context, generation uint64) error {
 	if err := r.cfg.Backend.Wait(ctx, generation); err != nil && ctx.Err() == nil {
 		r.log.WarnContext(ctx, "ready, though not every peer can be reached", "err", err)
 	}
-	if r.nat != nil {
-		if err := r.nat.Wait(ctx, 1); err != nil && ctx.Err() == nil {
-			return fmt.Errorf("masquerade: %w", err)
-		}
+	if err := r.firewall.wait(ctx); err != nil {
+		return err
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -333,57 +327,6 @@ func (r *run) becomeReady(ctx context.Context, generation uint64) error {
 	r.update(func(s *Status) { s.Ready = true })
 	close(r.ready)
 	return nil
-}
-
-// forward lets the node forward packets of the families that the network has.
-func (r *run) forward(network *subnet.Network) error {
-	for key, needed := range map[string]bool{
-		"net/ipv4/ip_forward":          network.V4.Network.IsValid(),
-		"net/ipv6/conf/all/forwarding": network.V6.Network.IsValid(),
-	} {
-		if !needed {
-			continue
-		}
-		if err := sysctl.Ensure(r.cfg.NetNS, key, "1"); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// masquerade starts the loop that keeps the masquerade table.
-func (r *run) masquerade(ctx context.Context) error {
-	if !r.cfg.Masquerade {
-		return nil
-	}
-	driver, err := nat.New(nat.Config{Owner: r.cfg.Owner, NetNS: r.cfg.NetNS, Logger: r.cfg.Logger})
-	if err != nil {
-		return fmt.Errorf("masquerade: %w", err)
-	}
-	r.nat = podweft.NewLoop(driver, podweft.LoopConfig{Logger: r.cfg.Logger})
-	r.group.Go(func() error {
-		defer driver.Close()
-		return r.nat.Run(ctx)
-	})
-	return nil
-}
-
-func (r *run) setMasquerade(network *subnet.Network, lease *subnet.Lease) {
-	if r.nat == nil {
-		return
-	}
-	var cluster []netip.Prefix
-	for _, of := range []subnet.Range{network.V4, network.V6} {
-		if of.Network.IsValid() {
-			cluster = append(cluster, of.Network)
-		}
-	}
-	spec := nat.Spec{Masquerade: slices.Collect(lease.Prefixes.All()), Exempt: cluster}
-	if slices.Equal(spec.Masquerade, r.masked.Masquerade) && slices.Equal(spec.Exempt, r.masked.Exempt) {
-		return // another node's lease is nothing to the table, and a pass would take time from the peers'
-	}
-	r.masked = spec
-	r.nat.Set(spec)
 }
 
 // Pods is what is needed to attach pods to this node.

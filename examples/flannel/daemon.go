@@ -81,7 +81,7 @@ func (o *Options) run(ctx context.Context, log *slog.Logger, h *health) error {
 	}
 	defer back.Close()
 	n, err := node.New(node.Config{
-		Name: o.NodeName, Underlay: o.Underlay, Store: begun, Backend: back, Masquerade: o.IPMasq,
+		Name: o.NodeName, Underlay: o.Underlay, Store: begun, Backend: back, Masquerade: o.IPMasq, Forward: o.Forward,
 		Owner: o.Owner, NetNS: o.NetNS, StateFile: o.StateFile, Logger: log,
 	})
 	if err != nil {

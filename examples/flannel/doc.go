@@ -7,6 +7,5 @@
 // it made (cleanup) and writes Docker's options (docker-opts).
 //
 // It has the backends vxlan, host-gw, ipip and udp, and no store in Kubernetes. Put in flanneld's place on a node it goes on with the
-// node's subnet, but neither takes over nor removes flannel's device, routes and iptables chains, and it adds no rule to a FORWARD
-// chain that drops. What makes pods is not here either: that is a CNI plugin's work, which reads subnet.env.
+// node's subnet, but neither takes over nor removes flannel's device, routes and iptables chains. What makes pods is not here either: that is a CNI plugin's work, which reads subnet.env.
 package flannel

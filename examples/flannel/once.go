@@ -7,10 +7,12 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"net/netip"
 	"os"
 	"slices"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/forward"
 	"github.com/podweft/podweft/nat"
 	"github.com/podweft/podweft/node"
 	"github.com/podweft/podweft/subnet"
@@ -52,14 +54,11 @@ func (o *Options) plan(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if o.IPMasq {
-		masquerade, err := o.planMasquerade(ctx, snap.Network, lease)
-		if err != nil {
-			return err
-		}
-		plan = append(plan, masquerade...)
+	firewall, err := o.planFirewall(ctx, snap.Network, lease)
+	if err != nil {
+		return err
 	}
-	_, err = fmt.Fprint(out, plan)
+	_, err = fmt.Fprint(out, append(plan, firewall...))
 	return err
 }
 
@@ -95,19 +94,37 @@ func prefixes(snap *subnet.Snapshot) iter.Seq[subnet.Prefixes] {
 	}
 }
 
-func (o *Options) planMasquerade(ctx context.Context, network *subnet.Network, lease *subnet.Lease) (podweft.Plan, error) {
-	d, err := nat.New(nat.Config{Owner: o.Owner, NetNS: o.NetNS})
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
-	spec := nat.Spec{Masquerade: slices.Collect(lease.Prefixes.All())}
+// planFirewall is what netfilter lacks.
+func (o *Options) planFirewall(ctx context.Context, network *subnet.Network, lease *subnet.Lease) (plan podweft.Plan, err error) {
+	var cluster []netip.Prefix
 	for _, r := range []subnet.Range{network.V4, network.V6} {
 		if r.Network.IsValid() {
-			spec.Exempt = append(spec.Exempt, r.Network)
+			cluster = append(cluster, r.Network)
 		}
 	}
-	return d.Plan(ctx, spec)
+	if o.IPMasq {
+		d, err := nat.New(nat.Config{Owner: o.Owner, NetNS: o.NetNS})
+		if err != nil {
+			return nil, err
+		}
+		defer d.Close()
+		if plan, err = d.Plan(ctx, nat.Spec{Masquerade: slices.Collect(lease.Prefixes.All()), Exempt: cluster}); err != nil {
+			return nil, err
+		}
+	}
+	if o.Forward {
+		d, err := forward.New(forward.Config{Owner: o.Owner, NetNS: o.NetNS})
+		if err != nil {
+			return nil, err
+		}
+		defer d.Close()
+		passes, err := d.Plan(ctx, forward.Spec{Networks: cluster})
+		if err != nil {
+			return nil, err
+		}
+		plan = append(plan, passes...)
+	}
+	return plan, nil
 }
 
 // cleanup removes everything of ours from this node: what any backend made, the masquerade and the files. The lease ends by
@@ -134,6 +151,11 @@ func (o *Options) cleanup(ctx context.Context, out io.Writer) error {
 		return errors.Join(append(errs, err)...)
 	}
 	remove("masquerade", d.Teardown, d)
+	f, err := forward.New(forward.Config{Owner: o.Owner, NetNS: o.NetNS})
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	remove("forward", f.Teardown, f)
 	for _, path := range []string{o.SubnetFile, o.StateFile} {
 		if err := os.Remove(path); err == nil {
 			_, _ = fmt.Fprintf(out, "- file %s\n", path)
