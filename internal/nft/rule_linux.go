@@ -105,10 +105,17 @@ func marshalExprs(family Family, exprs []expr.Any) ([]byte, error) {
 	return m.buf, nil
 }
 
+// The source address in a direction of a connection of that family, NFT_CT_SRC_IP and NFT_CT_SRC_IP6 since Linux 4.17; missing in
+// google/nftables. In tables of family inet the older key is that of IPv6 only (nft_ct_get_init).
+const (
+	CtSourceIPv4 expr.CtKey = 19
+	CtSourceIPv6 expr.CtKey = 21
+)
+
 // directed reports whether c reads one direction of a connection.
 func directed(c *expr.Ct) bool {
 	switch c.Key {
-	case expr.CtKeySRC, expr.CtKeyDST, expr.CtKeyPROTOSRC, expr.CtKeyPROTODST:
+	case expr.CtKeySRC, expr.CtKeyDST, expr.CtKeyPROTOSRC, expr.CtKeyPROTODST, CtSourceIPv4, CtSourceIPv6:
 		return !c.SourceRegister
 	}
 	return false

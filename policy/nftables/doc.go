@@ -37,8 +37,9 @@
 //
 // What will surprise you: between ports of one bridge the kernel asks no such chain unless br_netfilter is on, so name the bridges
 // in [Spec.Bridges]. Packets that a pod sends to its own node never come by. A connection that has begun goes on whatever becomes
-// of its policies. A packet that is under way in the very moment of a change is judged by the old rules, but the kernel looks sets
-// and maps up as they are then: a change of both rules and pods at once can meet one packet half done.
+// of its policies, unless [Spec.Strict] says otherwise. A packet that is under way in the very moment of a change is judged by the
+// old rules, but the kernel looks sets and maps up as they are then: a change of both rules and pods at once can meet one packet
+// half done.
 //
 // The driver does not follow connections, does not stop a pod from using another's address, and does not start before its first
 // Apply: who wants new pods closed until their rules are there says so with [Spec.Closed].

@@ -147,7 +147,7 @@ func (d *Driver) apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
 func moved(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) }
 
 func (d *Driver) renderer(spec Spec) renderer {
-	return renderer{table: d.table, group: d.group, audit: spec.Audit, im: newImage(), rules: spec.Rules}
+	return renderer{table: d.table, group: d.group, audit: spec.Audit, strict: spec.Strict, im: newImage(), rules: spec.Rules}
 }
 
 // compare reads the table and says what is to be done. A table that another process owns is not ours to change: owner is then

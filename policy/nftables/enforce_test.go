@@ -168,8 +168,15 @@ func TestUpdatesDisturbNobody(t *testing.T) {
 	t.Logf("%d packets of each kind", rounds*len(list)/2)
 }
 
-// TestConnectionsGoOn: a connection lives through the policy that forbids another like it, and its replies need no leave.
+// TestConnectionsGoOn: a connection lives through the policy that forbids another like it, and its replies need no leave. With Strict
+// it ends, both ways, and goes on where it left off when it is allowed again.
 func TestConnectionsGoOn(t *testing.T) {
+	for _, strict := range []bool{false, true} {
+		t.Run(fmt.Sprintf("strict=%t", strict), func(t *testing.T) { testConnection(t, strict) })
+	}
+}
+
+func testConnection(t *testing.T, strict bool) {
 	web, client := testnet.NewNode(t, "web"), testnet.NewNode(t, "client")
 	n := bridged(t, web, client)
 	loop := running(t, newDriver(t, nftables.Config{NetNS: n.NetNS()}))
@@ -179,16 +186,82 @@ func TestConnectionsGoOn(t *testing.T) {
 	bridges := []string{"cni0"}
 	for _, address := range m.Pods[0].Addresses {
 		t.Run(address.String(), func(t *testing.T) {
-			set(t, loop, nftables.Spec{Rules: compiled(t, m, "node-1"), Bridges: bridges})
+			open := nftables.Spec{Rules: compiled(t, m, "node-1"), Bridges: bridges, Strict: strict}
+			set(t, loop, open)
 			server := serve(t, web, netip.AddrPortFrom(address, 81))
 			conn, err := dial(client, server, patience)
 			require.NoError(t, err)
 			defer conn.Close()
 			echo(t, conn)
-			set(t, loop, nftables.Spec{Rules: compiled(t, deny, "node-1"), Bridges: bridges})
+			set(t, loop, nftables.Spec{Rules: compiled(t, deny, "node-1"), Bridges: bridges, Strict: strict})
 			_, err = dial(client, server, refusal)
 			require.Error(t, err, "port 81 is not allowed any more")
+			if strict {
+				_, err = conn.Write([]byte("ping"))
+				require.NoError(t, err)
+				require.NoError(t, conn.SetReadDeadline(time.Now().Add(refusal)))
+				_, err = conn.Read(make([]byte, 4))
+				require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+				set(t, loop, open)
+				require.NoError(t, conn.SetReadDeadline(time.Now().Add(patience)))
+				_, err = io.ReadFull(conn, make([]byte, 4))
+				require.NoError(t, err, "the ping, sent again")
+			}
 			echo(t, conn)
+		})
+	}
+}
+
+// TestStrict sends a connection's packets one by one: while it is allowed both ends' pass, and when it is not none
+// of them does. An error about it passes anyway.
+func TestStrict(t *testing.T) {
+	w := newWorld(t, "node-1", "node-2")
+	m := village()
+	w.nodes["node-1"].spec.Strict = true
+	w.enforce(m)
+	for _, family := range []string{"v4", "v6"} {
+		t.Run(family, func(t *testing.T) {
+			w.t = t
+			list := cells(t, m, "client > web tcp/80 "+family+", web > client tcp/80 "+family, "")
+			w.settle(m, list)
+			w.send(list) // routes and neighbours are there
+			forth := list[0].Packet
+			require.NoError(t, w.nodes["node-1"].handle.ConntrackTableFlush(netlink.ConntrackTable))
+			const begins, answers, errs = 1 << 20, 1<<20 + 1, 1<<20 + 2
+			begin := datagram(forth, begins)
+			answer := datagram(policy.Packet{Src: forth.Dst, Dst: forth.Src, Protocol: policy.TCP, Port: sourcePort(begin)}, answers)
+			replyTo(answer, 80)
+			problem := unreachable(forth, begin, errs)
+			// Each packet of these is sent until it has arrived, or its denial been counted.
+			pass := func(from netip.Addr, to netip.Addr, packet []byte, id uint32) {
+				t.Helper()
+				require.Eventually(t, func() bool {
+					w.owners[from].transmit(t, packet)
+					return w.owners[to].heard(id)
+				}, patience, time.Millisecond)
+			}
+			stop := func(from netip.Addr, to netip.Addr, packet []byte, id uint32) {
+				t.Helper()
+				w.owners[to].heard(0)
+				before := w.denied()
+				require.Eventually(t, func() bool {
+					w.owners[from].transmit(t, packet)
+					return w.denied() > before
+				}, patience, time.Millisecond)
+				assert.False(t, w.owners[to].heard(id))
+			}
+			pass(forth.Src, forth.Dst, begin, begins)
+			pass(forth.Dst, forth.Src, answer, answers)
+			pass(forth.Dst, forth.Src, problem, errs)
+			denied := m
+			denied.Policies = []policy.Policy{m.Policies[0]}
+			denied.Policies[0].Ingress = nil
+			w.enforce(denied)
+			stop(forth.Src, forth.Dst, begin, begins)
+			stop(forth.Dst, forth.Src, answer, answers)
+			pass(forth.Dst, forth.Src, problem, errs)
+			w.enforce(m)
+			pass(forth.Dst, forth.Src, answer, answers)
 		})
 	}
 }

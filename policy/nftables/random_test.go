@@ -40,6 +40,9 @@ func TestRandomClusters(t *testing.T) {
 			}
 			cells = append(cells, scenario.Cell{Text: "random", Packet: p, Want: scenario.Judge(m, p)})
 		}
+		for _, n := range w.nodes {
+			n.spec.Strict = i%4 > 1
+		}
 		w.enforce(m)
 		w.settle(m, cells)
 		w.try(cells)

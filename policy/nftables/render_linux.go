@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft/internal/nft"
 	"github.com/podweft/podweft/policy"
@@ -21,8 +22,10 @@ type renderer struct {
 	table nft.Table
 	group uint16 // of NFLOG
 	audit bool
-	im    *image
-	rules *policy.Ruleset
+	// strict asks the rules about each packet of a connection.
+	strict bool
+	im     *image
+	rules  *policy.Ruleset
 }
 
 // meaning is what a rule of ours counts.
@@ -37,6 +40,15 @@ type meaning struct {
 }
 
 var directions = [...]policy.Direction{policy.Egress, policy.Ingress}
+
+// views are the families as rules look at packets.
+func (r *renderer) views() []family {
+	list := families
+	for i := range list {
+		list[i].tracked = r.strict
+	}
+	return list[:]
+}
 
 // all renders the whole of spec.
 func (r *renderer) all(spec Spec) {
@@ -83,10 +95,17 @@ func (r *renderer) frame(spec Spec) {
 		base := r.im.chain(nft.Chain{Table: r.table, Name: d.String(), Base: nft.Base{
 			Type: "filter", Hook: nft.Postrouting, Priority: priority, Policy: nft.Accept,
 		}})
-		r.add(base, meaning{}, "replies, and what follows", underWay(), accept())
-		for _, f := range families {
-			r.add(base, meaning{}, "pods' own rules", f.is(), f.dispatch(d, d.String()+f.suffix))
-			r.add(base, meaning{}, "addresses of no known pod", f.is(), f.ownIn(d, "closed"+f.suffix), goTo(closedChain(d, f)))
+		if !r.strict {
+			r.add(base, meaning{}, "replies, and what follows", underWay(), accept())
+		}
+		for i, f := range r.views() {
+			if r.strict { // rules that name ports would not know it
+				r.add(base, meaning{}, "errors, whatever has become of the connection", f.problem(), accept())
+			}
+			r.dispatch(base, d, f, f.is())
+			if r.strict {
+				r.dispatch(base, d, families[i], unknown(), f.is())
+			}
 			r.own(f, d)
 			r.closed(f, d)
 		}
@@ -96,6 +115,16 @@ func (r *renderer) frame(spec Spec) {
 		f := familyOf(p.Addr())
 		r.elements(nft.Set{Name: "closed" + f.suffix, Key: f.addr, Interval: true}, nft.Prefix(p))
 	}
+}
+
+// dispatch sends packets that begin so to the rules of the pod that they concern.
+func (r *renderer) dispatch(base *chain, d policy.Direction, f family, begin ...statement) {
+	address, text := f.own(d)
+	verdicts := d.String() + f.suffix
+	r.add(base, meaning{}, "pods' own rules", append(slices.Clone(begin), statement{text + " vmap @" + verdicts, []expr.Any{
+		address, &expr.Lookup{SourceRegister: unix.NFT_REG_1, SetName: verdicts, IsDestRegSet: true},
+	}})...)
+	r.add(base, meaning{}, "addresses of no known pod", append(slices.Clone(begin), f.ownIn(d, "closed"+f.suffix), goTo(closedChain(d, f)))...)
 }
 
 // frameSets are the sets and maps that are there whatever the rules are.
@@ -132,7 +161,7 @@ func suffix(d policy.Direction) string {
 func (r *renderer) own(f family, d policy.Direction) {
 	c := r.im.chain(nft.Chain{Table: r.table, Name: ownChain(d, f)})
 	r.add(c, meaning{}, "the pod's node", f.remoteIn(d, "node"+f.suffix), accept())
-	if d == policy.Ingress {
+	if d == policy.Ingress || r.strict { // what it answers comes by too
 		r.add(c, meaning{}, "the pod's node, whichever of its addresses", fromHere(), accept())
 	}
 	r.add(c, meaning{}, "the pod itself", f.toItself("self"+f.suffix), accept())
@@ -291,7 +320,7 @@ func (r *renderer) policyChains(c *policy.Chain) {
 	if passes(c) {
 		return
 	}
-	for _, f := range families {
+	for _, f := range r.views() {
 		into := r.im.chain(nft.Chain{Table: r.table, Name: c.Name + f.suffix})
 		r.matches(into, f, c, accept())
 	}
@@ -327,9 +356,9 @@ func (r *renderer) conditions(f family, d policy.Direction, m *policy.Match) (al
 	case m.PortNames != "":
 		all = append(all, f.namedPort(m.PortNames+f.suffix))
 	case len(m.Ports) == 1:
-		all = append(all, portIs(m.Ports[0]))
+		all = append(all, f.portIs(m.Ports[0]))
 	case len(m.Ports) > 1:
-		all = append(all, lookup("th dport", portListName(m.Ports), dport()))
+		all = append(all, f.portIn(portListName(m.Ports)))
 	}
 	return all
 }
@@ -340,7 +369,7 @@ func next(c *policy.Class, f family) string { return c.Name + "-next" + f.suffix
 // classChains is all policies of some pods. Where something may deny, what no policy may deny is accepted before; where packets
 // are dropped because nothing has allowed them, just before that, which costs the others nothing.
 func (r *renderer) classChains(c *policy.Class) {
-	for _, f := range families {
+	for _, f := range r.views() {
 		into := r.im.chain(nft.Chain{Table: r.table, Name: c.Name + f.suffix})
 		ordered := len(c.Admin)+len(c.Baseline) > 0
 		if ordered {

@@ -18,15 +18,20 @@ type family struct {
 	addr     nft.Type
 	word     string // in nft's language
 	protocol byte   // as netfilter numbers it
-	source   uint32 // where in the header the source address is; the destination follows
+	header   uint32 // where in the header the source address is; the destination follows
 	size     uint32 // of an address
 	second   uint32 // register for what stands behind an address
 	nfproto  string // as `meta nfproto` calls it
+	tuple    expr.CtKey
+
+	// tracked makes rules read what conntrack knows of a packet's connection: where its first packet came from, and where that
+	// went behind the translation of Services, which is where replies come from. Otherwise they read the packet itself.
+	tracked bool
 }
 
 var families = [...]family{
-	{suffix: "4", addr: nft.IPv4Addr, word: "ip", protocol: unix.NFPROTO_IPV4, source: 12, size: 4, second: unix.NFT_REG32_01, nfproto: "ipv4"},
-	{suffix: "6", addr: nft.IPv6Addr, word: "ip6", protocol: unix.NFPROTO_IPV6, source: 8, size: 16, second: unix.NFT_REG_2, nfproto: "ipv6"},
+	{suffix: "4", addr: nft.IPv4Addr, word: "ip", protocol: unix.NFPROTO_IPV4, header: 12, size: 4, second: unix.NFT_REG32_01, nfproto: "ipv4", tuple: nft.CtSourceIPv4},
+	{suffix: "6", addr: nft.IPv6Addr, word: "ip6", protocol: unix.NFPROTO_IPV6, header: 8, size: 16, second: unix.NFT_REG_2, nfproto: "ipv6", tuple: nft.CtSourceIPv6},
 }
 
 // statement is a part of a rule: expressions, and what nft calls them. Its text tells rules apart that we have made.
@@ -57,27 +62,48 @@ func (f family) is() statement {
 	}}
 }
 
-func (f family) saddr() *expr.Payload {
-	return &expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader, Offset: f.source, Len: f.size}
+// The two directions of a connection, IP_CT_DIR_ORIGINAL and IP_CT_DIR_REPLY.
+const original, reply = 0, 1
+
+func (f family) source(register uint32) (load expr.Any, text string) {
+	if f.tracked {
+		return &expr.Ct{Key: f.tuple, Register: register, Direction: original}, "ct original " + f.word + " saddr"
+	}
+	return f.address(f.header, register), f.word + " saddr"
 }
 
-func (f family) daddr() *expr.Payload {
-	return &expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader, Offset: f.source + f.size, Len: f.size}
+func (f family) destination(register uint32) (load expr.Any, text string) {
+	if f.tracked {
+		return &expr.Ct{Key: f.tuple, Register: register, Direction: reply}, "ct reply " + f.word + " saddr"
+	}
+	return f.address(f.header+f.size, register), f.word + " daddr"
+}
+
+func (f family) address(offset, register uint32) expr.Any {
+	return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.size}
+}
+
+// port is the destination's, which TCP, UDP and SCTP have at one place.
+func (f family) port(register uint32) (load expr.Any, text string) {
+	if f.tracked {
+		return &expr.Ct{Key: expr.CtKeyPROTOSRC, Register: register, Direction: reply}, "ct reply proto-src"
+	}
+	return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}, "th dport"
 }
 
 // own is the address of the end that direction d is about, remote that of the other.
-func (f family) own(d policy.Direction) (*expr.Payload, string) {
+func (f family) own(d policy.Direction) (load expr.Any, text string) {
 	if d == policy.Egress {
-		return f.saddr(), f.word + " saddr"
+		return f.source(unix.NFT_REG_1)
 	}
-	return f.daddr(), f.word + " daddr"
+	return f.destination(unix.NFT_REG_1)
 }
 
-func (f family) remote(d policy.Direction) (*expr.Payload, string) {
+func (f family) remote(d policy.Direction) (load expr.Any, text string) {
 	if d == policy.Egress {
-		return f.daddr(), f.word + " daddr"
+		return f.destination(unix.NFT_REG_1)
 	}
-	return f.saddr(), f.word + " saddr"
+	return f.source(unix.NFT_REG_1)
 }
 
 func (f family) ownIn(d policy.Direction, set string) statement {
@@ -90,25 +116,24 @@ func (f family) remoteIn(d policy.Direction, set string) statement {
 	return lookup(text, set, address)
 }
 
-func (f family) dispatch(d policy.Direction, verdicts string) statement {
-	address, text := f.own(d)
-	return statement{text + " vmap @" + verdicts, []expr.Any{
-		address, &expr.Lookup{SourceRegister: unix.NFT_REG_1, SetName: verdicts, IsDestRegSet: true},
-	}}
-}
-
 // toItself is a packet whose two addresses stand beside each other in the set.
 func (f family) toItself(set string) statement {
-	second := f.daddr()
-	second.DestRegister = f.second
-	return lookup(f.word+" saddr . "+f.word+" daddr", set, f.saddr(), second)
+	first, from := f.source(unix.NFT_REG_1)
+	second, to := f.destination(f.second)
+	return lookup(from+" . "+to, set, first, second)
 }
 
 // namedPort is a packet whose destination stands beside its port in the set.
 func (f family) namedPort(set string) statement {
-	port := dport()
-	port.DestRegister = f.second
-	return lookup(f.word+" daddr . th dport", set, f.daddr(), port)
+	address, to := f.destination(unix.NFT_REG_1)
+	port, at := f.port(f.second)
+	return lookup(to+" . "+at, set, address, port)
+}
+
+// portIn is a packet whose destination's port is in the set.
+func (f family) portIn(set string) statement {
+	port, text := f.port(unix.NFT_REG_1)
+	return lookup(text, set, port)
 }
 
 func lookup(what, set string, load ...expr.Any) statement {
@@ -121,10 +146,29 @@ func equal(data []byte) *expr.Cmp {
 
 // underWay is every packet of a connection but those that begin it, and the errors that belong to one.
 func underWay() statement {
-	bits := binary.NativeEndian.AppendUint32(nil, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
-	return statement{"ct state established,related", []expr.Any{
+	return state("established,related", expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
+}
+
+// problem is an error about a connection. Of what family it is, ICMP's number says.
+func (f family) problem() statement {
+	s := state("related", expr.CtStateBitRELATED)
+	number, name := byte(unix.IPPROTO_ICMP), "icmp"
+	if f.addr == nft.IPv6Addr {
+		number, name = unix.IPPROTO_ICMPV6, "ipv6-icmp"
+	}
+	return statement{s.text + " meta l4proto " + name, append(s.exprs, &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG_1}, equal([]byte{number}))}
+}
+
+// unknown is a packet of no connection that conntrack follows.
+func unknown() statement {
+	return state("invalid,untracked", expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED)
+}
+
+func state(text string, bits uint32) statement {
+	mask := binary.NativeEndian.AppendUint32(nil, bits)
+	return statement{"ct state " + text, []expr.Any{
 		&expr.Ct{Key: expr.CtKeySTATE, Register: unix.NFT_REG_1},
-		&expr.Bitwise{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: 4, Mask: bits, Xor: make([]byte, 4)},
+		&expr.Bitwise{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG_1, Data: make([]byte, 4)},
 	}}
 }
@@ -157,18 +201,15 @@ func protocolIs(p policy.Protocol) statement {
 	}}
 }
 
-// dport loads the destination's port, which TCP, UDP and SCTP have at one place.
-func dport() *expr.Payload {
-	return &expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}
-}
-
-func portIs(p policy.PortRange) statement {
+func (f family) portIs(p policy.PortRange) statement {
+	load, text := f.port(unix.NFT_REG_1)
 	from, to := binary.BigEndian.AppendUint16(nil, p.From), binary.BigEndian.AppendUint16(nil, p.To)
+	text += " " + p.String()
 	if p.From == p.To {
-		return statement{"th dport " + p.String(), []expr.Any{dport(), equal(from)}}
+		return statement{text, []expr.Any{load, equal(from)}}
 	}
-	return statement{"th dport " + p.String(), []expr.Any{
-		dport(),
+	return statement{text, []expr.Any{
+		load,
 		&expr.Cmp{Op: expr.CmpOpGte, Register: unix.NFT_REG_1, Data: from},
 		&expr.Cmp{Op: expr.CmpOpLte, Register: unix.NFT_REG_1, Data: to},
 	}}

@@ -1,6 +1,7 @@
 package nftables_test
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -13,9 +14,19 @@ import (
 )
 
 // TestScenarios sends the packets of the whole table: what arrives is what must come about, which is what Evaluate says. Each step
-// is a change to the tables that were there, and what that leaves is what one finds who reads them.
+// is a change to the tables that were there, and what that leaves is what one finds who reads them. A first packet fares alike
+// whether or not those that follow are asked about.
 func TestScenarios(t *testing.T) {
+	for _, strict := range []bool{false, true} {
+		t.Run(fmt.Sprintf("strict=%t", strict), func(t *testing.T) { testScenarios(t, strict) })
+	}
+}
+
+func testScenarios(t *testing.T, strict bool) {
 	w := newWorld(t, "node-1", "node-2")
+	for _, n := range w.nodes {
+		n.spec.Strict = strict
+	}
 	connections := 0
 	for _, s := range scenario.All() {
 		t.Run(s.Name, func(t *testing.T) {

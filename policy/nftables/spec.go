@@ -22,6 +22,11 @@ type Spec struct {
 	// br_netfilter takes them there. The driver turns it on for the namespace; where it cannot, it closes these bridges to IP
 	// between their ports, and Apply says so with [podweft.ErrNotSupported].
 	Bridges []string
+	// Strict asks the rules about each packet of a connection instead of its first: one that is no longer allowed ends at once,
+	// both ways. Each packet then costs what otherwise the first one does, and packets that conntrack does not know, or has been
+	// told to leave alone, are denied where anything isolates the pod. ICMP's errors about a connection still pass. Connections
+	// that a helper of conntrack expects, such as those of FTP's data, need leave of their own.
+	Strict bool
 	// Audit lets everything pass. What would have been denied is counted as ever, and logged if the Config says so.
 	Audit bool
 }
@@ -78,7 +83,7 @@ func nodeOf(rules *policy.Ruleset) string {
 
 // equalButRules reports whether s and o differ in their Rules at most.
 func (s Spec) equalButRules(o Spec) bool {
-	return s.Audit == o.Audit && slices.Equal(s.Closed, o.Closed) && slices.Equal(s.Bridges, o.Bridges) &&
+	return s.Audit == o.Audit && s.Strict == o.Strict && slices.Equal(s.Closed, o.Closed) && slices.Equal(s.Bridges, o.Bridges) &&
 		(s.Rules == nil) == (o.Rules == nil)
 }
 

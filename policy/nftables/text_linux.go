@@ -20,7 +20,7 @@ func Text(cfg Config, spec Spec) (string, error) {
 	if spec.Rules == nil {
 		return "", nil
 	}
-	r := renderer{table: cfg.table(), group: cfg.LogGroup, audit: spec.Audit, im: newImage(), rules: spec.Rules}
+	r := renderer{table: cfg.table(), group: cfg.LogGroup, audit: spec.Audit, strict: spec.Strict, im: newImage(), rules: spec.Rules}
 	r.all(spec)
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s {\n", r.table)

@@ -398,3 +398,12 @@ func (m *machine) drain(each func(b []byte)) {
 		each(buf[:n])
 	}
 }
+
+// heard reports whether the packet of that number is among what has come in.
+func (m *machine) heard(id uint32) (yes bool) {
+	m.drain(func(b []byte) {
+		got, _, ok := received(b)
+		yes = yes || ok && got == id
+	})
+	return yes
+}
