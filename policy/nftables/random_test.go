@@ -44,6 +44,7 @@ func TestRandomClusters(t *testing.T) {
 			n.spec.Strict = i%4 > 1
 		}
 		w.enforce(m)
+		w.inSync()
 		w.settle(m, cells)
 		w.try(cells)
 		require.False(t, t.Failed(), "cluster %d of -seed=%d", i, *seed)

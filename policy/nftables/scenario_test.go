@@ -41,6 +41,9 @@ func testScenarios(t *testing.T, strict bool) {
 				}
 				cells = slices.DeleteFunc(cells, func(c scenario.Cell) bool { return !travels(c.Packet.Src) || !travels(c.Packet.Dst) })
 				w.enforce(m)
+				if !strict {
+					w.inSync()
+				}
 				w.settle(m, cells)
 				w.try(cells)
 				whole, _ := policy.Compile(m)
@@ -66,6 +69,13 @@ func (w *world) enforce(m policy.Model) {
 	for name, n := range w.nodes {
 		n.spec.Rules, _ = policy.NewCompiler(name).Update(m) // two pods on one address are reported, and a scenario nonetheless
 		set(w.t, n.loop, n.spec)
+	}
+}
+
+// inSync requires that both tables are what one finds who reads them.
+func (w *world) inSync() {
+	w.t.Helper()
+	for _, n := range w.nodes {
 		inSync(w.t, n.driver, n.spec)
 	}
 }
