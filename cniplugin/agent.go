@@ -16,6 +16,7 @@ import (
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/bridge"
+	"github.com/podweft/podweft/internal/word"
 	"github.com/podweft/podweft/nat"
 	"github.com/podweft/podweft/node/local"
 )
@@ -115,7 +116,7 @@ func (a *Agent) recall() error {
 	errs := []error{err}
 	for _, path := range stores {
 		name := filepath.Base(path)
-		if filepath.Ext(name) == importedMark || !isName(name, maxNetwork) {
+		if filepath.Ext(name) == importedMark || !word.Valid(name, maxNetwork) {
 			continue
 		}
 		a.mu.Lock()

@@ -99,11 +99,9 @@ var ours = house{
 		"bridge": {may: []string{root, "subnet", internal}, brings: rtnetlink},
 		"nat":    {may: []string{root, "subnet", internal}, brings: nftables},
 
-		"node":       {may: []string{root, "subnet", "nat", internal}, brings: nftables},
 		"node/local": {may: []string{root, "internal/dirwatch", "internal/word"}, brings: []string{"golang.org/x/sys"}},
 		"forward":    {may: []string{root, internal}, brings: nftables},
 		"node":       {may: []string{root, "subnet", "forward", "nat", internal}, brings: nftables},
-		"node/local": {may: []string{root, "internal/dirwatch"}, brings: []string{"golang.org/x/sys"}},
 		"testnet":    {may: []string{root, internal}, brings: rtnetlink},
 		"cnitest": {
 			may:    []string{root, "testnet", internal},
