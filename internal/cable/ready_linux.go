@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/nl"
 )
@@ -23,11 +25,25 @@ func await(ctx context.Context, what string, done func() (bool, error)) error {
 		if ok, err := done(); ok || err != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return &podweft.OpError{Op: "await", Object: podweft.Named(what), Err: ctx.Err()}
-		case <-time.After(pause):
+		if err := rest(ctx, pause); err != nil {
+			return &podweft.OpError{Op: "await", Object: podweft.Named(what), Err: err}
 		}
+	}
+}
+
+// rest waits. For less than a millisecond it lets the kernel do so: Go's timers end a millisecond late where nothing else runs,
+// which is when epoll_wait(2) looks up again.
+func rest(ctx context.Context, pause time.Duration) error {
+	if pause < time.Millisecond {
+		ts := unix.NsecToTimespec(pause.Nanoseconds())
+		_ = unix.Nanosleep(&ts, nil) // a signal ends it earlier, which is as well
+		return ctx.Err()
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(pause):
+		return nil
 	}
 }
 
