@@ -22,6 +22,8 @@ import (
 const (
 	ctTupleOrig  = 1
 	ctTupleReply = 2
+	ctID         = 12
+	ctZone       = 18
 	ctFilter     = 25
 
 	ctTupleIP    = 1
@@ -33,6 +35,7 @@ const (
 
 	ctFilterOrig, ctFilterReply = 1, 2
 
+	ctGet    = 1
 	ctDelete = 2
 )
 
@@ -136,15 +139,71 @@ func (p *Ports) drop(ctx context.Context, all []flows) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if _, err := sock.Execute(f.request()); err != nil && !errors.Is(err, unix.ENOENT) {
+		err := execute(sock, f.request(ctDelete, netlink.Acknowledge))
+		if errors.Is(err, unix.EINVAL) {
+			err = f.dropEach(sock)
+		}
+		if err != nil {
 			return &podweft.OpError{Op: "delete", Object: podweft.Named("tracked connections"), Err: err}
 		}
 	}
 	return nil
 }
 
-// request deletes the flows.
-func (f flows) request() netlink.Message {
+// execute sends a deletion. What is gone already was to be deleted.
+func execute(sock *netlink.Conn, m netlink.Message) error {
+	if _, err := sock.Execute(m); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	return nil
+}
+
+// dropEach lists the flows and deletes them one by one. Older kernels, such as 6.1, know filters for listings alone: a deletion that
+// has one is refused, since its tuple is not whole (ctnetlink_del_conntrack in net/netfilter/nf_conntrack_netlink.c).
+func (f flows) dropEach(sock *netlink.Conn) error {
+	listed, err := sock.Execute(f.request(ctGet, netlink.Dump))
+	if err != nil {
+		return err
+	}
+	for _, m := range listed {
+		const header = 4 // struct nfgenmsg
+		if len(m.Data) < header {
+			continue
+		}
+		attrs, err := netlink.UnmarshalAttributes(m.Data[header:])
+		if err != nil {
+			return err
+		}
+		var key []netlink.Attribute
+		for _, a := range attrs {
+			switch a.Type &^ netlink.Nested {
+			case ctTupleOrig, ctID, ctZone:
+				key = append(key, a)
+			}
+		}
+		data, err := netlink.MarshalAttributes(key)
+		if err != nil {
+			return err
+		}
+		if err := execute(sock, message(ctDelete, netlink.Acknowledge, m.Data[0], data)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func message(kind uint16, flags netlink.HeaderFlags, family byte, attrs []byte) netlink.Message {
+	return netlink.Message{
+		Header: netlink.Header{
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_CTNETLINK<<8 | kind),
+			Flags: netlink.Request | flags,
+		},
+		Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attrs...),
+	}
+}
+
+// request deletes or lists the flows.
+func (f flows) request(kind uint16, how netlink.HeaderFlags) netlink.Message {
 	end, tuple, which, src := f.to, uint16(ctTupleOrig), uint16(ctFilterOrig), false
 	if f.from.IsValid() {
 		end, tuple, which, src = f.from, ctTupleReply, ctFilterReply, true
@@ -179,11 +238,5 @@ func (f flows) request() netlink.Message {
 		return nil
 	})
 	data, _ := e.Encode() // fails for attributes beyond 64 KiB only
-	return netlink.Message{
-		Header: netlink.Header{
-			Type:  unix.NFNL_SUBSYS_CTNETLINK<<8 | ctDelete,
-			Flags: netlink.Request | netlink.Acknowledge,
-		},
-		Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, data...),
-	}
+	return message(kind, how, family, data)
 }
