@@ -184,25 +184,23 @@ func TestDeviceAppears(t *testing.T) {
 func TestForeignEventsCauseNoListing(t *testing.T) {
 	c := newCluster(t, testnet.FabricConfig{})
 	loop := c.runLoop(t, 0)
-	sabotage.Settle(t, loop)
-	listings, passes := c.drivers[0].Stats().Listings, loop.Status().Passes
 	eth0 := c.link(t, 0, "eth0").Attrs().Index
-	for i := range 200 {
-		pod := &netlink.Route{Dst: ipNet(netip.MustParsePrefix(fmt.Sprintf("198.51.100.%d/32", i))), LinkIndex: eth0}
-		require.NoError(t, c.handles[0].RouteAdd(pod))
-		require.NoError(t, c.handles[0].RouteDel(pod))
-	}
-	time.Sleep(50 * time.Millisecond)
-	assert.Equal(t, listings, c.drivers[0].Stats().Listings)
-	assert.Equal(t, passes, loop.Status().Passes)
+	listings := func() uint64 { return c.drivers[0].Stats().Listings }
+	sabotage.RequireStill(t, loop, func() uint64 { return listings() + loop.Status().Passes }, func() {
+		for i := range 200 {
+			pod := &netlink.Route{Dst: ipNet(netip.MustParsePrefix(fmt.Sprintf("198.51.100.%d/32", i))), LinkIndex: eth0}
+			require.NoError(t, c.handles[0].RouteAdd(pod))
+			require.NoError(t, c.handles[0].RouteDel(pod))
+		}
+	})
 
 	spec := c.specs[0]
-	for i := range 50 {
-		spec.Peers = append(slices.Clip(c.specs[0].Peers), peer("moving", fmt.Sprintf("192.0.2.%d", 50+i), "10.244.77.0/24"))
-		require.NoError(t, loop.Wait(t.Context(), loop.Set(spec)))
-	}
-	sabotage.Settle(t, loop)
-	assert.Equal(t, listings, c.drivers[0].Stats().Listings)
+	sabotage.RequireStill(t, loop, listings, func() {
+		for i := range 50 {
+			spec.Peers = append(slices.Clip(c.specs[0].Peers), peer("moving", fmt.Sprintf("192.0.2.%d", 50+i), "10.244.77.0/24"))
+			require.NoError(t, loop.Wait(t.Context(), loop.Set(spec)))
+		}
+	})
 	plan, err := c.drivers[0].Plan(t.Context(), spec)
 	require.NoError(t, err)
 	assert.Empty(t, plan.String())

@@ -18,11 +18,13 @@ func (p program) Run() int {
 		return runAgent(netns)
 	}
 	flag.Parse()
-	if !testing.Short() { // an emulated processor has enough to do
-		// The tests wait nearly all the time: 1,000 pings at 5 ms take 5 s, however many processors there are.
-		if err := flag.Set("test.parallel", "8"); err != nil {
-			return 2
-		}
+	// The tests wait nearly all the time: 1,000 pings at 5 ms take 5 s, however many processors there are.
+	parallel := "8"
+	if testing.Short() { // an emulated processor has enough to do
+		parallel = "4"
+	}
+	if err := flag.Set("test.parallel", parallel); err != nil {
+		return 2
 	}
 	return p.tests.Run()
 }

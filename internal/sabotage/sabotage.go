@@ -89,6 +89,24 @@ func Settle[S any](t testing.TB, loop *podweft.Loop[S]) {
 	}
 }
 
+// RequireStill does something to a loop that is at rest, and requires that a count stays as it is meanwhile. On a busy machine the
+// last events of links may come late, and count; but those come once, and what is done costs something each time. So it is done up
+// to three times.
+func RequireStill[S any](t testing.TB, loop *podweft.Loop[S], count func() uint64, do func()) {
+	t.Helper()
+	var before, after uint64
+	for range 3 {
+		Settle(t, loop)
+		before = count()
+		do()
+		Settle(t, loop)
+		if after = count(); after == before {
+			return
+		}
+	}
+	t.Errorf("it does not stay at %d: %d", before, after)
+}
+
 // Dial opens netlink in the node, as another program does.
 func Dial(t testing.TB, n *testnet.Node) *nl.Conn {
 	t.Helper()
