@@ -80,9 +80,12 @@ func TestTransfer(t *testing.T) {
 			}
 			for _, d := range o.drivers {
 				s := d.Stats()
-				// Mostly ten and more; on an emulated processor the sender is too slow for that.
-				assert.Less(t, s.Sends*2, s.SentPackets, "packets share datagrams")
-				assert.Less(t, s.Writes*2, s.ReceivedPackets, "and writes")
+				share := uint64(4)
+				if testing.Short() { // an emulated processor takes them out as slowly as they come
+					share = 1
+				}
+				assert.Less(t, s.Sends*share, s.SentPackets, "packets share datagrams")
+				assert.Less(t, s.Writes*share, s.ReceivedPackets, "and writes")
 				for _, why := range []udp.Drop{udp.UnknownSource, udp.Spoofed, udp.Misdirected, udp.Malformed, udp.BadChecksum, udp.TooBig} {
 					assert.Zero(t, s.Drops[why], why)
 				}
@@ -319,7 +322,10 @@ func TestChurn(t *testing.T) {
 	require.NoError(t, loop.Wait(t.Context(), loop.Set(base)))
 	listings := o.drivers[0].Stats().Listings
 	start, lost := time.Now(), 0
-	const changes = 1000
+	changes := 1000
+	if testing.Short() { // an emulated processor has enough to do
+		changes = 200
+	}
 	for i := range changes {
 		spec := base
 		spec.Peers = slices.Delete(slices.Clone(base.Peers), 1+i, 3+i)
