@@ -45,21 +45,17 @@ type VXLAN struct {
 	Checksum bool // of the outer UDP packets sent
 }
 
-// Link returns the link of that name; the error is ErrNoLink when there is none.
-func (c *Conn) Link(name string) (Link, error) {
-	l, err := c.named(name)
-	return asLink(l, name, err)
-}
+// Link returns the link of that name, which may be another name that it has; the error is ErrNoLink when there is none.
+func (c *Conn) Link(name string) (Link, error) { return c.named(context.Background(), name, nil) }
 
 // LinkAt returns the link with that index; the error is ErrNoLink when there is none.
 func (c *Conn) LinkAt(index int) (Link, error) {
-	l, err := c.link(context.Background(), func(m *message) { m.ifinfomsg(index, 0, 0) }, nil)
-	return asLink(l, fmt.Sprintf("with index %d", index), err)
+	return c.link(context.Background(), fmt.Sprintf("with index %d", index), func(m *message) { m.ifinfomsg(index, 0, 0) }, nil)
 }
 
-// named asks for a link by its name, or by another name that it has: those may be longer.
-func (c *Conn) named(name string) (vnl.Link, error) {
-	return c.link(context.Background(), func(m *message) { m.byName(name) }, nil)
+// named asks for a link by its name.
+func (c *Conn) named(ctx context.Context, name string, more func(l vnl.Link, body []byte)) (Link, error) {
+	return c.link(ctx, name, func(m *message) { m.byName(name) }, more)
 }
 
 func (m *message) byName(name string) {
@@ -71,22 +67,31 @@ func (m *message) byName(name string) {
 	}
 }
 
-// link asks for one link. raw, unless it is nil, is called with what the kernel says of it.
-func (c *Conn) link(ctx context.Context, which func(m *message), raw func(body []byte)) (l vnl.Link, err error) {
-	var malformed error
+// link asks for one link, of which more, unless it is nil, learns the rest. What it is given lies in the socket's buffer, in which
+// the next answer may stand as soon as it returns.
+func (c *Conn) link(ctx context.Context, name string, which func(m *message), more func(l vnl.Link, body []byte)) (link Link, err error) {
 	request := func(m *message) {
 		which(m)
 		m.u32(unix.IFLA_EXT_MASK, rtextFilterSkipStats)
 	}
+	failure := error(unix.ENODEV) // until there is an answer
 	err = c.get(ctx, unix.RTM_GETLINK, request, func(body []byte) {
-		if l, malformed = vnl.LinkDeserialize(nil, body); malformed == nil && raw != nil {
-			raw(body)
+		var l vnl.Link
+		if l, failure = vnl.LinkDeserialize(nil, body); failure != nil {
+			return
+		}
+		link = fromVNL(l)
+		if more != nil {
+			more(l, body)
 		}
 	})
-	if err = cmp.Or(err, malformed); err == nil && l == nil {
-		err = unix.ENODEV
+	if err = cmp.Or(err, failure); errors.Is(err, unix.ENODEV) {
+		err = ErrNoLink
 	}
-	return l, err
+	if err != nil {
+		return Link{}, &podweft.OpError{Op: "find", Object: podweft.Named("link " + name), Err: err}
+	}
+	return link, nil
 }
 
 // Links lists all links.
@@ -124,16 +129,6 @@ func (c *Conn) dumpLinks(ctx context.Context, filter func(*message), keep func(L
 		}
 	})
 	return links, cmp.Or(err, failure)
-}
-
-func asLink(l vnl.Link, name string, err error) (Link, error) {
-	switch {
-	case errors.Is(err, unix.ENODEV):
-		return Link{}, &podweft.OpError{Op: "find", Object: podweft.Named("link " + name), Err: ErrNoLink}
-	case err != nil:
-		return Link{}, &podweft.OpError{Op: "find", Object: podweft.Named("link " + name), Err: err}
-	}
-	return fromVNL(l), nil
 }
 
 func fromVNL(l vnl.Link) Link {

@@ -137,15 +137,17 @@ func (m *message) ndmsg(family uint8, link int, state uint16, flags uint8) {
 	m.fixed(flags, 0)
 }
 
-// Neighbors calls each for every permanent neighbour of the link, both families. restart is called before each listing,
-// as in Routes.
+// Neighbors calls each for every permanent neighbour of the link with that index, or of all links when it is 0, both families.
+// restart is called before each listing, as in Routes.
 func (c *Conn) Neighbors(ctx context.Context, link int, restart func(), each func(Neighbor)) error {
 	request := func(m *message) {
 		m.ndmsg(unix.AF_UNSPEC, 0, 0, 0)
-		m.u32(unix.NDA_IFINDEX, uint32(link))
+		if link != 0 {
+			m.u32(unix.NDA_IFINDEX, uint32(link))
+		}
 	}
 	return wrapList("neighbours", c.dump(ctx, unix.RTM_GETNEIGH, request, restart, func(body []byte) {
-		if e, ok := parseNeighbor(body); ok && e.family != unix.AF_BRIDGE && e.link == link && e.permanent() {
+		if e, ok := parseNeighbor(body); ok && e.family != unix.AF_BRIDGE && (link == 0 || e.link == link) && e.permanent() {
 			each(e.neighbor())
 		}
 	}))

@@ -1,6 +1,7 @@
 package nl
 
 import (
+	"context"
 	"net/netip"
 
 	vnl "github.com/vishvananda/netlink"
@@ -42,12 +43,10 @@ const (
 // Tunnel returns the link of that name with what is known of it as a tunnel, which is nothing where it is of another kind.
 // The error is ErrNoLink when there is none.
 func (c *Conn) Tunnel(name string) (Tunnel, error) {
-	l, err := c.named(name)
-	link, err := asLink(l, name, err)
-	if err != nil {
-		return Tunnel{}, err
-	}
-	return Tunnel{link, outerOf(l)}, nil
+	var t Tunnel
+	var err error
+	t.Link, err = c.named(context.Background(), name, func(l vnl.Link, _ []byte) { t.Outer = outerOf(l) })
+	return t, err
 }
 
 func outerOf(l vnl.Link) Outer {

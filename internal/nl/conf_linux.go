@@ -1,0 +1,32 @@
+package nl
+
+import "golang.org/x/sys/unix"
+
+// IPv4Conf is what a link can be told of how to deal with IPv4 packets: net/ipv4/conf/LINK of /proc/sys, to write which a
+// process must enter the namespace.
+type IPv4Conf struct {
+	ProxyARP     bool // answer for every address that another link leads to
+	StrictSource bool // rp_filter 1: drop packets from an address that this link does not lead to
+}
+
+// Indexes of linux/ip.h, which x/sys/unix lacks, and the attribute of linux/if_link.h that has them.
+const (
+	ipv4DevconfProxyARP = 3
+	ipv4DevconfRPFilter = 8
+	iflaInetConf        = 1
+)
+
+// SetIPv4Conf adds a request to tell the link of that name what c says.
+func (b *Batch) SetIPv4Conf(name string, c IPv4Conf) {
+	b.link(0, 0, 0, 0, func(m *message) {
+		m.str(unix.IFLA_IFNAME, name)
+		m.nest(unix.IFLA_AF_SPEC, func() {
+			m.nest(unix.AF_INET, func() {
+				m.nest(iflaInetConf, func() {
+					m.u32(ipv4DevconfProxyARP, uint32(bit(c.ProxyARP)))
+					m.u32(ipv4DevconfRPFilter, uint32(bit(c.StrictSource)))
+				})
+			})
+		})
+	})
+}
