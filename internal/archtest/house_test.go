@@ -97,6 +97,7 @@ var ours = house{
 		"ipip":   {may: []string{root, "subnet", internal}, brings: rtnetlink},
 		"udp":    {may: []string{root, "subnet", internal}, brings: slices.Concat(rtnetlink, []string{"github.com/gaissmai/bart"})},
 		"bridge": {may: []string{root, "subnet", internal}, brings: rtnetlink},
+		"ptp":    {may: []string{root, internal}, brings: rtnetlink},
 		"nat":    {may: []string{root, "subnet", internal}, brings: nftables},
 
 		"node/local": {may: []string{root, "internal/dirwatch", "internal/word"}, brings: []string{"golang.org/x/sys"}},
