@@ -33,12 +33,12 @@ func (s Spec) Validate() error {
 		if err := errors.Join(p.Validate(), p.fits(b)); err != nil {
 			errs = append(errs, fmt.Errorf("Ports[%d]: %w", i, err))
 		}
-		if j, twice := first[p.key()]; twice {
+		if j, twice := first[p.text()]; twice {
 			errs = append(errs, &podweft.FieldError{
-				Field: fmt.Sprintf("Ports[%d]", i), Value: p.key(), Problem: fmt.Sprintf("is the port of Ports[%d] too", j), Remedy: "leave one out",
+				Field: fmt.Sprintf("Ports[%d]", i), Value: p.text(), Problem: fmt.Sprintf("is the port of Ports[%d] too", j), Remedy: "leave one out",
 			})
 		}
-		first[p.key()] = i
+		first[p.text()] = i
 	}
 	return errors.Join(errs...)
 }
@@ -255,7 +255,7 @@ func (a *Attacher) portLacks(ctx context.Context, b Bridge, br nl.Link, p Port) 
 	}
 	defer pod.Close()
 	v := a.veth(b, br, p)
-	if err := v.Find(ctx, a.node, pod); err != nil {
+	if err := v.Look(ctx, a.node, pod); err != nil {
 		return nil, err
 	}
 	lacking, err := pod.Lacking(ctx, v.setup())
@@ -270,8 +270,8 @@ func stepsText(steps []cable.Step) string {
 	return strings.Join(all, ", ")
 }
 
-// key is what no two ports may share.
-func (p Port) key() string { return p.Container + "/" + cmp.Or(p.Name, DefaultInterface) }
+// text is what no two ports may share.
+func (p Port) text() string { return p.Container + "/" + cmp.Or(p.Name, DefaultInterface) }
 
 // bridgeObject and portObject are what a Plan names.
 type bridgeObject struct {
@@ -297,10 +297,10 @@ type portObject struct {
 	bridge string
 }
 
-func (o portObject) ID() string { return "port " + o.port.key() }
+func (o portObject) ID() string { return "port " + o.port.text() }
 
 func (o portObject) String() string {
-	text := fmt.Sprintf("port %s dev %s master %s", o.port.key(), o.port.HostName, o.bridge)
+	text := fmt.Sprintf("port %s dev %s master %s", o.port.text(), o.port.HostName, o.bridge)
 	for _, a := range o.port.Addresses {
 		text += " " + a.String()
 	}

@@ -62,7 +62,7 @@ func (a *Attacher) attach(ctx context.Context, p Port) (at Attached, err error) 
 		at, err = a.connect(ctx, v, pod, made)
 	}
 	if err != nil && made {
-		err = errors.Join(err, a.node.Unplug(context.WithoutCancel(ctx), v.Host))
+		err = errors.Join(err, a.node.Undo(context.WithoutCancel(ctx), v.Host))
 	}
 	return at, err
 }
@@ -178,7 +178,17 @@ func conflict(conn *nl.Conn, r nl.Route) error {
 // stays, and is [podweft.ErrConflict].
 //
 // It waits for the kernel, about 20 ms.
-func (a *Attacher) Detach(ctx context.Context, p Port) error {
+func (a *Attacher) Detach(ctx context.Context, p Port) error { return a.remove(ctx, p, a.node.Delete) }
+
+// Retire does what Detach does, but for the wait: no packet passes the port any more and the pod can be attached anew, while
+// the two links stay, down and under another name, until somebody calls [Attacher.Sweep] or the pod's namespace goes.
+func (a *Attacher) Retire(ctx context.Context, p Port) error { return a.remove(ctx, p, a.node.Retire) }
+
+// Sweep deletes the links that were retired, in one go, whichever Attacher of the owner did so.
+func (a *Attacher) Sweep(ctx context.Context) error { return a.node.Sweep(ctx) }
+
+// remove takes the pair of the port away, by taking its host end.
+func (a *Attacher) remove(ctx context.Context, p Port, take func(context.Context, nl.Link) error) error {
 	p = p.withDefaults(a.node.Owner)
 	var f cable.Fields
 	if f.ID(p.id()); f.Err() != nil {
@@ -187,7 +197,7 @@ func (a *Attacher) Detach(ctx context.Context, p Port) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := a.node.Unplug(ctx, a.node.HostEnd(p.id(), 0)); err != nil {
+	if _, err := a.node.Unplug(ctx, a.node.HostEnd(p.id(), 0), take); err != nil {
 		return fmt.Errorf("port %s/%s: %w", p.Container, p.Name, err)
 	}
 	return nil

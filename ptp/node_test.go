@@ -52,22 +52,30 @@ func (m *machine) linkNames(t testing.TB) (names []string) {
 	return names
 }
 
-// routes are those of the main table, but for the kernel's own link-local ones, as `ip route` shows them.
+// routes are those of the main table, but for the kernel's own and those to the node itself, as `ip route` shows them.
 func (m *machine) routes(t testing.TB) (all []string) {
 	t.Helper()
-	require.NoError(t, m.nl.Routes(t.Context(), func() { all = nil }, func(r nl.Route) {
-		if r.Table != nl.TableMain || r.Prefix.Addr().IsLinkLocalUnicast() && r.Prefix.Addr().Is6() || r.Prefix.Addr().IsMulticast() || r.Prefix.Addr() == netip.MustParseAddr("2001:db8::1") || r.Prefix.Addr().IsLoopback() {
-			return
+	var found []nl.Route
+	require.NoError(t, m.nl.Routes(t.Context(), func() { found = nil }, func(r nl.Route) {
+		if a := r.Prefix.Addr(); r.Table == nl.TableMain && a != node6 && !a.IsMulticast() && !a.IsLoopback() && (a.Is4() || !a.IsLinkLocalUnicast()) {
+			found = append(found, r)
 		}
-		dev := ""
-		if l, err := m.nl.LinkAt(r.Link); err == nil {
-			dev = l.Name
-		}
-		all = append(all, r.Format(dev))
 	}))
+	names := map[int]string{}
+	links, err := m.nl.Links()
+	require.NoError(t, err)
+	for _, l := range links {
+		names[l.Index] = l.Name
+	}
+	for _, r := range found {
+		all = append(all, r.Format(names[r.Link]))
+	}
 	slices.Sort(all)
 	return all
 }
+
+// node4 and node6 are the node's own addresses: without any it has nothing to send from.
+var node4, node6 = netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
 
 // state is everything in the namespace, a line for each thing, but for what the kernel gives itself in its own time.
 func (m *machine) state(t testing.TB) []string {
@@ -130,10 +138,11 @@ func newHost(t testing.TB, cfg ptp.Config) *host {
 	h.setSysctl(t, "net/ipv4/ip_forward", "1")
 	h.setSysctl(t, "net/ipv6/conf/all/forwarding", "1")
 	lo := h.link(t, "lo").Index
-	h.change(t, func(b *nl.Batch) { // without an address the node has nothing to send from
+	h.change(t, func(b *nl.Batch) {
 		b.SetUp(lo, true)
-		b.AddAddress(nl.Address{Link: lo, Prefix: netip.MustParsePrefix("192.0.2.1/32")})
-		b.AddAddress(nl.Address{Link: lo, Prefix: netip.MustParsePrefix("2001:db8::1/128")})
+		for _, a := range []netip.Addr{node4, node6} {
+			b.AddAddress(nl.Address{Link: lo, Prefix: netip.PrefixFrom(a, a.BitLen())})
+		}
 	})
 	h.pods = h.attacher(t, cfg)
 	return h

@@ -53,14 +53,9 @@ func (n *Node) HostEnd(id ID, mtu int) nl.Link {
 	return nl.Link{Name: id.HostName, Alias: id.mark(n.Owner), Kind: "veth", MAC: id.hostMAC(n.Owner), MTU: mtu}
 }
 
-// Unplug deletes the pair with that node's end. One that is gone is fine, and one that is not ours a conflict.
-func (n *Node) Unplug(ctx context.Context, host nl.Link) error {
-	_, err := n.Take(ctx, host, Delete)
-	return err
-}
-
-// Take takes the pair with that node's end away, by Delete or by Retire, and reports whether there was one.
-func (n *Node) Take(ctx context.Context, host nl.Link, how func(nl.Link) Step) (found bool, err error) {
+// Unplug takes the pair with that node's end, by Delete or Retire, and reports whether there was one. One that is not ours is a
+// conflict.
+func (n *Node) Unplug(ctx context.Context, host nl.Link, take func(context.Context, nl.Link) error) (found bool, err error) {
 	have, err := n.Conn.Link(host.Name)
 	switch {
 	case errors.Is(err, nl.ErrNoLink):
@@ -70,10 +65,53 @@ func (n *Node) Take(ctx context.Context, host nl.Link, how func(nl.Link) Step) (
 	case !Ours(have, host):
 		return true, &podweft.OpError{Op: "delete", Object: podweft.Named("link " + host.Name), Err: Conflict(have)}
 	}
-	if err = n.Do(ctx, how(have)); err == nil {
+	if err = take(ctx, have); err == nil {
 		n.Log.DebugContext(ctx, "port detached", "link", host.Name)
 	}
 	return true, err
+}
+
+// Undo deletes a pair that was just made.
+func (n *Node) Undo(ctx context.Context, host nl.Link) error {
+	_, err := n.Unplug(ctx, host, n.Delete)
+	return err
+}
+
+// Delete deletes the link with its pair. It waits for the kernel, about 20 ms.
+func (n *Node) Delete(ctx context.Context, have nl.Link) error { return n.Do(ctx, Delete(have)) }
+
+// Retire takes the link out of use, until Sweep deletes it: see [nl.Batch.Retire].
+func (n *Node) Retire(ctx context.Context, have nl.Link) error {
+	return n.Do(ctx, Step{
+		Op: "retire", Object: "link " + have.Name, Request: func(b *nl.Batch) { b.Retire(have.Index, n.Mark) }, Fine: unix.ENODEV,
+	})
+}
+
+// Sweep deletes the owner's retired links, in one go.
+func (n *Node) Sweep(ctx context.Context) error {
+	return n.Do(ctx, Step{
+		Op: "delete", Object: "retired links of " + n.Mark,
+		Request: func(b *nl.Batch) { b.DeleteGroup(nl.Graveyard(n.Mark)) }, Fine: unix.ENODEV,
+	})
+}
+
+// exhume deletes the retired pair whose pod's end is in the way of a new port, and reports whether it was that.
+func (n *Node) exhume(ctx context.Context, p *Pair, pod *Pod) (bool, error) {
+	peer, err := pod.Conn.Link(p.Peer.Name)
+	if errors.Is(err, nl.ErrNoLink) {
+		return true, nil // swept meanwhile
+	}
+	if err != nil {
+		return false, err
+	}
+	host, err := n.Conn.LinkAt(peer.Pair)
+	if errors.Is(err, nl.ErrNoLink) {
+		return false, nil
+	}
+	if err != nil || host.Pair != peer.Index || host.Alias != nl.RetiredAlias(n.Mark) {
+		return false, err
+	}
+	return true, n.Delete(ctx, host)
 }
 
 // UnplugAll is Unplug of many, for which the kernel waits once.

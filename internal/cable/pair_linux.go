@@ -18,19 +18,20 @@ type Pair struct {
 	Have       nl.Port // Host as it is
 }
 
-// Plug makes the pair, or finds it, and reads it; one that is retired makes way. It says whether it made it also when it then
-// fails.
+// Plug makes the pair, or finds it, and reads it. It says whether it made it also when it then fails. A retired pair gives way.
 func (p *Pair) Plug(ctx context.Context, node *Node, pod *Pod) (made bool, err error) {
 	made, err = p.plug(ctx, node, pod)
 	if !errors.Is(err, podweft.ErrConflict) && !errors.Is(err, unix.EEXIST) {
 		return made, err
 	}
-	if free, failed := p.exhume(ctx, node, pod); failed != nil {
-		return false, failed
-	} else if !free {
-		return false, err
+	free, failed := node.exhume(ctx, p, pod)
+	switch {
+	case failed != nil:
+		return made, failed
+	case free:
+		return p.plug(ctx, node, pod)
 	}
-	return p.plug(ctx, node, pod)
+	return made, err
 }
 
 func (p *Pair) plug(ctx context.Context, node *Node, pod *Pod) (made bool, err error) {
@@ -38,7 +39,7 @@ func (p *Pair) plug(ctx context.Context, node *Node, pod *Pod) (made bool, err e
 	b.CreateVeth(p.Host, p.Peer, int(pod.file.Fd()))
 	err = errors.Join(node.Conn.Do(ctx, &b)...)
 	if errors.Is(err, unix.EEXIST) {
-		return false, p.Find(ctx, node, pod)
+		return false, p.find(ctx, node, pod)
 	}
 	if err != nil {
 		return false, p.failed(err)
@@ -48,8 +49,8 @@ func (p *Pair) plug(ctx context.Context, node *Node, pod *Pod) (made bool, err e
 	return true, err
 }
 
-// Find reads the pair, or reports what keeps it from being made.
-func (p *Pair) Find(ctx context.Context, node *Node, pod *Pod) error {
+// find reads the links that keep the pair from being made. They may be the pair.
+func (p *Pair) find(ctx context.Context, node *Node, pod *Pod) error {
 	host, err := node.Conn.Port(ctx, p.Host.Name)
 	if err != nil && !errors.Is(err, nl.ErrNoLink) {
 		return err
