@@ -25,6 +25,19 @@ func (s *Store) NodePublicIP(ctx context.Context, node string) (subnet.Addrs, er
 	return s.cfg.Annotations.NodePublicIP(n)
 }
 
+// Given returns the subnets that the cluster has given the node for the Network: what [Store.Acquire] would lease. Its errors are that
+// one's.
+func (s *Store) Given(ctx context.Context, node string) (subnet.Prefixes, error) {
+	if s.cfg.Network == nil {
+		return subnet.Prefixes{}, subnet.ErrNoNetwork
+	}
+	n, err := s.node(ctx, node)
+	if err != nil {
+		return subnet.Prefixes{}, err
+	}
+	return s.given(n)
+}
+
 // NodeOf returns the name of the node that a pod runs on: for an agent that was told its pod's name alone.
 func (s *Store) NodeOf(ctx context.Context, namespace, pod string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
