@@ -63,9 +63,7 @@ func (o *Options) serve(ctx context.Context, log *slog.Logger) (*embedded.Server
 
 // run is the node's part.
 func (o *Options) run(ctx context.Context, log *slog.Logger, h *health) error {
-	cfg := o.Etcd
-	cfg.Logger = log
-	store, err := openStore(ctx, cfg, o.StoreWait)
+	store, err := o.open(ctx, log)
 	if err != nil {
 		return err
 	}
@@ -90,7 +88,12 @@ func (o *Options) run(ctx context.Context, log *slog.Logger, h *health) error {
 	h.watch(n)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return n.Run(ctx) })
-	group.Go(func() error { return o.announce(ctx, log, n) })
+	group.Go(func() error {
+		if err := o.announce(ctx, log, n); err != nil {
+			return err
+		}
+		return o.tellAvailable(ctx, log, store)
+	})
 	return group.Wait()
 }
 
@@ -103,6 +106,9 @@ func (o *Options) announce(ctx context.Context, log *slog.Logger, n *node.Node) 
 	s := n.Status()
 	if err := writeSubnetFile(o.SubnetFile, s.Network, pods.Prefixes, pods.MTU, o.IPMasq); err != nil {
 		return fmt.Errorf("subnet file: %w", err)
+	}
+	if err := o.cni.configure(); err != nil {
+		return err
 	}
 	log.InfoContext(ctx, "ready", "subnet", pods.Prefixes, "mtu", pods.MTU, "peers", s.Peers, "failing", len(s.Backend.Failing))
 	return nil

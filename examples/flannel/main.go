@@ -18,6 +18,7 @@ const usage = `podweft-flannel [flags] [command]: this node's part in a pod netw
   plan          show what a start would change, and change nothing
   cleanup       remove what the daemon made on this node
   docker-opts   write Docker's options, from the subnet that the daemon has
+  install       install the CNI plugin on this node
 
 Each flag can also be given in the environment: --ip-masq as FLANNELD_IP_MASQ=true.
 
@@ -55,6 +56,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		err = o.plan(ctx, stdout)
 	case "cleanup":
 		err = o.cleanup(ctx, stdout)
+	case "install":
+		err = o.cni.install()
 	case "docker-opts":
 		err = o.docker.write(o.SubnetFile)
 	default:

@@ -20,7 +20,7 @@ import (
 
 // plan writes what a start would change on this node, and changes nothing: not in the kernel and not in the store.
 func (o *Options) plan(ctx context.Context, out io.Writer) error {
-	store, err := openStore(ctx, o.Etcd, o.StoreWait)
+	store, err := o.open(ctx, nil)
 	if err != nil {
 		return err
 	}
@@ -41,7 +41,11 @@ func (o *Options) plan(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	defer back.Close()
-	lease, err := presumed(self, snap, back)
+	given, err := o.given(ctx, store)
+	if err != nil {
+		return err
+	}
+	lease, err := presumed(self, snap, back, given)
 	if err != nil {
 		return err
 	}
@@ -62,8 +66,8 @@ func (o *Options) plan(ctx context.Context, out io.Writer) error {
 	return err
 }
 
-// presumed is the lease that a start would get: the one that the node has, or most likely one like it.
-func presumed(self subnet.Node, snap *subnet.Snapshot, back node.Backend) (*subnet.Lease, error) {
+// presumed is the lease that a start would get: what the node was given, what it has, or most likely one like it.
+func presumed(self subnet.Node, snap *subnet.Snapshot, back node.Backend, given subnet.Prefixes) (*subnet.Lease, error) {
 	own := snap.Lease(self.Name)
 	for _, l := range snap.Leases {
 		if own == nil && self.Underlay.V4.IsValid() && l.Node == self.Underlay.V4.String() {
@@ -71,9 +75,15 @@ func presumed(self subnet.Node, snap *subnet.Snapshot, back node.Backend) (*subn
 		}
 	}
 	lease := subnet.Lease{Key: "~", Node: self.Name, Underlay: self.Underlay, Backend: back.Type()}
-	if own != nil && snap.Network.Fits(own.Prefixes) {
+	switch {
+	case !given.IsZero():
+		lease.Prefixes = given
+		if own != nil {
+			lease.Data = own.Data
+		}
+	case own != nil && snap.Network.Fits(own.Prefixes):
 		lease.Prefixes, lease.Data = own.Prefixes, own.Data
-	} else {
+	default:
 		var err error
 		if lease.Prefixes, err = snap.Network.Pick(nil, prefixes(snap)); err != nil {
 			return nil, err

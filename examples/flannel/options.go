@@ -36,6 +36,9 @@ type Options struct {
 	Logger                 *slog.Logger
 	LogFormat, LogLevel    string
 	docker                 dockerOptions
+	kube                   kubeOptions
+	cni                    cniOptions
+	nodeNamed              string // the node's name, if anybody gave one
 	iface, regex, reach    string
 	publicIP, healthzIP    string
 	healthzPort            int
@@ -49,7 +52,8 @@ const envPrefix = "FLANNELD_"
 func (o *Options) flags() *flag.FlagSet {
 	f := flag.NewFlagSet("podweft-flannel", flag.ContinueOnError)
 	hostname, _ := os.Hostname()
-	f.StringVar(&o.NodeName, "node-name", cmp.Or(os.Getenv("NODE_NAME"), hostname), "what the node's lease goes by; unique in the cluster")
+	o.nodeNamed = os.Getenv("NODE_NAME")
+	f.StringVar(&o.NodeName, "node-name", cmp.Or(o.nodeNamed, hostname), "what the node's lease goes by; unique in the cluster")
 	f.StringVar(&o.iface, "iface", "", "interface to the other nodes, or an address of it; default: that of the default route")
 	f.StringVar(&o.regex, "iface-regex", "", "pattern of the interface's name or address")
 	f.StringVar(&o.reach, "iface-can-reach", "", "address that the interface leads to")
@@ -77,6 +81,8 @@ func (o *Options) flags() *flag.FlagSet {
 	f.IntVar(&o.healthzPort, "healthz-port", 0, "port of /healthz, /readyz and /metrics; 0: none")
 	f.StringVar(&o.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&o.LogLevel, "log-level", "info", "debug, info, warn or error")
+	o.kube.flags(f)
+	o.cni.flags(f)
 	o.docker.flags(f)
 	return f
 }
@@ -107,6 +113,9 @@ func ParseOptions(args []string, getenv func(string) string, out io.Writer) (*Op
 	})
 	if err != nil {
 		return nil, nil, err
+	}
+	if given["node-name"] || getenv(envPrefix+"NODE_NAME") != "" {
+		o.nodeNamed = o.NodeName
 	}
 	return o, f.Args(), o.complete()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -80,6 +81,22 @@ func (b *begun) close() {
 		b.stop()
 		b.next = nil
 	}
+}
+
+// store is what the daemon needs of one.
+type store interface {
+	subnet.Store
+	Close() error
+}
+
+// open opens the store that the options name.
+func (o *Options) open(ctx context.Context, log *slog.Logger) (store, error) {
+	if o.kube.use {
+		return o.openKube(ctx, log)
+	}
+	cfg := o.Etcd
+	cfg.Logger = log
+	return openStore(ctx, cfg, o.StoreWait)
 }
 
 // openStore waits for etcd where a user name has to be checked.
