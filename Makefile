@@ -31,8 +31,8 @@ bench: # make bench PKG=./vxlan
 vmtest: # the kernel tests on Debian's stock kernel, in an emulated PC
 	hack/vmtest
 
-e2e: # against Kubernetes itself, which is built the first time: some minutes. make e2e RUN=TestStore
-	cd e2e && export GOWORK=off PODWEFT_E2E_PROGRAMS=$$(./programs kube-apiserver) && go vet ./... && go test -count=1 $(if $(RUN),-run '$(RUN)' -v) ./...
+e2e: # Kubernetes itself, built the first time in some minutes: make e2e ARGS='-v -run TestDaemonSet -outage 30s'
+	e2e/run $(ARGS)
 
 consumer: # make consumer UPDATE=1 accepts what it found
 	hack/consumer $(if $(UPDATE),--update)

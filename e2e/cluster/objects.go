@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -45,6 +46,32 @@ func (c *Cluster) AddNode(name string, podCIDRs ...string) {
 	o := c.untyped(n, "v1", "Node")
 	_, err := c.resource(o).Create(c.t.Context(), o, metav1.CreateOptions{})
 	require.NoError(c.t, err)
+}
+
+// AddNodes makes many Nodes: each of the name, the pod subnets and the annotations that of says.
+func (c *Cluster) AddNodes(count int, of func(int) (name string, podCIDRs []string, annotations map[string]string)) {
+	c.t.Helper()
+	group, ctx := errgroup.WithContext(c.t.Context())
+	group.SetLimit(8)
+	resource := c.resource(c.untyped(&corev1.Node{}, "v1", "Node"))
+	for i := range count {
+		name, podCIDRs, annotations := of(i)
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: annotations}, Spec: corev1.NodeSpec{PodCIDR: podCIDRs[0], PodCIDRs: podCIDRs}}
+		o := c.untyped(n, "v1", "Node")
+		group.Go(func() error {
+			_, err := resource.Create(ctx, o, metav1.CreateOptions{})
+			return err
+		})
+	}
+	require.NoError(c.t, group.Wait())
+}
+
+// AddAccount makes a service account, which may do nothing, and returns its name.
+func (c *Cluster) AddAccount(namespace, name string) string {
+	c.t.Helper()
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+	require.NoError(c.t, c.Apply(c.untyped(account, "v1", "ServiceAccount")))
+	return name
 }
 
 // Node reads a Node.

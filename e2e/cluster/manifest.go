@@ -1,0 +1,69 @@
+package cluster
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/stretchr/testify/require"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/yaml"
+)
+
+// Manifest is what a file for kubectl apply has in it.
+type Manifest struct {
+	Objects   []*unstructured.Unstructured
+	DaemonSet *appsv1.DaemonSet
+	ConfigMap *corev1.ConfigMap
+}
+
+// ApplyManifest applies the file's objects, and returns them. Those of kinds that this Kubernetes does not have any more are left
+// out: PodSecurityPolicy, which a file from before 1.25 may have.
+func (c *Cluster) ApplyManifest(path string) *Manifest {
+	c.t.Helper()
+	m := &Manifest{DaemonSet: &appsv1.DaemonSet{}, ConfigMap: &corev1.ConfigMap{}}
+	text, err := os.ReadFile(path)
+	require.NoError(c.t, err)
+	for decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(text), 4096); ; {
+		o := &unstructured.Unstructured{}
+		err := decoder.Decode(&o.Object)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		require.NoError(c.t, err)
+		if len(o.Object) == 0 {
+			continue
+		}
+		m.Objects = append(m.Objects, o)
+		err = c.Apply(o)
+		if o.GetKind() == "PodSecurityPolicy" && apierrors.IsNotFound(err) {
+			continue
+		}
+		require.NoError(c.t, err, "%s %s", o.GetKind(), o.GetName())
+		switch o.GetKind() {
+		case "DaemonSet":
+			err = runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, m.DaemonSet)
+		case "ConfigMap":
+			err = runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, m.ConfigMap)
+		}
+		require.NoError(c.t, err)
+	}
+	require.NotEmpty(c.t, m.DaemonSet.Name, "%s has no DaemonSet", path)
+	return m
+}
+
+// AddPod makes a Pod of the DaemonSet on the node, as its controller and the scheduler do together, and returns its name.
+func (c *Cluster) AddPod(m *Manifest, node string) string {
+	c.t.Helper()
+	template := m.DaemonSet.Spec.Template.DeepCopy()
+	pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
+	pod.Name, pod.Namespace = m.DaemonSet.Name+"-"+node, m.DaemonSet.Namespace
+	pod.Spec.NodeName, pod.Spec.PriorityClassName = node, ""
+	require.NoError(c.t, c.Apply(c.untyped(pod, "v1", "Pod")))
+	return pod.Name
+}
