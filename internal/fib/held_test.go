@@ -2,8 +2,10 @@ package fib
 
 import (
 	"maps"
+	"runtime"
 	"slices"
 	"testing"
+	"weak"
 
 	"github.com/stretchr/testify/assert"
 
@@ -116,6 +118,11 @@ func TestResyncTakesOver(t *testing.T) {
 		assert.Empty(t, plan.String())
 		return m.table.have
 	}
+	before := weak.Make(m.table.have)
+	defer func() {
+		runtime.GC()
+		assert.Nil(t, before.Value(), "a state that nobody needs is kept")
+	}()
 	first := *read() // the shadow of the writes is replaced
 	second := *read()
 	assert.Same(t, first.neighbors, second.neighbors)

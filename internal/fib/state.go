@@ -34,14 +34,13 @@ type reader struct {
 	again bool        // for the same want
 	seen  func(place) // is told where other programs' routes are
 
-	state
+	*state
 }
 
 // readState lists the kernel's tables. What they hold as they did in last, where that is not nil, is taken over from there; last itself
 // stays as it is. seen is told where other programs' routes are.
 func readState(ctx context.Context, conn *nl.Conn, mark Mark, scope Scope, w *want, last *state, seen func(place)) (*state, error) {
-	r := reader{conn: conn, mark: mark, scope: scope, want: w, last: last, seen: seen}
-	r.version = w.version
+	r := reader{conn: conn, mark: mark, scope: scope, want: w, last: last, seen: seen, state: &state{version: w.version}}
 	if last == nil {
 		r.last = &state{}
 	} else {
@@ -52,7 +51,7 @@ func readState(ctx context.Context, conn *nl.Conn, mark Mark, scope Scope, w *wa
 			return nil, err
 		}
 	}
-	return &r.state, nil
+	return r.state, nil
 }
 
 // links are those of ours that can be read. In a plan there may be some that are not there yet.
