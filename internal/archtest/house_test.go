@@ -90,7 +90,9 @@ var ours = house{
 
 		"policy":                   {may: []string{root}},
 		"policy/internal/scenario": {may: []string{root, "policy"}},
+		"policy/internal/world":    {may: []string{root, "policy", "policy/internal/scenario", "testnet", internal}, brings: nftables},
 		"policy/nftables":          {may: []string{root, "policy", internal}, brings: nftables},
+		"policy/iptables":          {may: []string{root, "policy", internal}, brings: nftables},
 
 		"vxlan":  {may: []string{root, "subnet", internal}, brings: rtnetlink},
 		"hostgw": {may: []string{root, "subnet", internal}, brings: rtnetlink},
@@ -152,7 +154,7 @@ var ours = house{
 		"go.etcd.io/etcd/client/v3":              {"subnet/etcd", "examples/flannel/embedded"}, // there, tests play the operator
 		"google.golang.org/grpc":                 {"subnet/etcd"},
 		// The lab asks the kernel with it, not us, which way a packet goes.
-		"github.com/vishvananda/netlink": {"internal/nl", "testnet", "examples/lab"},
+		"github.com/vishvananda/netlink": {"internal/nl", "testnet", "policy/internal/world", "examples/lab"},
 		"github.com/vishvananda/netns":   {"internal/netns"},
 	},
 	users: map[string][]string{
