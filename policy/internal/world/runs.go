@@ -65,10 +65,16 @@ func RandomClusters(t *testing.T, keep func(*testnet.Node) Keeper, clusters int,
 	if seed == 0 {
 		seed = rand.Uint64()
 	}
+	i := 0
+	defer func() {
+		if t.Failed() {
+			t.Logf("cluster %d of -seed=%d", i, seed)
+		}
+	}()
 	r := scenario.Random{Choose: rand.New(rand.NewPCG(seed, 0)).IntN}
 	w := New(t, keep, "n0", "n1")
 	m := r.Model()
-	for i := range clusters {
+	for ; i < clusters; i++ {
 		if i%2 == 0 {
 			m = r.Model()
 		} else {
@@ -86,7 +92,7 @@ func RandomClusters(t *testing.T, keep func(*testnet.Node) Keeper, clusters int,
 		w.Settle(m, cells)
 		w.Try(cells)
 		if t.Failed() {
-			t.Fatalf("cluster %d of seed %d", i, seed)
+			return
 		}
 	}
 }
