@@ -176,7 +176,7 @@ func parsePort(text string, family int) (policy.Protocol, uint16, error) {
 	return 0, 0, fmt.Errorf("%q is not a protocol", name)
 }
 
-// Change returns m after put and gone, with what is in both put.
+// Change returns m after put and gone, with what is in both put. Of objects that are in put twice the last counts.
 func Change(m, put policy.Model, gone []policy.ID) policy.Model {
 	away := map[policy.ID]bool{}
 	for _, id := range gone {
@@ -192,15 +192,20 @@ func Change(m, put policy.Model, gone []policy.ID) policy.Model {
 }
 
 func change[T interface{ ID() policy.ID }](have, put []T, gone map[policy.ID]bool) []T {
-	replaced := map[policy.ID]bool{}
-	for _, o := range put {
-		replaced[o.ID()] = true
+	last := map[policy.ID]int{}
+	for i, o := range put {
+		last[o.ID()] = i
 	}
 	var out []T
 	for _, o := range have {
-		if !replaced[o.ID()] && !gone[o.ID()] {
+		if _, replaced := last[o.ID()]; !replaced && !gone[o.ID()] {
 			out = append(out, o)
 		}
 	}
-	return append(out, put...)
+	for i, o := range put {
+		if last[o.ID()] == i {
+			out = append(out, o)
+		}
+	}
+	return out
 }
