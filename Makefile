@@ -12,6 +12,8 @@ race: # needs gcc
 random: # policies of clusters that nobody has thought of: evaluators against each other, and both against real packets
 	go test ./policy -run Random -rapid.checks=10000
 	go test ./policy/nftables -run Random -clusters 10000 -timeout 30m
+	go test ./policy/iptables -run Random -clusters 1000 -timeout 30m
+	go test ./policy/iptables -run 'Scenarios|Updates' -whole -updates 1000 -timeout 30m
 
 lint:
 	gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go') | (! grep .)

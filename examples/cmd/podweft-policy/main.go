@@ -3,7 +3,7 @@
 //	podweft-policy check policies.yaml pods.yaml          # what is wrong with them, and what is probably not meant
 //	podweft-policy why client web tcp/80 *.yaml           # would it come through, and which rule decides
 //	podweft-policy diff old.yaml new.yaml                 # which connections change
-//	podweft-policy rules --node node-1 *.yaml             # the nftables rules of a node
+//	podweft-policy rules --node node-1 *.yaml             # the nftables rules of a node; --iptables for those
 package main
 
 import (
@@ -29,7 +29,8 @@ const usage = `Usage: podweft-policy COMMAND ...
   check FILE...               validate, and warn of what cannot work as it was meant
   why SRC DST PORT FILE...    whether a connection comes through, and which policy, rule and peer decide
   diff OLD NEW                which connections change; each of the two is a file or a directory
-  rules [--node N] FILE...    the nftables rules for the pods of a node
+  rules [--node N] [--iptables] FILE...
+                              the rules for the pods of a node, for nft, or for ipset and iptables-restore
 
 FILEs are YAML with NetworkPolicies, ClusterNetworkPolicies, Pods, Namespaces and Nodes; - is standard input.
 SRC and DST are pods (NAMESPACE/NAME or NAME) or addresses. PORT is a number or PROTOCOL/NUMBER: 80, udp/53.

@@ -99,6 +99,17 @@ func TestRules(t *testing.T) {
 		assert.Contains(t, out.String(), line)
 	}
 	assert.NotContains(t, out.String(), "10.244.2.11 :", "another node's pod")
+
+	out.Reset()
+	require.Equal(t, exitGood, run([]string{"rules", "--node", "node-1", "--iptables", "testdata/cluster.yaml", "testdata/web.yaml"}, nil, &out, &errs), errs.String())
+	for _, line := range []string{
+		"# ipset -exist restore\ncreate pw",
+		"# iptables-restore --noflush\n*mangle\n",
+		"\n# ip6tables-restore --noflush\n",
+		` -m comment --comment "isolated by policy default/web" -j DROP`,
+	} {
+		assert.Contains(t, out.String(), line)
+	}
 }
 
 func TestStandardInput(t *testing.T) {
