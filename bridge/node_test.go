@@ -157,7 +157,11 @@ func shortly(t testing.TB) (context.Context, context.CancelFunc) {
 // ping sends one echo request, never a second, and waits for a tenth of what a lost ARP request would cost.
 func (m *machine) ping(t testing.TB, to netip.Addr) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	wait := 100 * time.Millisecond
+	if testing.Short() { // an emulated processor may be busy for longer than that
+		wait = 5 * time.Second
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), wait)
 	defer cancel()
 	_, err := m.Ping(ctx, to)
 	require.NoError(t, err, "%s to %s", m.Name, to)
