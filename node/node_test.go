@@ -127,7 +127,7 @@ func TestNodesReachEachOther(t *testing.T) {
 func TestRestartKeepsSubnetAndMAC(t *testing.T) {
 	fabric := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 1})
 	cfg := node.Config{
-		Name: "one", Underlay: node.Choice{Name: "eth0"}, NetNS: fabric.Nodes[0].NetNS(), StateFile: filepath.Join(t.TempDir(), "lease.json"),
+		Name: "one", Underlay: node.Choice{Name: "eth0"}, NetNS: fabric.Nodes[0].NetNS(), StateFile: filepath.Join(t.TempDir(), "run", "lease.json"),
 	}
 	var leases []*subnet.Lease
 	for range 3 {

@@ -31,7 +31,7 @@ func loadState(path string) (subnet.Lease, error) {
 	return l, nil
 }
 
-// saveState replaces the file as a whole.
+// saveState replaces the file as a whole. Its directory may not be there yet: /run is empty after a boot.
 func saveState(path string, l *subnet.Lease) error {
 	if path == "" {
 		return nil
@@ -39,6 +39,9 @@ func saveState(path string, l *subnet.Lease) error {
 	raw, err := json.MarshalIndent(l, "", "\t")
 	if err != nil {
 		return fmt.Errorf("state file %s: %w", path, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("state file: %w", err)
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
 	if err != nil {
