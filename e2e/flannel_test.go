@@ -17,7 +17,6 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/podweft/podweft/bridge"
 	"github.com/podweft/podweft/e2e/cluster"
 	"github.com/podweft/podweft/testnet"
 )
@@ -71,7 +70,7 @@ func TestDaemonSet(t *testing.T) {
 				assert.Regexp(t, `^\{"VNI":1,"VtepMAC":"[0-9a-f:]{17}"\}$`, n.Annotations[annotation+"backend-data"])
 			}
 
-			from, to := newPod(t, a, "10.244.1.2/24"), newPod(t, b, "10.244.2.2/24")
+			from, to := a.newPod(), b.newPod()
 			await(t, func() error { return reach(t, from, to.V4) })
 			stop := pings(t, from, to.V4)
 			c.StopServer()
@@ -133,22 +132,6 @@ func available(n *corev1.Node) error {
 func forward(t *testing.T, n *testnet.Node) {
 	t.Helper()
 	require.NoError(t, n.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644) }))
-}
-
-// newPod attaches a pod, a namespace of its own, to the node.
-func newPod(t *testing.T, m *machine, addr string) *testnet.Node {
-	t.Helper()
-	pod := testnet.NewNode(t, "pod")
-	pods, err := bridge.New(bridge.Config{NetNS: m.NetNS()})
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = pods.Close() })
-	own := netip.MustParsePrefix(addr)
-	gateway := netip.PrefixFrom(own.Masked().Addr().Next(), own.Bits())
-	_, err = pods.Attach(t.Context(), bridge.Bridge{MTU: 1450, Gateways: []netip.Prefix{gateway}},
-		bridge.Port{Container: "pod", NetNS: pod.NetNS(), Addresses: []netip.Prefix{own}})
-	require.NoError(t, err)
-	pod.V4 = own.Addr()
-	return pod
 }
 
 func reach(t *testing.T, from *testnet.Node, to netip.Addr) error {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"iter"
 	"net/netip"
@@ -20,6 +21,8 @@ import (
 	"github.com/podweft/podweft/subnet/storetest"
 	"github.com/podweft/podweft/testnet"
 )
+
+var nodes = flag.Int("nodes", 600, "how many nodes are many: more than fit in a page")
 
 func TestMain(m *testing.M) { testnet.Main(m) }
 
@@ -236,20 +239,23 @@ func hostileNodes(t *testing.T, c *cluster.Cluster) {
 	assert.Empty(t, w.last.Problems)
 }
 
-// manyNodes: more than fit in a page, each with as much ballast as a real one.
+// manyNodes: each has as much ballast as a real one has images and conditions.
 func manyNodes(t *testing.T, c *cluster.Cluster) {
-	const count = 600
+	count := *nodes
 	s := newStore(t, kube.Config{Client: c.Admin(), Network: network(t)})
 	c.AddNodes(count, func(i int) (string, []string, map[string]string) {
-		return fmt.Sprintf("node-%03d", i), []string{fmt.Sprintf("10.244.%d.%d/26", i/4, i%4*64), subnetV6(i)}, map[string]string{
+		return fmt.Sprintf("node-%04d", i), []string{fmt.Sprintf("10.244.%d.%d/29", i/32, i%32*8), subnetV6(i)}, map[string]string{
 			annotation + "kube-subnet-manager": "true", annotation + "backend-type": "host-gw",
 			annotation + "public-ipv6": fmt.Sprintf("2001:db8::1:%x", i), "ballast": strings.Repeat("x", 10_000),
 		}
 	})
+	begun := time.Now()
 	w := watch(t, s)
 	shown := w.until("all", func(*subnet.Snapshot) bool { return true })
+	took := time.Since(begun)
 	require.Len(t, shown.Leases, count)
-	peers, problems := shown.Peers("node-000")
+	t.Logf("%d nodes listed in %s", count, took.Round(time.Millisecond))
+	peers, problems := shown.Peers("node-0000")
 	assert.Len(t, peers, count-1)
 	assert.Empty(t, problems)
 }

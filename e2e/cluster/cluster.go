@@ -187,7 +187,9 @@ func (c *Cluster) get(ctx context.Context, client *http.Client, at string) error
 func (c *Cluster) await(name string, p *process, works func(context.Context) error) {
 	c.t.Helper()
 	deadline := time.Now().Add(patience)
-	for {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for ; ; <-tick.C {
 		ctx, cancel := context.WithTimeout(c.t.Context(), 5*time.Second)
 		err := works(ctx)
 		cancel()
@@ -197,7 +199,6 @@ func (c *Cluster) await(name string, p *process, works func(context.Context) err
 		if p.ended() || time.Now().After(deadline) {
 			c.t.Fatalf("%s does not work: %v\n%s", name, err, p.log)
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 }
 

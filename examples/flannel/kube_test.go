@@ -1,0 +1,45 @@
+package flannel
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// TestKubeRefusals: what cannot work in Kubernetes ends with one sentence. What works there is tried in e2e.
+func TestKubeRefusals(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+		return path
+	}
+	good := "--net-config-path=" + write("good.json", vxlanConf)
+	bad := "--net-config-path=" + write("bad.json", `{"Network": "10.244.0.0"}`)
+	nowhere := "--kube-api-url=https://127.0.0.1:1"
+	for _, tc := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"no cluster", []string{good}, "neither --kubeconfig-file nor --kube-api-url says where one is"},
+		{"no kubeconfig", []string{good, "--kubeconfig-file=" + filepath.Join(dir, "none")}, "--kubeconfig-file: "},
+		{"no network", []string{nowhere, "--net-config-path=" + filepath.Join(dir, "none")}, "--net-config-path: "},
+		{"bad network", []string{nowhere, bad}, "bad.json: Network: "},
+		{"bad prefix", []string{nowhere, good, "--kube-annotation-prefix=a b"}, "cannot begin the name of an annotation"},
+		{"API server away", []string{nowhere, good, "--store-wait=100ms"}, "the API server has not answered within 100ms: look up the node a: "},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var out, log bytes.Buffer
+			args := append([]string{"--node-name=a", "--kube-subnet-mgr", "--subnet-file=" + dir + "/s", "--state-file=" + dir + "/l"}, tc.args...)
+			assert.Equal(t, 1, run(t.Context(), args, func(string) string { return "" }, &out, &log))
+			assert.Contains(t, log.String(), tc.want)
+			assert.Equal(t, 1, strings.Count(log.String(), "podweft-flannel:"))
+		})
+	}
+}
