@@ -5,22 +5,22 @@ import (
 	"net/netip"
 
 	"github.com/podweft/podweft/internal/nft"
+	"github.com/podweft/podweft/internal/xtables"
 )
 
 // family is what differs between IPv4 and IPv6.
 type family struct {
-	nft     nft.Family
-	word    string // in nft's language
-	is4     bool
-	source  uint32 // where in the header the source address is; the destination follows
-	size    uint32 // of an address
-	names   string // file that lists the old tables in use
-	program string // of the old tables
+	nft    nft.Family
+	word   string // in nft's language
+	is4    bool
+	source uint32 // where in the header the source address is; the destination follows
+	size   uint32 // of an address
+	legacy xtables.Family
 }
 
 var families = [...]family{
-	{nft.IPv4, "ip", true, 12, 4, "ip_tables_names", "iptables-legacy"},
-	{nft.IPv6, "ip6", false, 8, 16, "ip6_tables_names", "ip6tables-legacy"},
+	{nft.IPv4, "ip", true, 12, 4, xtables.IPv4},
+	{nft.IPv6, "ip6", false, 8, 16, xtables.IPv6},
 }
 
 // Where iptables' rules for forwarded packets are.

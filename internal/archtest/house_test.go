@@ -103,6 +103,7 @@ var ours = house{
 		"nat":    {may: []string{root, "subnet", internal}, brings: nftables},
 
 		"node/local": {may: []string{root, "internal/dirwatch", "internal/word"}, brings: []string{"golang.org/x/sys"}},
+		"adopt":      {may: []string{root, "subnet", internal}, brings: nftables},
 		"forward":    {may: []string{root, internal}, brings: nftables},
 		"node":       {may: []string{root, "subnet", "forward", "nat", internal}, brings: nftables},
 		"testnet":    {may: []string{root, internal}, brings: rtnetlink},
@@ -133,6 +134,7 @@ var ours = house{
 		"internal/peers":     {may: []string{root, internal}, brings: rtnetlink},
 		"internal/recompile": {may: []string{root, "subnet", "internal/delta"}},
 		"internal/sabotage":  {may: []string{root, "testnet", internal}, brings: rtnetlink},
+		"internal/xtables":   {may: []string{root, internal}, brings: namespaces},
 		"internal/sysctl":    {may: []string{root, internal}, brings: namespaces},
 		"internal/word":      {},
 
