@@ -1,7 +1,7 @@
 # The few commands of a working day. CI runs .ci/run, which does all of this and more, from a clean clone.
 # `work` is the go command's name for the packages of every module in go.work; `./...` would stop at the root module.
 
-.PHONY: test race random lint cross lab bench vmtest e2e consumer apidiff release release-test ci
+.PHONY: test race random faults lint cross lab bench vmtest e2e consumer apidiff release release-test ci
 
 test: # kernel tests make namespaces of their own: no root is needed
 	go test work
@@ -14,6 +14,9 @@ random: # policies of clusters that nobody has thought of: evaluators against ea
 	go test ./policy/nftables -run Random -clusters 10000 -timeout 30m
 	go test ./policy/iptables -run Random -clusters 1000 -timeout 30m
 	go test ./policy/iptables -run 'Scenarios|Updates' -whole -updates 1000 -timeout 30m
+
+faults: # what may happen to the lease store, at length, while pods talk
+	cd examples && go test ./flannel -run 'TestFaults|TestLeaderLost|TestAdopts' -faults -v -timeout 10m
 
 lint:
 	gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go') | (! grep .)

@@ -31,16 +31,37 @@ import (
 
 func TestMain(m *testing.M) { testnet.Main(program{m}) }
 
-// roleVar is set in a process that is to be the daemon.
-const roleVar = "PODWEFT_TEST_DAEMON"
+// roleVar is set in a process that is to be the daemon, or etcd with the configuration in etcdVar.
+const (
+	roleVar  = "PODWEFT_TEST_ROLE"
+	etcdRole = "etcd"
+	etcdVar  = "PODWEFT_TEST_ETCD"
+)
 
 type program struct{ tests *testing.M }
 
 func (p program) Run() int {
-	if os.Getenv(roleVar) != "" {
-		return Main(os.Args[1:], os.Stdout, os.Stderr)
+	switch os.Getenv(roleVar) {
+	case "":
+		return p.tests.Run()
+	case etcdRole:
+		return serveEtcd(os.Getenv(etcdVar))
 	}
-	return p.tests.Run()
+	return Main(os.Args[1:], os.Stdout, os.Stderr)
+}
+
+// serveEtcd is etcd until it is killed.
+func serveEtcd(config string) int {
+	var cfg embedded.Config
+	err := json.Unmarshal([]byte(config), &cfg)
+	if err == nil {
+		var s *embedded.Server
+		if s, err = embedded.Start(context.Background(), cfg); err == nil {
+			err = <-s.Failed()
+		}
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 1
 }
 
 const (
@@ -110,7 +131,7 @@ func (a *agent) path(name string) string { return filepath.Join(a.dir, name) }
 // command is the program with the agent's flags.
 func (a *agent) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], append(a.args, args...)...)
-	cmd.Env = append(os.Environ(), roleVar+"=1")
+	cmd.Env = append(os.Environ(), roleVar+"=daemon")
 	return cmd // no Pdeathsig: threads that were in a namespace end, and it is a thread's death that counts
 }
 

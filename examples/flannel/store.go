@@ -19,6 +19,7 @@ import (
 type begun struct {
 	subnet.Store
 	first *subnet.Snapshot
+	end   context.CancelFunc // of the watch that has begun
 
 	mu   sync.Mutex
 	next func() (*subnet.Snapshot, error, bool)
@@ -29,12 +30,14 @@ type begun struct {
 func begin(ctx context.Context, store subnet.Store, wait time.Duration) (*begun, error) {
 	deadline := time.Now().Add(wait)
 	for {
-		next, stop := iter.Pull2(store.Watch(ctx))
+		watching, end := context.WithCancel(ctx)
+		next, stop := iter.Pull2(store.Watch(watching))
 		snap, err, ok := next()
 		if ok && err == nil {
-			return &begun{Store: store, first: snap, next: next, stop: stop}, nil
+			return &begun{Store: store, first: snap, end: end, next: next, stop: stop}, nil
 		}
 		stop()
+		end()
 		switch {
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
@@ -61,6 +64,8 @@ func (b *begun) Watch(ctx context.Context) iter.Seq2[*subnet.Snapshot, error] {
 	}
 	return func(yield func(*subnet.Snapshot, error) bool) {
 		defer stop()
+		defer context.AfterFunc(ctx, b.end)() // the watch began under another ctx, which may last longer
+		defer b.end()
 		if !yield(b.first, nil) {
 			return
 		}
@@ -78,6 +83,7 @@ func (b *begun) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.next != nil {
+		b.end()
 		b.stop()
 		b.next = nil
 	}
