@@ -228,7 +228,7 @@ func (r *run) join(ctx context.Context, snap *subnet.Snapshot) (err error) {
 	if err != nil {
 		r.log.WarnContext(ctx, "previous lease not known", "err", err)
 	}
-	if old := snap.Lease(r.self.Name); old != nil && before.Data.Equal(subnet.Data{}) {
+	if old := snap.Of(r.self); old != nil && before.Data.Equal(subnet.Data{}) {
 		before = *old
 	}
 	data, mtu, err := r.cfg.Backend.Publish(r.self, snap.Network, before.Data)

@@ -21,6 +21,20 @@ func (s *Snapshot) Lease(node string) *Lease {
 	return nil
 }
 
+// Of returns the node's lease, or nil: the one of its name, else the one that stands under its underlay address, as flannel's nodes
+// have theirs.
+func (s *Snapshot) Of(n Node) *Lease {
+	if l := s.Lease(n.Name); l != nil {
+		return l
+	}
+	for a := range n.Underlay.All() {
+		if l := s.Lease(a.String()); l != nil {
+			return l
+		}
+	}
+	return nil
+}
+
 // same reports whether s and o say the same. Equal revisions alone do not: a Store that has lost its data counts anew.
 func (s *Snapshot) same(o *Snapshot) bool {
 	return s.Revision == o.Revision && slices.EqualFunc(s.Leases, o.Leases, func(a, b *Lease) bool {

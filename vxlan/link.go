@@ -228,6 +228,11 @@ func (v VTEP) link(alias string, device nl.Link) nl.Link {
 
 // converge makes have into want and returns the link's index, or 0 where there is no such link (any more, or yet).
 func (s *linkStep) converge(want, have nl.Link, device string) (int, error) {
+	if have.VXLAN.Checksum {
+		// Nobody is harmed by more checksums than are asked for, while a link that is made anew loses packets. flannel's, when they
+		// are taken over, send them.
+		want.VXLAN.Checksum = true
+	}
 	o := newObject(want, device)
 	switch {
 	case have.Index == 0:

@@ -68,7 +68,8 @@ type VTEP struct {
 	GBP bool
 	// Learning lets the VTEP learn forwarding entries from traffic. Peers are known, so nothing needs it.
 	Learning bool
-	// Checksum sends outer UDP checksums over IPv4. Over IPv6 they are always sent: receivers drop packets without.
+	// Checksum sends outer UDP checksums over IPv4. Over IPv6 they are always sent: receivers drop packets without. A VTEP that is
+	// there and sends them goes on to, also when it need not.
 	Checksum bool
 	// Offload is about inner checksums and the like; its zero value leaves it all as it is.
 	Offload Offload

@@ -8,8 +8,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/podweft/podweft/adopt"
 	"github.com/podweft/podweft/examples/flannel/embedded"
 	"github.com/podweft/podweft/node"
+	"github.com/podweft/podweft/subnet"
 )
 
 // Run is the daemon: it takes part in the network until ctx ends, and then returns nil and leaves the network as it is, so that
@@ -86,15 +88,51 @@ func (o *Options) run(ctx context.Context, log *slog.Logger, h *health) error {
 		return err
 	}
 	h.watch(n)
+	finish, err := o.takeOver(ctx, log, begun.first.Network)
+	if err != nil {
+		return err
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return n.Run(ctx) })
 	group.Go(func() error {
 		if err := o.announce(ctx, log, n); err != nil {
 			return err
 		}
+		finish(ctx)
 		return o.tellAvailable(ctx, log, store)
 	})
 	return group.Wait()
+}
+
+// takeOver makes what flanneld has left on the node ours. What it returns removes the rest, once the node is ready.
+func (o *Options) takeOver(ctx context.Context, log *slog.Logger, network *subnet.Network) (finish func(context.Context), err error) {
+	if !o.Adopt {
+		return func(context.Context) {}, nil
+	}
+	f, err := adopt.NewFlannel(adopt.Config{Owner: o.Owner, NetNS: o.NetNS, Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	done, err := f.Begin(ctx, network)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("take over from flannel: %w", err), f.Close())
+	}
+	if len(done) > 0 {
+		log.InfoContext(ctx, "taking over from flannel", "links and routes", len(done))
+	}
+	return func(ctx context.Context) {
+		defer f.Close()
+		if ctx.Err() != nil {
+			return
+		}
+		done, err := f.Finish(ctx, network)
+		switch {
+		case err != nil:
+			log.WarnContext(ctx, "something of flannel is left", "err", err)
+		case len(done) > 0:
+			log.InfoContext(ctx, "flannel's routes and rules are removed", "objects", len(done))
+		}
+	}, nil
 }
 
 // announce writes the subnet file when pods can be started: every peer known then is programmed.

@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/adopt"
 	"github.com/podweft/podweft/forward"
 	"github.com/podweft/podweft/nat"
 	"github.com/podweft/podweft/node"
@@ -50,6 +51,18 @@ func (o *Options) plan(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	_, _ = fmt.Fprintf(out, "lease %s on %s\n", lease, self.Device)
+	if o.Adopt {
+		f, err := adopt.NewFlannel(adopt.Config{Owner: o.Owner, NetNS: o.NetNS})
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		taken, err := f.Plan(ctx, snap.Network)
+		if err != nil {
+			return err
+		}
+		_, _ = fmt.Fprint(out, taken)
+	}
 	with := *snap
 	with.Leases = append(slices.DeleteFunc(slices.Clone(snap.Leases), func(l *subnet.Lease) bool {
 		return l.Prefixes == lease.Prefixes
@@ -68,12 +81,7 @@ func (o *Options) plan(ctx context.Context, out io.Writer) error {
 
 // presumed is the lease that a start would get: what the node was given, what it has, or most likely one like it.
 func presumed(self subnet.Node, snap *subnet.Snapshot, back node.Backend, given subnet.Prefixes) (*subnet.Lease, error) {
-	own := snap.Lease(self.Name)
-	for _, l := range snap.Leases {
-		if own == nil && self.Underlay.V4.IsValid() && l.Node == self.Underlay.V4.String() {
-			own = l // flannel's, which a start takes over
-		}
-	}
+	own := snap.Of(self)
 	lease := subnet.Lease{Key: "~", Node: self.Name, Underlay: self.Underlay, Backend: back.Type()}
 	switch {
 	case !given.IsZero():

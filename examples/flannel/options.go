@@ -26,6 +26,7 @@ type Options struct {
 	Owner     string // marks what the daemon makes, for a second one on a node
 	IPMasq    bool
 	Forward   bool          // pass a host's firewall that drops by default
+	Adopt     bool          // take over from flanneld
 	StoreWait time.Duration // how long a start waits for the store and for its configuration
 
 	Etcd                   etcd.Config
@@ -62,6 +63,7 @@ func (o *Options) flags() *flag.FlagSet {
 	f.StringVar(&o.Owner, "owner", "", "mark of what this daemon makes, where a node has two")
 	f.BoolVar(&o.IPMasq, "ip-masq", false, "give pods the node's address towards the world outside the network")
 	f.BoolVar(&o.Forward, "iptables-forward-rules", true, "accept what comes from and goes to pods where iptables' FORWARD chain drops, as with Docker")
+	f.BoolVar(&o.Adopt, "adopt-flannel", true, "take over in place what flanneld has left on the node: its links, routes and rules")
 	f.StringVar(&o.SubnetFile, "subnet-file", "/run/flannel/subnet.env", "where to tell the CNI plugin the node's subnet")
 	f.StringVar(&o.StateFile, "state-file", "/run/flannel/lease.json", "where to remember the node's lease; empty: nowhere")
 	f.StringVar(&o.endpoints, "etcd-endpoints", "http://127.0.0.1:4001,http://127.0.0.1:2379", "etcd's URLs, with commas between them")

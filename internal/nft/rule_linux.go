@@ -156,6 +156,20 @@ func parseRule(r reply) (Rule, bool) {
 	return rule, true
 }
 
+// Target is the chain that a rule that was read jumps or goes to; empty if it does neither.
+func (r Rule) Target() string {
+	for a := range attrs(r.raw) {
+		if str(find(a.value, unix.NFTA_EXPR_NAME)) != "immediate" {
+			continue
+		}
+		value := find(find(a.value, unix.NFTA_EXPR_DATA), unix.NFTA_IMMEDIATE_DATA)
+		if chain := find(find(value, unix.NFTA_DATA_VERDICT), unix.NFTA_VERDICT_CHAIN); chain != nil {
+			return str(chain)
+		}
+	}
+	return ""
+}
+
 // Counter returns what the first counter of a rule that was read has counted; ok is false if there is none.
 func (r Rule) Counter() (packets, bytes uint64, ok bool) {
 	for a := range attrs(r.raw) {

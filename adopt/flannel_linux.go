@@ -1,0 +1,133 @@
+package adopt
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/nft"
+	"github.com/podweft/podweft/internal/nl"
+	"github.com/podweft/podweft/subnet"
+)
+
+// DefaultOwner is the owner of an instance that does not name itself.
+const DefaultOwner = "podweft"
+
+// Config says for whom a node is taken over. Its zero value is good.
+type Config struct {
+	// Owner is that of the drivers that go on with flannel's links; empty means DefaultOwner, which is theirs too.
+	Owner string
+	// NetNS is the path of the network namespace to work in; empty means the caller's.
+	NetNS string
+	// Logger gets each change at debug level; nil means silence.
+	Logger *slog.Logger
+}
+
+// Flannel takes over from flanneld. It is not safe for concurrent use.
+type Flannel struct {
+	owner, netns string
+	log          *slog.Logger
+	conn         *nl.Conn
+	rules        *nft.Conn
+}
+
+// NewFlannel opens what it needs and changes nothing.
+func NewFlannel(cfg Config) (*Flannel, error) {
+	conn, err := nl.Dial(cfg.NetNS)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := nft.Open(cfg.NetNS)
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	log := cfg.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Flannel{owner: cmp.Or(cfg.Owner, DefaultOwner), netns: cfg.NetNS, log: log, conn: conn, rules: rules}, nil
+}
+
+// Close frees the sockets.
+func (f *Flannel) Close() error { return errors.Join(f.conn.Close(), f.rules.Close()) }
+
+// Plan says what Begin and Finish would do, and changes nothing.
+func (f *Flannel) Plan(ctx context.Context, network *subnet.Network) (podweft.Plan, error) {
+	found, err := f.look(ctx, network)
+	if err != nil {
+		return nil, err
+	}
+	steps := append(f.marks(found), f.stepBack(found)...)
+	removals, err := f.removals(ctx)
+	return planOf(append(steps, removals...)), err
+}
+
+// Begin gives flannel's links our mark and lets its routes step back. What it returns is what it did; on a node where flannel
+// never was, nothing.
+func (f *Flannel) Begin(ctx context.Context, network *subnet.Network) (podweft.Plan, error) {
+	found, err := f.look(ctx, network)
+	if err != nil {
+		return nil, err
+	}
+	return f.do(ctx, append(f.marks(found), f.stepBack(found)...))
+}
+
+// Finish removes what is left of flannel, when the driver's routes are in their places. It goes on past what fails.
+func (f *Flannel) Finish(ctx context.Context, network *subnet.Network) (podweft.Plan, error) {
+	found, err := f.look(ctx, network)
+	if err != nil {
+		return nil, err
+	}
+	removals, err := f.removals(ctx)
+	plan, failed := f.do(ctx, append(f.forget(found), removals...))
+	return plan, errors.Join(err, failed)
+}
+
+// step is a change and how it is made.
+type step struct {
+	podweft.Change
+	do func(context.Context) error
+}
+
+func planOf(steps []step) podweft.Plan {
+	var plan podweft.Plan
+	for _, s := range steps {
+		plan = append(plan, s.Change)
+	}
+	return plan
+}
+
+// do makes the changes, one after the other.
+func (f *Flannel) do(ctx context.Context, steps []step) (podweft.Plan, error) {
+	for i := range steps {
+		s := &steps[i]
+		if err := s.do(ctx); err != nil {
+			s.Err = &podweft.OpError{Op: s.Op.String(), Object: s.Object, Err: err}
+		}
+	}
+	plan := planOf(steps)
+	plan.Log(ctx, f.log)
+	return plan, plan.Err()
+}
+
+// request is a change over rtnetlink.
+func (f *Flannel) request(op podweft.Op, o podweft.Object, note string, fill func(*nl.Batch)) step {
+	return step{podweft.Change{Op: op, Object: o, Note: note}, func(ctx context.Context) error {
+		var b nl.Batch
+		fill(&b)
+		return errors.Join(f.conn.Do(ctx, &b)...)
+	}}
+}
+
+// inside reports whether p is a subnet of the network.
+func inside(network *subnet.Network, p netip.Prefix) bool {
+	for _, r := range []subnet.Range{network.V4, network.V6} {
+		if r.Network.IsValid() && r.Network.Contains(p.Addr()) && p.Bits() > r.Network.Bits() {
+			return true
+		}
+	}
+	return false
+}
