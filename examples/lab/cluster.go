@@ -30,7 +30,9 @@ type cluster struct {
 	members []*member
 	tenant  *tenant    // whose network it is, on machines that others share; nil if it is the lab's own
 	tenants []*cluster // on the same machines
-	dir     string     // for files: the addresses each node has given out
+	// policing is who may call whom; nil if nobody asked for policies.
+	policing *policing
+	dir      string // for files: the addresses each node has given out
 
 	running *errgroup.Group // the nodes' agents
 	stop    context.CancelFunc

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/podweft/podweft/policy"
 	"github.com/podweft/podweft/subnet"
 )
 
@@ -17,6 +18,7 @@ type report struct {
 	Pods    []podReport     `json:"pods"`
 	Matrix  matrixReport    `json:"matrix"`
 	Trace   []hop           `json:"trace"`
+	Policy  []policyReport  `json:"policy,omitempty"`
 	Tenants []tenantReport  `json:"tenants,omitempty"`
 	Timings timings         `json:"timings"`
 }
@@ -32,6 +34,33 @@ type podReport struct {
 	Name      string       `json:"name"`
 	Node      string       `json:"node"`
 	Addresses []netip.Addr `json:"addresses"`
+}
+
+// policyReport is who could call whom at one step: "before" the policies of --policy, "after" they were in force, and "labelled"
+// when their peers had the labels that they ask for.
+type policyReport struct {
+	Step   string       `json:"step"`
+	Port   uint16       `json:"port"` // of TCP
+	Calls  int          `json:"calls"`
+	Denied []callReport `json:"denied"`
+
+	calls []call
+}
+
+type callReport struct {
+	From   string `json:"from"`
+	To     string `json:"to"`
+	Family string `json:"family"` // "IPv4" or "IPv6"
+}
+
+func newPolicyReport(step string, port uint16, calls []call) policyReport {
+	r := policyReport{Step: step, Port: port, Calls: len(calls), Denied: []callReport{}, calls: calls}
+	for _, one := range calls {
+		if one.seen == policy.Denied {
+			r.Denied = append(r.Denied, callReport{one.from.name, one.to.name, family(one.packet.Dst)})
+		}
+	}
+	return r
 }
 
 // tenantReport is one tenant's network.
@@ -66,6 +95,7 @@ type timings struct {
 	Pods     milliseconds `json:"pods"`
 	Matrix   milliseconds `json:"matrix"`
 	Trace    milliseconds `json:"trace"`
+	Policy   milliseconds `json:"policy,omitempty"`
 	Tenants  milliseconds `json:"tenants,omitempty"`
 	Total    milliseconds `json:"total"`
 }
@@ -78,7 +108,7 @@ func since(began time.Time) milliseconds {
 
 // report is the tour as data.
 func (t *tour) report() report {
-	r := report{Network: t.c.network, Matrix: t.matrix.report(), Trace: t.hops, Tenants: t.tenantReports, Timings: t.timings}
+	r := report{Network: t.c.network, Matrix: t.matrix.report(), Trace: t.hops, Policy: t.policyReports, Tenants: t.tenantReports, Timings: t.timings}
 	for _, m := range t.c.members {
 		s := m.agent.Status()
 		r.Nodes = append(r.Nodes, nodeReport{Name: m.machine.Name, Addresses: m.machine.Addrs(), Peers: s.Peers, PodMTU: s.MTU})

@@ -15,6 +15,7 @@
 //	tour.go     the same once more, in words
 //	matrix.go   every pod to every other
 //	trace.go    a packet's way, as the kernel's tables have it
+//	policy.go   who may call whom, for --policy
 //	tenants.go  several networks with the same addresses, for --tenants
 //
 // The cluster lives in one process and its leases in memory. It shows how things work, not how to deploy them.

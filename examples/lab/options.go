@@ -12,6 +12,7 @@ import (
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/hostgw"
+	"github.com/podweft/podweft/policy"
 	"github.com/podweft/podweft/subnet"
 	"github.com/podweft/podweft/udp"
 	"github.com/podweft/podweft/vxlan"
@@ -31,6 +32,7 @@ Builds a pod network of many nodes on this machine, as an ordinary user, shows h
       --backend TYPE     how packets travel between nodes: vxlan, host-gw or udp (what net-conf.json says)
       --net-conf FILE    the network's net-conf.json, as flannel's (10.244.0.0/16 and fd00:244::/48 over vxlan)
       --tenants N        besides, N networks side by side on the same nodes, with the same addresses in each (0)
+      --policy FILE...   besides, who may call whom with NetworkPolicies in force (YAML, of several documents too)
       --sample N         ping that many pairs of pods rather than all of them (all, up to 10000)
       --json             print one JSON document instead of the tour
       --keep             stay up after the tour, with a shell inside
@@ -42,6 +44,12 @@ In the shell of --keep:
   lab exec NAME CMD...   run a command in a node or pod
   lab ping FROM TO       from a pod to another, or to "outside"
   lab trace FROM TO [6]  one packet's way, with the entry that decided each hop
+
+and with --policy:
+
+  lab policy             who may call whom, tried now
+  lab why FROM TO [PORT] whether a connection comes through, and which policy, rule and peer decide
+  lab label POD K=V...   put labels on a pod, or on ns/NAMESPACE; K- takes one off
 `
 
 // options are what the command line asks for.
@@ -50,6 +58,7 @@ type options struct {
 	tenants     int
 	sample      int
 	network     *subnet.Network
+	policies    *policy.Model // nil if none were named
 	json, keep  bool
 	color       bool
 }
@@ -65,6 +74,7 @@ func parse(args []string) (options, error) {
 	var o options
 	var backend, file string
 	var noColor bool
+	var policies []string
 	f := flag.NewFlagSet("lab", flag.ContinueOnError)
 	f.SetOutput(io.Discard) // the caller prints the error
 	f.IntVar(&o.nodes, "nodes", 3, "")
@@ -73,6 +83,10 @@ func parse(args []string) (options, error) {
 	f.IntVar(&o.sample, "sample", 0, "")
 	f.StringVar(&backend, "backend", "", "")
 	f.StringVar(&file, "net-conf", "", "")
+	f.Func("policy", "", func(name string) error {
+		policies = append(policies, name)
+		return nil
+	})
 	f.BoolVar(&o.json, "json", false, "")
 	f.BoolVar(&o.keep, "keep", false, "")
 	f.BoolVar(&noColor, "no-color", false, "")
@@ -80,13 +94,24 @@ func parse(args []string) (options, error) {
 		return o, err
 	}
 	o.color = !noColor && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && isTerminal(os.Stdout)
-	if f.NArg() > 0 {
+	if len(policies) > 0 {
+		policies = append(policies, f.Args()...) // --policy *.yaml
+	} else if f.NArg() > 0 {
 		return o, fmt.Errorf("there is no command %q", f.Arg(0))
 	}
 	if err := o.validate(); err != nil {
 		return o, err
 	}
 	var err error
+	if o.policies, err = loadPolicies(policies); err != nil {
+		return o, err
+	}
+	if o.policies != nil && o.nodes*o.pods > mostCast {
+		return o, &podweft.FieldError{
+			Field: "--pods", Value: o.pods, Problem: fmt.Sprintf("on %d nodes are more than a picture of policies shows", o.nodes),
+			Remedy: fmt.Sprintf("use %d pods in all, or fewer", mostCast),
+		}
+	}
 	o.network, err = loadNetwork(file, backend)
 	return o, err
 }

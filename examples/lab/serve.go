@@ -75,6 +75,12 @@ func (s *server) answer(ctx context.Context, r request) answer {
 		err = s.ping(ctx, out, args)
 	case "trace":
 		err = s.trace(ctx, out, args)
+	case "policy":
+		err = s.policy(ctx, out)
+	case "why":
+		err = s.why(out, args)
+	case "label":
+		err = s.label(ctx, args)
 	default:
 		s.show(out)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -31,14 +32,22 @@ func (c *cluster) shell(ctx context.Context, out printer) error {
 
 	first, last := c.members[0], c.members[len(c.members)-1]
 	out.printf("\n%s\n", out.paint(bold, "The cluster stays up as long as this shell"))
-	list(out, "   ", [][2]string{
+	commands := [][2]string{
 		{"lab", "the nodes, leases, pods and addresses"},
 		{fmt.Sprintf("lab ping %s %s", first.pods[0].name, last.pods[0].name), "from a pod to another, or to \"outside\""},
 		{fmt.Sprintf("lab trace %s %s", first.pods[0].name, last.pods[0].name), "a packet's way; add 6 for IPv6"},
 		{fmt.Sprintf("lab exec %s ip route", first.machine.Name), "any command, in any node or pod"},
 		{fmt.Sprintf("lab exec %s %s", first.machine.Name, sabotage), "break something, and ping again"},
 		{"exit", "and everything is gone"},
-	})
+	}
+	if c.policing != nil {
+		commands = slices.Insert(commands, len(commands)-1, [][2]string{
+			{"lab policy", "who may call whom, tried now"},
+			{fmt.Sprintf("lab why %s %s", last.pods[0].name, first.pods[0].name), "which policy, rule and peer decide; a port may follow"},
+			{fmt.Sprintf("lab label %s role=test", last.pods[0].name), "put a label on a pod, or on ns/NAMESPACE; KEY- takes it off"},
+		}...)
+	}
+	list(out, "   ", commands)
 	out.printf("\n")
 
 	cmd := c.command(ctx, bin, server.path)

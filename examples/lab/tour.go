@@ -25,6 +25,8 @@ type tour struct {
 	hops    []hop
 	lost    error // why the packet could not be followed to its end
 
+	policyReports []policyReport
+	broken        error // where the kernel does not do what policies say
 	tenantReports []tenantReport
 	mixed         error // which tenant does not reach its own, or reaches others'
 }
@@ -45,6 +47,7 @@ func (t *tour) take(ctx context.Context) error {
 		{&t.timings.Pods, t.pods},
 		{&t.timings.Matrix, t.ping},
 		{&t.timings.Trace, t.trace},
+		{&t.timings.Policy, t.policies},
 		{&t.timings.Tenants, t.tenants},
 	} {
 		if err := ctx.Err(); err != nil {
@@ -271,7 +274,7 @@ func (t *tour) verdict() error {
 	if lost != nil {
 		lost = fmt.Errorf("follow a packet: %w", lost)
 	}
-	return errors.Join(t.matrix.verdict(), lost, t.mixed)
+	return errors.Join(t.matrix.verdict(), lost, t.broken, t.mixed)
 }
 
 // farthest are the first pod and the last, on different nodes if there is more than one; to is nil if there is one pod.
@@ -293,6 +296,7 @@ func (t *tour) next() {
 		{run + " --backend host-gw", "the same without a tunnel"},
 		{run + " --backend udp", "the same where the kernel has no tunnels"},
 		{run + " --net-conf FILE", "your own net-conf.json"},
+		{run + " --policy FILE", "who may call whom with your NetworkPolicies, and why"},
 		{run + " --tenants 2", "besides, two networks with the same addresses"},
 		{run + " --json", "for scripts"},
 	})
