@@ -6,7 +6,7 @@
 //	table inet podweft-policy {
 //		set p-… { … }                 # pods that a peer selects, shared by all policies; blocks and named ports likewise
 //		chain c-…4 {                  # one policy in one direction: what it allows
-//			ip saddr @p-…4 meta l4proto tcp th dport 80 counter accept
+//			meta l4proto tcp th dport 80 ip saddr @p-…4 counter accept
 //		}
 //		chain k-…4 {                  # a class: all policies of some pods; of one policy the rules stand here
 //			jump c-…4
@@ -16,7 +16,7 @@
 //		map ingress4 { 10.244.1.10 : goto k-…4, 10.244.1.11 : accept, … }
 //		chain egress { type filter hook postrouting priority srcnat - 5; … ip saddr vmap @egress4 … }
 //		chain ingress { type filter hook postrouting priority srcnat - 4;
-//			ct state established,related accept
+//			ct state == established accept
 //			ip daddr vmap @ingress4
 //			ip daddr @closed4 goto closed-in4
 //			…

@@ -53,7 +53,7 @@ func TestPlan(t *testing.T) {
 	for _, line := range []string{
 		"+ table inet podweft-policy\n",
 		"+ chain inet podweft-policy ingress { type filter hook postrouting priority 96; policy accept; }\n",
-		"+ rule inet podweft-policy ingress ct state established,related accept comment \"replies, and what follows\"\n",
+		"+ rule inet podweft-policy ingress ct state == established accept comment \"replies, and what follows\"\n",
 		"+ rule inet podweft-policy ingress meta nfproto ipv4 ip daddr vmap @ingress4 comment \"pods' own rules\"\n",
 		" th dport @s-80.8000-8010 counter accept comment \"policy default/web ingress[0]\"\n",
 		" counter drop comment \"isolated by policy default/web\"\n",

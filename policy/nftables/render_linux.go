@@ -96,7 +96,8 @@ func (r *renderer) frame(spec Spec) {
 			Type: "filter", Hook: nft.Postrouting, Priority: priority, Policy: nft.Accept,
 		}})
 		if !r.strict {
-			r.add(base, meaning{}, "replies, and what follows", underWay(), accept())
+			r.add(base, meaning{}, "replies, and what follows", stateIs("established", expr.CtStateBitESTABLISHED), accept())
+			r.add(base, meaning{}, "errors about them, and what they announce", stateIs("related", expr.CtStateBitRELATED), accept())
 		}
 		for i, f := range r.views() {
 			if r.strict { // rules that name ports would not know it
@@ -345,18 +346,20 @@ func (r *renderer) matches(into *chain, f family, c *policy.Chain, pass statemen
 	}
 }
 
+// conditions asks what costs least first: to look into a set takes longer than all else.
 func (r *renderer) conditions(f family, d policy.Direction, m *policy.Match) (all []statement) {
-	if set := m.Peers + m.Blocks; set != "" {
-		all = append(all, f.remoteIn(d, set+f.suffix))
-	}
 	if m.Protocol != 0 {
 		all = append(all, protocolIs(m.Protocol))
+	}
+	if len(m.Ports) == 1 {
+		all = append(all, f.portIs(m.Ports[0]))
+	}
+	if set := m.Peers + m.Blocks; set != "" {
+		all = append(all, f.remoteIn(d, set+f.suffix))
 	}
 	switch {
 	case m.PortNames != "":
 		all = append(all, f.namedPort(m.PortNames+f.suffix))
-	case len(m.Ports) == 1:
-		all = append(all, f.portIs(m.Ports[0]))
 	case len(m.Ports) > 1:
 		all = append(all, f.portIn(portListName(m.Ports)))
 	}

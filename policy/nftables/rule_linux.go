@@ -144,14 +144,17 @@ func equal(data []byte) *expr.Cmp {
 	return &expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: data}
 }
 
-// underWay is every packet of a connection but those that begin it, and the errors that belong to one.
-func underWay() statement {
-	return state("established,related", expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
+// stateIs is a packet whose connection is in just that state. A packet has one state: there is no need to mask it out, as nft does
+// for "ct state established", and each packet of each connection is asked.
+func stateIs(text string, bit uint32) statement {
+	return statement{"ct state == " + text, []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: unix.NFT_REG_1}, equal(binary.NativeEndian.AppendUint32(nil, bit)),
+	}}
 }
 
 // problem is an error about a connection. Of what family it is, ICMP's number says.
 func (f family) problem() statement {
-	s := state("related", expr.CtStateBitRELATED)
+	s := stateIs("related", expr.CtStateBitRELATED)
 	number, name := byte(unix.IPPROTO_ICMP), "icmp"
 	if f.addr == nft.IPv6Addr {
 		number, name = unix.IPPROTO_ICMPV6, "ipv6-icmp"
@@ -161,12 +164,8 @@ func (f family) problem() statement {
 
 // unknown is a packet of no connection that conntrack follows.
 func unknown() statement {
-	return state("invalid,untracked", expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED)
-}
-
-func state(text string, bits uint32) statement {
-	mask := binary.NativeEndian.AppendUint32(nil, bits)
-	return statement{"ct state " + text, []expr.Any{
+	mask := binary.NativeEndian.AppendUint32(nil, expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED)
+	return statement{"ct state invalid,untracked", []expr.Any{
 		&expr.Ct{Key: expr.CtKeySTATE, Register: unix.NFT_REG_1},
 		&expr.Bitwise{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG_1, Data: make([]byte, 4)},
