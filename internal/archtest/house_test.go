@@ -91,6 +91,7 @@ var ours = house{
 		"policy":                   {may: []string{root}},
 		"policy/internal/scenario": {may: []string{root, "policy"}},
 		"policy/internal/world":    {may: []string{root, "policy", "policy/internal/scenario", "testnet", internal}, brings: nftables},
+		"policy/gate":              {may: []string{root, "policy", "node/local", internal}, brings: []string{"golang.org/x/sys"}},
 		"policy/nftables":          {may: []string{root, "policy", internal}, brings: nftables},
 		"policy/iptables":          {may: []string{root, "policy", internal}, brings: nftables},
 
