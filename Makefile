@@ -1,7 +1,7 @@
 # The few commands of a working day. CI runs .ci/run, which does all of this and more, from a clean clone.
 # `work` is the go command's name for the packages of every module in go.work; `./...` would stop at the root module.
 
-.PHONY: test race random faults lint cross lab bench vmtest e2e consumer apidiff release release-test ci
+.PHONY: test race random random-cni faults lint cross lab bench vmtest e2e e2e-cri consumer apidiff release release-test ci
 
 test: # kernel tests make namespaces of their own: no root is needed
 	go test work
@@ -38,6 +38,12 @@ vmtest: # the kernel tests on Debian's stock kernel, in an emulated PC
 
 e2e: # Kubernetes itself, built the first time in some minutes: make e2e ARGS='-v -run TestDaemonSet -outage 30s'
 	e2e/run $(ARGS)
+
+e2e-cri: # pods by containerd and podman, as root: apt-get install --no-install-recommends containerd runc podman
+	cd e2e/cri && GOWORK=off PODWEFT_REQUIRE_CRI=1 go test -count=1 ./...
+
+random-cni: # 10,000 calls of the plugin in random order, killed and rebooted in between, against a model
+	PODWEFT_MODEL=10000 go test ./cniplugin -run TestModel -timeout 60m
 
 consumer: # make consumer UPDATE=1 accepts what it found
 	hack/consumer $(if $(UPDATE),--update)
