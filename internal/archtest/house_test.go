@@ -90,10 +90,11 @@ var ours = house{
 
 		"policy":                   {may: []string{root}},
 		"policy/internal/scenario": {may: []string{root, "policy"}},
+		"policy/internal/bridges":  {may: []string{root, internal}, brings: nftables},
 		"policy/internal/world":    {may: []string{root, "policy", "policy/internal/scenario", "testnet", internal}, brings: nftables},
 		"policy/gate":              {may: []string{root, "policy", "node/local", internal}, brings: []string{"golang.org/x/sys"}},
 		"policy/nftables":          {may: []string{root, "policy", internal}, brings: nftables},
-		"policy/iptables":          {may: []string{root, "policy", internal}, brings: nftables},
+		"policy/iptables":          {may: []string{root, "policy", "policy/internal/bridges", internal}, brings: nftables},
 
 		"vxlan":  {may: []string{root, "subnet", internal}, brings: rtnetlink},
 		"hostgw": {may: []string{root, "subnet", internal}, brings: rtnetlink},
@@ -154,6 +155,7 @@ var ours = house{
 		"github.com/containernetworking/cni":     {"cniplugin", "cnitest"},
 		"github.com/containernetworking/plugins": nil,
 		"github.com/google/nftables":             {"internal/nft", "forward", "nat", "policy/nftables"},
+		"github.com/google/nftables":             {"internal/nft", "nat", "policy/internal/bridges", "policy/nftables"},
 		"go.etcd.io/etcd/client/v3":              {"subnet/etcd", "examples/flannel/embedded"}, // there, tests play the operator
 		"google.golang.org/grpc":                 {"subnet/etcd"},
 		// The lab asks the kernel with it, not us, which way a packet goes.

@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 
 	"github.com/podweft/podweft"
-	"github.com/podweft/podweft/internal/sysctl"
+	"github.com/podweft/podweft/policy/internal/bridges"
 )
 
 // Driver keeps one node's rules and sets of policies. It is a [podweft.Driver] and safe for concurrent use.
@@ -18,10 +19,9 @@ type Driver struct {
 	tools   tools
 	variant Variant
 	log     *slog.Logger
-	// ensure sets a sysctl in a namespace.
-	ensure func(netns, key, value string) error
-	closed chan struct{}
-	once   sync.Once
+	gate    bridges.Gate
+	closed  chan struct{}
+	once    sync.Once
 
 	moves    atomic.Uint64 // counts what others have done to the rules
 	listings atomic.Uint64
@@ -32,8 +32,9 @@ type Driver struct {
 
 // applied is what an Apply has left behind.
 type applied struct {
-	images [len(families)]*image
-	moves  uint64
+	bridges []string
+	images  [len(families)]*image
+	moves   uint64
 }
 
 var _ podweft.Driver[Spec] = (*Driver)(nil)
@@ -52,7 +53,10 @@ func New(cfg Config) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Driver{cfg: cfg, names: cfg.names(), tools: t, variant: variant, log: log, ensure: sysctl.Ensure, closed: make(chan struct{})}, nil
+	return &Driver{
+		cfg: cfg, names: cfg.names(), tools: t, variant: variant, log: log, closed: make(chan struct{}),
+		gate: bridges.Gate{NetNS: cfg.NetNS, Name: cfg.names().frame(start)},
+	}, nil
 }
 
 // Variant is which programs the driver uses.
@@ -101,10 +105,14 @@ func (d *Driver) Apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
 }
 
 func (d *Driver) apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
-	plan, berr := d.bridges(ctx, spec)
-	now := &applied{moves: d.moves.Load()}
+	now := &applied{bridges: spec.bridged(), moves: d.moves.Load()}
 	last := d.last
 	d.last = nil
+	var plan podweft.Plan
+	var berr error
+	if last == nil || !podweft.PassOf(ctx).Watching() || !slices.Equal(last.bridges, now.bridges) {
+		plan, berr = d.gate.Reach(ctx, now.bridges)
+	}
 	var errs [len(families)]error
 	if last != nil && podweft.PassOf(ctx).Watching() && last.moves == now.moves {
 		now.images = last.images
@@ -124,11 +132,11 @@ func (d *Driver) apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
 		plan = append(plan, c.plan...)
 		now.images[i] = c.next
 	}
-	err := errors.Join(errs[:]...)
+	err := errors.Join(append(errs[:], berr)...)
 	if err == nil {
 		d.last = now
 	}
-	return plan, errors.Join(berr, err)
+	return plan, err
 }
 
 // read reads both families. The image of one that cannot be read is nil.

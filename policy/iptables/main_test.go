@@ -3,6 +3,7 @@ package iptables_test
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -26,16 +27,28 @@ var variants = []iptables.Variant{iptables.Legacy, iptables.NFT}
 
 // eachVariant runs a test with the programs of both variants.
 func eachVariant(t *testing.T, test func(t *testing.T, cfg iptables.Config)) {
-	ownLock(t)
+	t.Helper()
+	withPrograms(t)
 	for _, v := range variants {
 		t.Run(string(v), func(t *testing.T) { test(t, iptables.Config{Variant: v}) })
 	}
 }
 
-// ownLock has iptables lock a file of the test's: the one in /run is root's, and all of the machine wait for it.
-func ownLock(t testing.TB) {
+// withPrograms finds the programs where ordinary users do not look, and has iptables lock a file of the test's: the one in /run is
+// root's, and all of the machine wait for it.
+func withPrograms(t testing.TB) {
 	t.Helper()
 	t.Setenv("XTABLES_LOCKFILE", filepath.Join(t.TempDir(), "lock"))
+	t.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
+	for _, program := range []string{"ipset", "iptables-legacy-restore", "iptables-nft-restore"} {
+		if _, err := exec.LookPath(program); err == nil {
+			continue
+		}
+		if os.Getenv("PODWEFT_REQUIRE_KERNEL") != "" {
+			t.Fatalf("%s is not installed", program)
+		}
+		t.Skipf("%s is not installed", program)
+	}
 }
 
 func newDriver(t testing.TB, n *testnet.Node, cfg iptables.Config) *iptables.Driver {

@@ -20,7 +20,7 @@ type Spec struct {
 	Closed []netip.Prefix
 	// Bridges are those that pods are ports of, so that their packets to one another do not come by the hooks of IP unless
 	// br_netfilter takes them there. The driver turns it on for the namespace; where it cannot, it closes these bridges to IP
-	// between their ports, and Apply says so with [podweft.ErrNotSupported].
+	// between their ports, with nf_tables, and Apply says so with [podweft.ErrNotSupported].
 	Bridges []string
 	// Audit lets everything pass. What would have been denied is counted as ever, and logged if the Config says so.
 	Audit bool
@@ -76,13 +76,15 @@ func nodeOf(rules *policy.Ruleset) string {
 	return ""
 }
 
-// equalButRules reports whether s and o differ in their Rules at most.
-func (s Spec) equalButRules(o Spec) bool {
-	return s.Audit == o.Audit && slices.Equal(s.Closed, o.Closed) && slices.Equal(s.Bridges, o.Bridges) &&
-		(s.Rules == nil) == (o.Rules == nil)
+// bridged are the bridges that policies must reach.
+func (s Spec) bridged() []string {
+	if s.Rules == nil {
+		return nil
+	}
+	return s.Bridges
 }
 
-// disjoint sorts prefixes and leaves out those that another one contains: ranges of a set must not overlap.
+// disjoint sorts prefixes and leaves out those that another one contains: what is in a set twice would go with the first that goes.
 func disjoint(prefixes []netip.Prefix) []netip.Prefix {
 	masked := make([]netip.Prefix, 0, len(prefixes))
 	for _, p := range prefixes {

@@ -16,7 +16,7 @@ import (
 
 // TestVariant: the driver takes the variant that others use.
 func TestVariant(t *testing.T) {
-	ownLock(t)
+	withPrograms(t)
 	hint := []byte("*mangle\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n")
 	rules := []byte("*filter\n-A FORWARD -j ACCEPT\n-A INPUT -j ACCEPT\nCOMMIT\n")
 	tests := []struct {
@@ -42,10 +42,12 @@ func TestVariant(t *testing.T) {
 
 // TestPrograms: what is not installed is said by name, and what is there under one name only is asked what it is.
 func TestPrograms(t *testing.T) {
-	ownLock(t)
-	dir := t.TempDir()
+	withPrograms(t)
+	dir, path := t.TempDir(), os.Getenv("PATH")
 	install := func(name, as string) {
 		t.Helper()
+		require.NoError(t, os.Setenv("PATH", path)) // which ends with the test, as it was set for it
+		defer os.Setenv("PATH", dir)
 		path, err := exec.LookPath(name)
 		require.NoError(t, err)
 		require.NoError(t, os.Symlink(path, filepath.Join(dir, as)))
@@ -60,17 +62,12 @@ func TestPrograms(t *testing.T) {
 	}
 	t.Setenv("PATH", dir)
 	refused(iptables.Config{}, "install ipset")
-	install2 := func(pairs ...string) {
-		t.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin:/usr/bin:/bin")
-		for i := 0; i < len(pairs); i += 2 {
-			install(pairs[i], pairs[i+1])
-		}
-		t.Setenv("PATH", dir)
-	}
-	install2("ipset", "ipset")
+	install("ipset", "ipset")
 	refused(iptables.Config{Variant: iptables.NFT}, "install iptables")
-	install2("iptables-nft-save", "iptables-save", "iptables-nft-restore", "iptables-restore",
-		"ip6tables-nft-save", "ip6tables-save", "ip6tables-nft-restore", "ip6tables-restore")
+	for _, tool := range []string{"iptables", "ip6tables"} {
+		install(tool+"-nft-save", tool+"-save")
+		install(tool+"-nft-restore", tool+"-restore")
+	}
 	refused(iptables.Config{Variant: iptables.Legacy}, "the only iptables here is of the variant nft")
 	d, err := iptables.New(iptables.Config{})
 	require.NoError(t, err)

@@ -3,6 +3,7 @@ package world
 import (
 	"maps"
 	"net/netip"
+	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -27,7 +28,7 @@ func (w *World) Try(cells []scenario.Cell) {
 		w.Send(cells)
 		counted := w.Denied() - before
 		for again := time.Now(); counted < want && time.Since(again) < time.Second; counted = w.Denied() - before {
-			time.Sleep(time.Millisecond)
+			pause(w.T)
 		}
 		w.arrive()
 		if counted >= want {
@@ -58,7 +59,7 @@ func (w *World) Send(cells []scenario.Cell) {
 		w.Owner(c.Packet.Src).Transmit(w.T, Datagram(c.Packet, id))
 	}
 	begin := time.Now()
-	for again := begin; ; time.Sleep(time.Millisecond) {
+	for again := begin; ; pause(w.T) {
 		missing := w.arrive()
 		if len(missing) == 0 {
 			return
@@ -75,6 +76,14 @@ func (w *World) Send(cells []scenario.Cell) {
 				w.Owner(c.Packet.Src).Transmit(w.T, Datagram(c.Packet, id))
 			}
 		}
+	}
+}
+
+// pause lets others work.
+func pause(t testing.TB) {
+	select {
+	case <-t.Context().Done():
+	case <-time.After(time.Millisecond):
 	}
 }
 

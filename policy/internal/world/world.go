@@ -175,18 +175,18 @@ func (w *World) add(a netip.Addr, owner *Machine) {
 	w.T.Helper()
 	w.owners[a] = owner
 	must(w.T, owner.handle.AddrReplace(owner.lo(), &netlink.Addr{IPNet: ipNet(a), Flags: unix.IFA_F_NODAD}))
-	w.eachRoute(a, owner, func(m, via *Machine) { m.toward(w.T, ipNet(a).String(), via) })
+	w.eachRoute(owner, func(m, via *Machine) { m.toward(w.T, ipNet(a).String(), via) })
 }
 
 func (w *World) remove(a netip.Addr, owner *Machine) {
 	w.T.Helper()
 	delete(w.owners, a)
 	must(w.T, owner.handle.AddrDel(owner.lo(), &netlink.Addr{IPNet: ipNet(a)}))
-	w.eachRoute(a, owner, func(m, via *Machine) { must(w.T, m.handle.RouteDel(m.route(w.T, ipNet(a).String(), via))) })
+	w.eachRoute(owner, func(m, via *Machine) { must(w.T, m.handle.RouteDel(m.route(w.T, ipNet(a).String(), via))) })
 }
 
-// eachRoute calls do for every machine that needs a route of its own for a.
-func (w *World) eachRoute(a netip.Addr, owner *Machine, do func(m, via *Machine)) {
+// eachRoute calls do for every machine that needs a route of its own for an address of owner's.
+func (w *World) eachRoute(owner *Machine, do func(m, via *Machine)) {
 	if owner == w.outside {
 		return // that is where the default route leads
 	}
