@@ -154,8 +154,7 @@ var ours = house{
 		"github.com/gaissmai/bart":               {"udp"},
 		"github.com/containernetworking/cni":     {"cniplugin", "cnitest"},
 		"github.com/containernetworking/plugins": nil,
-		"github.com/google/nftables":             {"internal/nft", "forward", "nat", "policy/nftables"},
-		"github.com/google/nftables":             {"internal/nft", "nat", "policy/internal/bridges", "policy/nftables"},
+		"github.com/google/nftables":             {"internal/nft", "forward", "nat", "policy/internal/bridges", "policy/nftables"},
 		"go.etcd.io/etcd/client/v3":              {"subnet/etcd", "examples/flannel/embedded"}, // there, tests play the operator
 		"google.golang.org/grpc":                 {"subnet/etcd"},
 		// The lab asks the kernel with it, not us, which way a packet goes.
