@@ -288,7 +288,7 @@ func (t *task) check() error {
 	addresses := podAddresses(before, t.ifname)
 	var errs []error
 	for _, a := range rec.Addresses {
-		if !slices.ContainsFunc(addresses, func(g given) bool { return g.prefix == a }) {
+		if !slices.ContainsFunc(addresses, func(g given) bool { return t.config.same(g.prefix, a) }) {
 			errs = append(errs, fmt.Errorf("prevResult lacks the address %s of %s", a, t.ifname))
 		}
 	}

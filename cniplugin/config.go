@@ -11,6 +11,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
 
+	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/word"
 )
 
@@ -33,6 +34,7 @@ type config struct {
 	Valid       []attachment `json:"cni.dev/valid-attachments"`
 	Attachments []attachment `json:"cni.dev/attachments"`
 
+	Mode             string     `json:"mode"` // ours: "bridge" or "ptp"; empty is what the type says
 	Bridge           string     `json:"bridge"`
 	MTU              int        `json:"mtu"`
 	IsGateway        *bool      `json:"isGateway"`
@@ -182,6 +184,14 @@ func (c *config) refuse() error {
 	}
 	if len(c.VlanTrunk) > 0 {
 		errs = append(errs, unsupported("vlanTrunk", c.VlanTrunk, "leave it out, or name the bridge plugin of the reference set as type"))
+	}
+	if c.Mode != "" && c.Mode != "bridge" && c.Mode != "ptp" {
+		errs = append(errs, &podweft.FieldError{
+			Field: "mode", Value: c.Mode, Problem: "is no way to attach pods", Remedy: `write "bridge" or "ptp", or leave it out`,
+		})
+	}
+	if c.routed() && c.PortIsolation {
+		errs = append(errs, unsupported("portIsolation", true, "leave it out: routed pods have no neighbours, and a policy says whom they reach"))
 	}
 	if c.MacSpoofChk {
 		errs = append(errs, unsupported("macspoofchk", true, "leave it out; portIsolation keeps pods apart"))

@@ -22,6 +22,11 @@ func TestConformance(t *testing.T) {
 			n.conf(map[string]any{"bridge": "pods0", "capabilities": map[string]bool{"portMappings": true, "ips": true}}),
 		}}
 	}
+	ptp := func(n *node, cniVersion string) map[string]any {
+		return map[string]any{"cniVersion": cniVersion, "name": "pods", "plugins": []any{
+			n.conf(map[string]any{"type": "ptp", "capabilities": map[string]bool{"portMappings": true, "ips": true}}),
+		}}
+	}
 	flannel := func(n *node, cniVersion string) map[string]any {
 		return map[string]any{"cniVersion": cniVersion, "name": "cbr0", "plugins": []any{
 			n.conf(map[string]any{"type": "flannel", "delegate": map[string]any{"hairpinMode": true, "isDefaultGateway": true}}),
@@ -34,6 +39,8 @@ func TestConformance(t *testing.T) {
 	}{
 		{"ours, 1.1.0", ours(newNode(t), "1.1.0")},
 		{"ours, 0.4.0", ours(newNode(t), "0.4.0")},
+		{"routed, 1.1.0", ptp(newNode(t), "1.1.0")},
+		{"routed, 0.4.0", ptp(newNode(t), "0.4.0")},
 		{"flannel and portmap, 1.0.0", flannel(newNode(t), "1.0.0")},
 		{"flannel and portmap, 0.3.1", flannel(newNode(t), "0.3.1")},
 	}

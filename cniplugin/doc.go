@@ -11,6 +11,10 @@
 //
 //	{"cniVersion": "1.1.0", "name": "pods", "type": "podweft-cni", "capabilities": {"portMappings": true}}
 //
+// As ptp, or where its configuration has "mode": "ptp", it attaches pods by routed links of package ptp, without a bridge. A pod's
+// addresses then have their full length, its gateways are the same everywhere, and what the configuration says of gateways and of
+// the bridge does not matter.
+//
 // All of CNI 1.1 is served, ADD, DEL, CHECK, GC, STATUS and VERSION, and every version since 0.1.0. Plugins of other types,
 // as delegates or for addresses, are run from CNI_PATH as the specification says.
 //

@@ -120,5 +120,5 @@ func (t *task) statusElsewhere() error {
 
 // inProcess reports whether this package is the plugin of that type.
 func inProcess(kind string) bool {
-	return kind == "bridge" || kind == "podweft-cni"
+	return kind == "bridge" || kind == "ptp" || kind == "podweft-cni"
 }

@@ -190,6 +190,10 @@ func (t *task) answerLoopback(ports []nat.HostPort) error {
 // towards is the node's link that leads to the pod: what the result names first on the node.
 func (t *task) towards() (string, error) {
 	if t.call.Type != "portmap" {
+		if t.config.routed() {
+			rec, err := t.records.Get(t.key())
+			return rec.HostName, err
+		}
 		if t.config.Bridge != "" {
 			return t.config.Bridge, nil
 		}

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 }
 
 // answersAs are the names by which the test binary is a plugin, whatever it is told: never the tests again.
-var answersAs = []string{"podweft-cni", "flannel", "portmap", "loopback"}
+var answersAs = []string{"podweft-cni", "ptp", "flannel", "portmap", "loopback"}
 
 // plugins is a directory with this binary by the names of plugins.
 func plugins(t testing.TB) string {

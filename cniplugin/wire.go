@@ -23,4 +23,9 @@ type wiring interface {
 
 // wiring opens the one that the configuration asks for. Each network is an owner of its own, so that one's garbage is not
 // another's.
-func (t *task) wiring() (wiring, error) { return t.bridged() }
+func (t *task) wiring() (wiring, error) {
+	if t.config.routed() {
+		return t.routed()
+	}
+	return t.bridged()
+}

@@ -28,7 +28,7 @@ func (s Spec) Validate() error {
 	ids := map[cable.ID]int{}
 	for i, p := range s.Ports {
 		if err := p.Validate(); err != nil {
-			errs = append(errs, fmt.Errorf("Ports[%d]: %w", i, err))
+			errs = append(errs, fmt.Errorf("port %d: %w", i, err))
 		}
 		id := cable.ID{Container: p.Container, Name: cmp.Or(p.Name, DefaultInterface)}
 		if other, twice := ids[id]; twice {

@@ -30,7 +30,7 @@ func TestValidate(t *testing.T) {
 		change func(s *ptp.Spec)
 		want   string
 	}{
-		{"no container", func(s *ptp.Spec) { s.Ports[0].Container = "" }, "Ports[0]: Port.Container: is missing"},
+		{"no container", func(s *ptp.Spec) { s.Ports[0].Container = "" }, "port 0: Port.Container: is missing"},
 		{"no namespace", func(s *ptp.Spec) { s.Ports[0].NetNS = "" }, "Port.NetNS: is missing"},
 		{"no address", addresses(), "Port.Addresses: is empty"},
 		{"zero address", func(s *ptp.Spec) { s.Ports[0].Addresses = []netip.Addr{{}} }, "Port.Addresses[0]: is not an address"},
