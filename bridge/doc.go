@@ -25,6 +25,12 @@
 // relieved of others, as after a change of the node's lease. That any number of goroutines and processes do so at once
 // is fine.
 //
+// [Attacher.Detach] waits for the kernel, some 20 ms. Who detaches many, or is in a hurry, retires them with [Attacher.Retire],
+// in a third of a millisecond each, and has all deleted by one [Attacher.Sweep].
+//
+// A [Driver] keeps a bridge and any number of ports as they should be, for a podweft.Loop: it repairs what somebody has taken
+// away since, on the node and in the pods.
+//
 // Everything this package makes in the node's namespace bears its mark, a link alias that begins with "podweft:OWNER". What
 // does not is never changed or deleted; where it is in the way, the error is [podweft.ErrConflict]. That includes a bridge
 // of the wanted name which a person or another network plugin made: delete it, choose another name, or let Config.Adopt take

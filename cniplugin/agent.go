@@ -42,6 +42,8 @@ type Agent struct {
 	begun    time.Time
 	sweeping chan struct{} // size 1: there is something to sweep
 
+	publishing sync.Mutex // who reads records sets what they say before another reads them
+
 	mu       sync.Mutex
 	networks map[string]*agentNetwork
 	unswept  map[string]bool
@@ -91,7 +93,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.mu.Unlock()
 	defer a.forget()
 	if err := a.recall(); err != nil {
-		return errors.Join(err, a.server.Close())
+		if err = errors.Join(err, a.server.Close()); ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+			return nil
+		}
+		return err
 	}
 	a.group.Go(func() error { return a.server.Run(inner) })
 	a.group.Go(func() error { return a.sweep(inner) })
@@ -201,6 +206,8 @@ func (a *Agent) sweep(ctx context.Context) error {
 
 // publish makes the host ports that are recorded the ones to keep.
 func (a *Agent) publish() error {
+	a.publishing.Lock()
+	defer a.publishing.Unlock()
 	records, problems, err := a.ports.All("")
 	if err != nil {
 		return err

@@ -148,3 +148,59 @@ func TestAgentFindsWhatIsLeft(t *testing.T) {
 	assert.Len(t, n.linkNames(t), 3)
 	assert.Equal(t, 1, n.hostPorts(t))
 }
+
+// TestAttachWhileTheAgentRestarts makes a hundred calls at once while agents come and go: each succeeds, or fails cleanly and
+// succeeds when it is tried again.
+func TestAttachWhileTheAgentRestarts(t *testing.T) {
+	const many = 100
+	n := newNode(t)
+	var pods []*testnet.Node
+	for i := range many {
+		pods = append(pods, testnet.NewNode(t, fmt.Sprintf("pod-%d", i)))
+	}
+	over := make(chan struct{})
+	var agents sync.WaitGroup
+	agents.Go(func() {
+		for {
+			stop := n.agent(t)
+			select {
+			case <-over:
+				stop()
+				return
+			case <-time.After(100 * time.Millisecond):
+				stop()
+			}
+		}
+	})
+	all := func(command string, conf func(i int) map[string]any) []reply {
+		replies := make([]reply, many)
+		var wg sync.WaitGroup
+		for i, pod := range pods {
+			wg.Go(func() {
+				for range 3 {
+					if replies[i] = n.call(t, "podweft-cni", command, conf(i), about(pod)...); replies[i].code == 0 {
+						return
+					}
+					n.call(t, "podweft-cni", "DEL", n.conf(nil), about(pod)...)
+				}
+			})
+		}
+		wg.Wait()
+		return replies
+	}
+	addresses := map[string]bool{}
+	for i, r := range all("ADD", func(i int) map[string]any { return n.conf(withPort(8000 + i)) }) {
+		require.Zero(t, r.code, "pod %d: %s", i, r)
+		assert.False(t, addresses[r.IPs[0].Address], "%s twice", r.IPs[0].Address)
+		addresses[r.IPs[0].Address] = true
+	}
+	assert.Equal(t, many, n.hostPorts(t))
+	for i, r := range all("DEL", func(int) map[string]any { return n.conf(nil) }) {
+		require.Zero(t, r.code, "pod %d: %s", i, r)
+	}
+	close(over)
+	agents.Wait()
+	assert.Zero(t, n.hostPorts(t))
+	n.agent(t) // deletes what was retired when the last one ended
+	n.links(t, "lo", "cni0")
+}

@@ -28,7 +28,14 @@
 // A node that ran the bridge plugin with host-local is taken over as it is: its bridge, the addresses its pods hold, and
 // what flannel's plugin noted of them. Pods go on, and a later DEL cleans up after them.
 //
+// A node's lasting process may run an [Agent], which then waits for the kernel in the plugins' stead: a DEL takes the pod's link
+// out of use and returns, and the agent deletes many such links at once. It also puts host ports back that somebody has
+// removed. Plugins find it by its socket, and do all by themselves where there is none.
+//
 // # What will surprise you
+//
+// Without an agent a DEL takes some 20 ms, for which the kernel makes whoever deletes a link wait. That masquerading stands is
+// seen by the kernel's numbers for its table and chain: what somebody does to the elements of its sets goes unnoticed here.
 //
 // A network is one owner: its links and tables bear its name, and two networks cannot share a bridge. Addresses and records
 // lie below [DefaultStateDir], and not where host-local has them. Masquerading is per node, not per pod: a network's table

@@ -11,7 +11,8 @@ import (
 // gc frees what belongs to no attachment that the runtime still knows. It goes on past what fails, and reports all.
 func (t *task) gc() error {
 	live := t.config.live()
-	errs := []error{t.collectLinks(live)} // all at once: the kernel waits whenever it has deleted one
+	holders, err := t.holders()
+	errs := []error{err, t.collectLinks(live, holders)} // all at once: the kernel waits whenever it has deleted one
 	records, problems, err := t.records.All(t.config.Name)
 	errs = append(errs, err)
 	for _, p := range problems {
@@ -34,14 +35,34 @@ func (t *task) gc() error {
 	return errors.Join(errs...)
 }
 
+// holders are the attachments that hold addresses. An ADD that was killed may have left a link that bears no mark yet, and no
+// record: its address, which it got first, tells of it.
+func (t *task) holders() (all []attachment, err error) {
+	if t.delegatedIPAM() {
+		return nil, nil
+	}
+	pool, err := t.pool(nil)
+	if err != nil {
+		return nil, err
+	}
+	defer pool.Close()
+	held, err := pool.All(t.ctx)
+	for _, a := range held {
+		if a.Owner.Network == t.config.Name {
+			all = append(all, attachment{a.Owner.Container, a.Owner.Interface})
+		}
+	}
+	return all, err
+}
+
 // collectLinks removes the ports of attachments that are gone, recorded or not.
-func (t *task) collectLinks(live map[attachment]bool) error {
+func (t *task) collectLinks(live map[attachment]bool, suspects []attachment) error {
 	w, err := t.wiring()
 	if err != nil {
 		return err
 	}
 	defer w.Close()
-	return w.collect(live)
+	return w.collect(live, suspects)
 }
 
 // collectAddresses releases the addresses of attachments that are gone.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -24,9 +25,6 @@ func (t *task) portmap() (*types100.Result, error) {
 	case "ADD":
 		return before, t.portmapAdd(before)
 	case "DEL":
-		if t.viaAgent() {
-			return nil, nil
-		}
 		return nil, t.unpublish()
 	case "CHECK":
 		if before == nil {
@@ -211,8 +209,16 @@ func (t *task) towards() (string, error) {
 	return "", nil
 }
 
-// unpublish closes the pod's host ports, as they are recorded.
+// unpublish closes the pod's host ports. An agent must do it itself, or it would put back what it knows to be the pod's.
 func (t *task) unpublish() error {
+	if _, err := os.Stat(socketOf(t.state)); err == nil && t.viaAgent() {
+		return nil
+	}
+	return t.closeRecorded()
+}
+
+// closeRecorded closes the pod's host ports, as they are recorded.
+func (t *task) closeRecorded() error {
 	records, err := t.portRecords()
 	if err != nil {
 		return err

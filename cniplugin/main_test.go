@@ -21,7 +21,7 @@ import (
 // TestMain makes the test binary the plugin, when a runtime starts it by one of a plugin's names.
 func TestMain(m *testing.M) {
 	if name := filepath.Base(os.Args[0]); slices.Contains(answersAs, name) {
-		os.Exit(cniplugin.Run(context.Background(), cniplugin.Config{}, cniplugin.SystemCall(name)))
+		os.Exit(cniplugin.Run(context.Background(), cniplugin.Config{BootID: os.Getenv(bootOfTest)}, cniplugin.SystemCall(name)))
 	}
 	// Under the race detector a process sleeps for a second when it ends, and plugins are hundreds of processes.
 	if err := os.Setenv("GORACE", "atexit_sleep_ms=0"); err != nil {
@@ -29,6 +29,9 @@ func TestMain(m *testing.M) {
 	}
 	testnet.Main(m)
 }
+
+// bootOfTest is the variable that tells the test binary, as a plugin, in which life of the kernel it is.
+const bootOfTest = "PODWEFT_TEST_BOOT"
 
 // answersAs are the names by which the test binary is a plugin, whatever it is told: never the tests again.
 var answersAs = []string{"podweft-cni", "ptp", "flannel", "portmap", "loopback"}

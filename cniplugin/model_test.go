@@ -1,6 +1,8 @@
 package cniplugin_test
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -9,11 +11,14 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/podweft/podweft/bridge"
 	"github.com/podweft/podweft/internal/nft"
 	"github.com/podweft/podweft/ipam"
+	"github.com/podweft/podweft/nat"
 	"github.com/podweft/podweft/node/local"
 	"github.com/podweft/podweft/testnet"
 )
@@ -33,6 +38,7 @@ func TestModel(t *testing.T) {
 	for i := range 6 {
 		m.pods = append(m.pods, testnet.NewNode(t, fmt.Sprintf("pod%d", i)))
 	}
+	m.program = filepath.Join(plugins(t), "podweft-cni")
 	for i := range calls {
 		m.step(t, i)
 		m.compare(t)
@@ -41,6 +47,12 @@ func TestModel(t *testing.T) {
 	require.Zero(t, r.code, r)
 	clear(m.live)
 	m.compare(t)
+	if m.stop != nil {
+		m.stop()
+	}
+	r = m.node.call(t, "podweft-cni", "GC", m.node.conf(nil)) // deletes what was retired since the agent looked
+	require.Zero(t, r.code, r)
+	require.ElementsMatch(t, []string{"lo", "cni0"}, m.node.linkNames(t))
 }
 
 type model struct {
@@ -48,11 +60,91 @@ type model struct {
 	rand *rand.Rand
 	pods []*testnet.Node
 	live map[string]reply // by pod, what its ADD has answered
+
+	program string // the plugin, to be killed
+	stop    func() // of the agent; nil while none runs
+	boots   int
+}
+
+// disturb does what no call does, one time in eight.
+func (m *model) disturb(t *testing.T) {
+	t.Helper()
+	switch m.rand.IntN(24) {
+	case 0:
+		if m.stop != nil {
+			m.stop()
+			m.stop = nil
+		} else {
+			m.stop = m.node.agent(t)
+		}
+	case 1:
+		m.reboot(t)
+	case 2:
+		m.kill(t, "ADD")
+	case 3:
+		m.kill(t, "DEL")
+	}
+}
+
+// reboot takes away all that a reboot takes, and makes the pods anew: files stay, and say of which life they are.
+func (m *model) reboot(t *testing.T) {
+	t.Helper()
+	if m.stop != nil {
+		m.stop()
+		m.stop = nil
+	}
+	a, err := bridge.New(bridge.Config{Owner: "pods", NetNS: m.node.ns.NetNS()})
+	require.NoError(t, err)
+	require.NoError(t, a.Teardown(t.Context()))
+	require.NoError(t, a.Close())
+	ports, err := nat.NewPorts(nat.Config{Owner: "pods", NetNS: m.node.ns.NetNS()})
+	require.NoError(t, err)
+	_, err = ports.Teardown(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, ports.Close())
+	m.boots++
+	m.node.boot = fmt.Sprintf("%08d-0000-0000-0000-000000000000", m.boots)
+	clear(m.live)
+}
+
+// kill starts a call as a program and kills it at any moment, then does what a runtime does about it.
+func (m *model) kill(t *testing.T, command string) {
+	t.Helper()
+	n := m.rand.IntN(len(m.pods))
+	pod := m.pods[n]
+	if _, attached := m.live[pod.Name]; attached != (command == "DEL") {
+		return
+	}
+	conf := m.node.conf(map[string]any{"runtimeConfig": map[string]any{
+		"portMappings": []any{map[string]any{"hostPort": 8000 + n, "containerPort": 80}},
+	}})
+	stdin, err := json.Marshal(conf)
+	require.NoError(t, err)
+	cmd := m.node.ns.Command(t.Context(), m.program)
+	cmd.Env = append(append(os.Environ(), about(pod)...), "CNI_COMMAND="+command, bootOfTest+"="+m.node.boot)
+	cmd.Stdin = bytes.NewReader(stdin)
+	require.NoError(t, cmd.Start())
+	time.Sleep(time.Duration(m.rand.IntN(40000)) * time.Microsecond) // any moment will do
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	delete(m.live, pod.Name)
+	if command == "ADD" && m.rand.IntN(2) == 0 {
+		valid := []any{}
+		for name := range m.live {
+			valid = append(valid, map[string]string{"containerID": name, "ifname": "eth0"})
+		}
+		r := m.node.call(t, "podweft-cni", "GC", m.node.conf(map[string]any{"cni.dev/valid-attachments": valid}))
+		require.Zero(t, r.code, r)
+		return
+	}
+	r := m.node.call(t, "podweft-cni", "DEL", m.node.conf(nil), about(pod)...)
+	require.Zero(t, r.code, r)
 }
 
 // step makes one call.
 func (m *model) step(t *testing.T, i int) {
 	t.Helper()
+	m.disturb(t)
 	n := m.rand.IntN(len(m.pods))
 	pod := m.pods[n]
 	result, attached := m.live[pod.Name]
@@ -95,7 +187,7 @@ func (m *model) step(t *testing.T, i int) {
 		if !attached {
 			r := m.node.call(t, "podweft-cni", "ADD", m.node.conf(nil), about(pod)...)
 			require.Zero(t, r.code, r)
-			records, err := local.Open(filepath.Join(m.node.dir, "attachments"), "")
+			records, err := local.Open(filepath.Join(m.node.dir, "attachments"), m.node.boot)
 			require.NoError(t, err)
 			require.NoError(t, records.Remove(local.Key{Network: "pods", Container: pod.Name, Interface: "eth0"}))
 			r = m.node.call(t, "podweft-cni", "DEL", m.node.conf(nil), about(pod)...)
@@ -133,7 +225,7 @@ func (m *model) compare(t *testing.T) {
 			addresses[ip.Address] = name
 		}
 	}
-	pool, err := ipam.Open(ipam.Config{Path: filepath.Join(m.node.dir, "ipam", "pods")})
+	pool, err := ipam.Open(ipam.Config{Path: filepath.Join(m.node.dir, "ipam", "pods"), BootID: m.node.boot})
 	require.NoError(t, err)
 	defer pool.Close()
 	all, err := pool.All(t.Context())

@@ -16,8 +16,9 @@ type wiring interface {
 	sweep() error
 	// check reports what is not as attach made it.
 	check(n *network, addresses []given, hostName string) error
-	// collect removes the links of the network's attachments that are not live, recorded or not.
-	collect(live map[attachment]bool) error
+	// collect removes the links of the network's attachments that are not live: those that bear its mark, and those of suspects,
+	// which may not bear it yet.
+	collect(live map[attachment]bool, suspects []attachment) error
 	Close() error
 }
 
