@@ -43,14 +43,15 @@ func TestVariant(t *testing.T) {
 // TestPrograms: what is not installed is said by name, and what is there under one name only is asked what it is.
 func TestPrograms(t *testing.T) {
 	withPrograms(t)
-	dir, path := t.TempDir(), os.Getenv("PATH")
-	install := func(name, as string) {
-		t.Helper()
-		require.NoError(t, os.Setenv("PATH", path)) // which ends with the test, as it was set for it
-		defer os.Setenv("PATH", dir)
+	dir, paths := t.TempDir(), map[string]string{}
+	for _, name := range []string{"ipset", "iptables-nft-save", "iptables-nft-restore", "ip6tables-nft-save", "ip6tables-nft-restore"} {
 		path, err := exec.LookPath(name)
 		require.NoError(t, err)
-		require.NoError(t, os.Symlink(path, filepath.Join(dir, as)))
+		paths[name] = path
+	}
+	install := func(name, as string) {
+		t.Helper()
+		require.NoError(t, os.Symlink(paths[name], filepath.Join(dir, as)))
 	}
 	refused := func(cfg iptables.Config, want string) {
 		t.Helper()
