@@ -1,6 +1,7 @@
 package vxlan
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -44,6 +45,8 @@ func Compile(node subnet.Node, snap *subnet.Snapshot) (Spec, []subnet.Problem, e
 		macs[macOf{local.Is4(), v.MAC}] = node.Name
 	}
 	leases, problems := snap.Peers(node.Name)
+	// Of two nodes that say one MAC, the lease that has stood for longer is believed: nobody takes another's by coming later.
+	slices.SortStableFunc(leases, func(a, b *subnet.Lease) int { return cmp.Compare(a.Revision, b.Revision) })
 	spec.Peers = make([]Peer, 0, len(leases)*len(spec.VTEPs))
 	for _, l := range leases {
 		peers, err := peersOf(vteps, l, macs)

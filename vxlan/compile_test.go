@@ -245,3 +245,24 @@ func TestCompileRefuses(t *testing.T) {
 		})
 	}
 }
+
+// TestCompileBelievesTheOlder: of two nodes that say one MAC, the one whose lease has stood for longer is reached, whatever its key.
+func TestCompileBelievesTheOlder(t *testing.T) {
+	for _, older := range []int{2, 3} {
+		own, two, three := leaseOf(1, true, false, "192.0.2.1"), leaseOf(2, true, false, "192.0.2.2"), leaseOf(3, true, false, "192.0.2.3")
+		three.Data = two.Data
+		two.Revision, three.Revision = 7, 7
+		believed, other := two, three
+		if older == 3 {
+			believed, other = three, two
+		}
+		believed.Revision = 5
+		snap := &subnet.Snapshot{Revision: 9, Network: network(t, v4Only), Leases: []*subnet.Lease{own, three, two}}
+		spec, problems, err := vxlan.Compile(nodeOf("192.0.2.1"), snap)
+		require.NoError(t, err)
+		require.Len(t, spec.Peers, 1)
+		assert.Equal(t, believed.Node, spec.Peers[0].Node)
+		require.Len(t, problems, 1)
+		assert.Equal(t, other.Node, problems[0].Node)
+	}
+}
