@@ -88,10 +88,19 @@ func (w *routed) check(n *network, addresses []given, hostName string) error {
 	return w.pods.Check(w.ctx, port)
 }
 
-func (w *routed) collect(live map[attachment]bool) error {
+func (w *routed) collect(live map[attachment]bool, suspects []attachment) error {
 	all, err := w.pods.Ports(w.ctx)
 	if err != nil {
 		return err
+	}
+	marked := map[attachment]bool{}
+	for _, p := range all {
+		marked[attachment{p.Container, p.Name}] = true
+	}
+	for _, s := range suspects {
+		if !marked[s] {
+			all = append(all, ptp.Port{Container: s.ContainerID, Name: s.IfName})
+		}
 	}
 	gone := slices.DeleteFunc(all, func(p ptp.Port) bool { return live[attachment{p.Container, p.Name}] })
 	return errors.Join(w.pods.DetachAll(w.ctx, gone), w.pods.Sweep(w.ctx))

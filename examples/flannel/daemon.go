@@ -80,6 +80,9 @@ func (o *Options) run(ctx context.Context, log *slog.Logger, h *health) error {
 		return err
 	}
 	defer back.Close()
+	if err := o.chooseUnderlay(ctx); err != nil {
+		return fmt.Errorf("underlay: %w", err)
+	}
 	n, err := node.New(node.Config{
 		Name: o.NodeName, Underlay: o.Underlay, Store: begun, Backend: back, Masquerade: o.IPMasq, Forward: o.Forward,
 		Owner: o.Owner, NetNS: o.NetNS, StateFile: o.StateFile, Logger: log,

@@ -6,6 +6,8 @@
 // The command is [Main]. It also runs an etcd of its own (--etcd-listen), shows what a start would change (plan), removes what
 // it made (cleanup) and writes Docker's options (docker-opts).
 //
-// It has the backends vxlan, host-gw, ipip and udp, and no store in Kubernetes. Put in flanneld's place on a node it goes on with the
-// node's subnet, but neither takes over nor removes flannel's device, routes and iptables chains. What makes pods is not here either: that is a CNI plugin's work, which reads subnet.env.
+// It has the backends vxlan, host-gw, ipip and udp, and no store in Kubernetes. Put in flanneld's place on a node, it goes on with the
+// node's subnet and takes over in place what flanneld left: links, routes, and iptables' chains, last (--adopt-flannel). Where the
+// host's firewall forwards nothing, as with Docker, it lets pods' packets pass (--iptables-forward-rules). What makes pods is not
+// here: that is a CNI plugin's work, which reads subnet.env.
 package flannel

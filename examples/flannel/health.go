@@ -75,17 +75,21 @@ func (h *health) handler() http.Handler {
 var metrics = []struct {
 	desc *prometheus.Desc
 	of   func(node.Status) float64
+	kind prometheus.ValueType
 }{
 	{describe("ready", "1 when pods can be started on the node."), func(s node.Status) float64 {
 		if s.Ready {
 			return 1
 		}
 		return 0
-	}},
-	{describe("peers", "Other nodes with a lease."), func(s node.Status) float64 { return float64(s.Peers) }},
-	{describe("leases_left_out", "Leases of other nodes that make no sense."), func(s node.Status) float64 { return float64(len(s.Problems)) }},
-	{describe("objects_failing", "Objects of the kernel that could not be made."), func(s node.Status) float64 { return float64(len(s.Backend.Failing)) }},
-	{describe("pod_mtu_bytes", "MTU of pods."), func(s node.Status) float64 { return float64(s.MTU) }},
+	}, prometheus.GaugeValue},
+	{describe("peers", "Other nodes with a lease."), func(s node.Status) float64 { return float64(s.Peers) }, prometheus.GaugeValue},
+	{describe("leases_left_out", "Leases of other nodes that make no sense."), func(s node.Status) float64 { return float64(len(s.Problems)) }, prometheus.GaugeValue},
+	{describe("objects_failing", "Objects of the kernel that could not be made."), func(s node.Status) float64 { return float64(len(s.Backend.Failing)) }, prometheus.GaugeValue},
+	{describe("passes_total", "How often the backend compared the kernel with what should be there."), func(s node.Status) float64 { return float64(s.Backend.Passes) }, prometheus.CounterValue},
+	{describe("repairs_total", "Objects that were right, were changed by somebody else and were put right again."), func(s node.Status) float64 { return float64(s.Backend.Drift) }, prometheus.CounterValue},
+	{describe("last_pass_seconds", "How long the last comparison took."), func(s node.Status) float64 { return s.Backend.Last.Duration.Seconds() }, prometheus.GaugeValue},
+	{describe("pod_mtu_bytes", "MTU of pods."), func(s node.Status) float64 { return float64(s.MTU) }, prometheus.GaugeValue},
 }
 
 func describe(name, help string) *prometheus.Desc {
@@ -105,6 +109,6 @@ func (c collector) Describe(to chan<- *prometheus.Desc) {
 func (c collector) Collect(to chan<- prometheus.Metric) {
 	s := c.status()
 	for _, m := range metrics {
-		to <- prometheus.MustNewConstMetric(m.desc, prometheus.GaugeValue, m.of(s))
+		to <- prometheus.MustNewConstMetric(m.desc, m.kind, m.of(s))
 	}
 }

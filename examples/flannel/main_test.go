@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft/examples/flannel/embedded"
+	"github.com/podweft/podweft/node"
 	"github.com/podweft/podweft/subnet"
 	"github.com/podweft/podweft/subnet/etcd"
 	"github.com/podweft/podweft/testnet"
@@ -323,6 +324,11 @@ func TestDaemon(t *testing.T) {
 			_, metrics := a.ask("/metrics")
 			assert.Contains(t, metrics, "podweft_ready 1")
 			assert.Contains(t, metrics, "podweft_peers 1")
+			assert.Regexp(t, `podweft_passes_total [1-9]`, metrics)
+			assert.Contains(t, metrics, "podweft_leases_left_out 0")
+			status, text := a.ask("/healthz")
+			assert.Equal(t, http.StatusOK, status)
+			assert.Equal(t, "flanneld is running\n", text)
 			plan, err = a.command("plan").CombinedOutput()
 			require.NoError(t, err, "%s", plan)
 			assert.Len(t, strings.Split(strings.TrimSpace(string(plan)), "\n"), 1, "nothing is to be changed on a running node: %s", plan)
@@ -388,7 +394,7 @@ func TestTakesOverFromFlannel(t *testing.T) {
 	r, err := http.Post(url+"/v3/kv/put", "application/json", bytes.NewReader(body))
 	require.NoError(t, err)
 	require.NoError(t, r.Body.Close())
-	a := newAgent(t, f.Nodes[0], "a", url)
+	a := newAgent(t, f.Nodes[0], "a", url, "--iface=none0", "--iface=none1", "--iface-regex=^none", "--iface-regex=^(eth0|lo)$")
 	a.start()
 	a.ready()
 	env, err := os.ReadFile(a.path("subnet.env"))
@@ -457,6 +463,11 @@ func TestEnvironment(t *testing.T) {
 	assert.Equal(t, []string{"http://a:1", "http://b:2"}, o.Etcd.Endpoints)
 	assert.True(t, o.IPMasq)
 	assert.Equal(t, "eth1", o.Underlay.Name, "a flag counts more than the environment")
+	o, _, err = ParseOptions([]string{"-iface=eth1", "-iface=eth2", "-iface-regex=^eth", "-iface-can-reach=192.0.2.1"}, func(string) string { return "" }, io.Discard)
+	require.NoError(t, err)
+	require.Len(t, o.choices, 3, "each in its turn")
+	assert.Equal(t, node.Choice{Name: "eth2", Reach: netip.MustParseAddr("192.0.2.1")}, o.choices[1])
+	assert.Equal(t, "^eth", o.choices[2].Match.String())
 	_, _, err = ParseOptions(nil, func(string) string { return "?" }, io.Discard)
 	assert.ErrorContains(t, err, "FLANNELD_")
 }

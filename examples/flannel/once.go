@@ -32,6 +32,9 @@ func (o *Options) plan(ctx context.Context, out io.Writer) error {
 	}
 	begun.close()
 	snap := begun.first
+	if err := o.chooseUnderlay(ctx); err != nil {
+		return err
+	}
 	self, err := node.Choose(ctx, o.NetNS, o.Underlay)
 	if err != nil {
 		return err

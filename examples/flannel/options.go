@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"regexp"
 	"strings"
 	"time"
 
@@ -20,10 +19,11 @@ import (
 
 // Options are the daemon's settings. ParseOptions makes them of flags and of the environment.
 type Options struct {
-	NodeName  string // what the node's lease goes by
-	Underlay  node.Choice
-	NetNS     string // the node's network namespace; empty: the caller's
-	Owner     string // marks what the daemon makes, for a second one on a node
+	NodeName  string        // what the node's lease goes by
+	Underlay  node.Choice   // the first of choices, until chooseUnderlay has tried them
+	choices   []node.Choice // in the order in which they are tried
+	NetNS     string        // the node's network namespace; empty: the caller's
+	Owner     string        // marks what the daemon makes, for a second one on a node
 	IPMasq    bool
 	Forward   bool          // pass a host's firewall that drops by default
 	Adopt     bool          // take over from flanneld
@@ -40,7 +40,8 @@ type Options struct {
 	kube                   kubeOptions
 	cni                    cniOptions
 	nodeNamed              string // the node's name, if anybody gave one
-	iface, regex, reach    string
+	iface, regex           texts
+	reach                  string
 	publicIP, healthzIP    string
 	healthzPort            int
 	endpoints              string
@@ -55,8 +56,8 @@ func (o *Options) flags() *flag.FlagSet {
 	hostname, _ := os.Hostname()
 	o.nodeNamed = os.Getenv("NODE_NAME")
 	f.StringVar(&o.NodeName, "node-name", cmp.Or(o.nodeNamed, hostname), "what the node's lease goes by; unique in the cluster")
-	f.StringVar(&o.iface, "iface", "", "interface to the other nodes, or an address of it; default: that of the default route")
-	f.StringVar(&o.regex, "iface-regex", "", "pattern of the interface's name or address")
+	f.Var(&o.iface, "iface", "interface to the other nodes, or an address of it; of several the first that is there; default: that of the default route")
+	f.Var(&o.regex, "iface-regex", "pattern of the interface's name or address; of several, after all --iface, the first that any has")
 	f.StringVar(&o.reach, "iface-can-reach", "", "address that the interface leads to")
 	f.StringVar(&o.publicIP, "public-ip", "", "the node's address that other nodes send to; one of its interfaces has it")
 	f.StringVar(&o.NetNS, "netns", "", "network namespace to work in; default: the daemon's own")
@@ -128,19 +129,8 @@ func (o *Options) complete() (err error) {
 		return &podweft.FieldError{Field: "--" + flag, Value: fmt.Sprintf("%q", value), Problem: problem, Remedy: remedy}
 	}
 	o.Etcd.Endpoints = strings.FieldsFunc(o.endpoints, func(r rune) bool { return r == ',' || r == ' ' })
-	if o.iface != "" && o.publicIP != "" {
-		return bad("public-ip", o.publicIP, "does not go with --iface", "give one of the two: the address names its interface")
-	}
-	o.Underlay.Name = cmp.Or(o.iface, o.publicIP)
-	if o.regex != "" {
-		if o.Underlay.Match, err = regexp.Compile(o.regex); err != nil {
-			return bad("iface-regex", o.regex, "is not a pattern", err.Error())
-		}
-	}
-	if o.reach != "" {
-		if o.Underlay.Reach, err = netip.ParseAddr(o.reach); err != nil {
-			return bad("iface-can-reach", o.reach, "is not an address", "write one like 192.0.2.1")
-		}
+	if err := o.completeChoices(bad); err != nil {
+		return err
 	}
 	if o.etcdListen != "" {
 		o.Server.Client, o.Server.Name = o.etcdListen, cmp.Or(o.etcdMember, o.NodeName)

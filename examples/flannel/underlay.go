@@ -1,0 +1,72 @@
+package flannel
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net/netip"
+	"regexp"
+	"strings"
+
+	"github.com/podweft/podweft/node"
+)
+
+// texts is a flag that may be given several times.
+type texts []string
+
+// String implements flag.Value.
+func (t *texts) String() string { return strings.Join(*t, " ") }
+
+// Set implements flag.Value.
+func (t *texts) Set(text string) error {
+	*t = append(*t, text)
+	return nil
+}
+
+// completeChoices makes of flags which interfaces are tried, in flanneld's order: names, then patterns.
+func (o *Options) completeChoices(bad func(flag, value, problem, remedy string) error) (err error) {
+	var reach netip.Addr
+	if o.reach != "" {
+		if reach, err = netip.ParseAddr(o.reach); err != nil {
+			return bad("iface-can-reach", o.reach, "is not an address", "write one like 192.0.2.1")
+		}
+	}
+	if len(o.iface) > 0 && o.publicIP != "" {
+		return bad("public-ip", o.publicIP, "does not go with --iface", "give one of the two: the address names its interface")
+	}
+	for _, name := range o.iface {
+		o.choices = append(o.choices, node.Choice{Name: name, Reach: reach})
+	}
+	for _, text := range o.regex {
+		pattern, err := regexp.Compile(text)
+		if err != nil {
+			return bad("iface-regex", text, "is not a pattern", err.Error())
+		}
+		o.choices = append(o.choices, node.Choice{Name: o.publicIP, Match: pattern, Reach: reach})
+	}
+	if len(o.choices) == 0 {
+		o.choices = []node.Choice{{Name: o.publicIP, Reach: reach}}
+	}
+	o.Underlay = o.choices[0]
+	return nil
+}
+
+// chooseUnderlay settles which choice it is: the first that an interface meets. Where several meet a pattern, it is flanneld's way
+// to take one; here it is the one with most to be said for it, such as a default route.
+func (o *Options) chooseUnderlay(ctx context.Context) error {
+	var failed error
+	for _, choice := range o.choices {
+		_, err := node.Choose(ctx, o.NetNS, choice)
+		var several *node.ChoiceError
+		switch {
+		case err == nil:
+			o.Underlay = choice
+			return nil
+		case choice.Match != nil && errors.As(err, &several) && several.Ambiguous():
+			o.Underlay = node.Choice{Name: several.Candidates[0].Node.Device}
+			return nil
+		}
+		failed = cmp.Or(failed, err)
+	}
+	return failed
+}
