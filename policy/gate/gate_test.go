@@ -19,8 +19,10 @@ import (
 	"github.com/podweft/podweft/policy/gate"
 )
 
-// kernel is a driver that takes a second for each pass.
+// kernel is a driver that takes its time for each pass.
 type kernel struct {
+	takes time.Duration
+
 	mu    sync.Mutex
 	rules *policy.Ruleset
 	err   error
@@ -30,7 +32,7 @@ func (k *kernel) Plan(context.Context, *policy.Ruleset) (podweft.Plan, error) { 
 
 func (k *kernel) Apply(ctx context.Context, rules *policy.Ruleset) (podweft.Plan, error) {
 	select {
-	case <-time.After(time.Second):
+	case <-time.After(k.takes):
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -71,7 +73,7 @@ func (k *kernel) addresses(name string) (list []string) {
 
 func newGate(t *testing.T) (*gate.Gate[*policy.Ruleset], *kernel) {
 	t.Helper()
-	k := &kernel{}
+	k := &kernel{takes: time.Second}
 	loop := podweft.NewLoop(k, podweft.LoopConfig{Coalesce: -1})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
