@@ -101,10 +101,23 @@ const tries = 4
 func (d *Driver) apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
 	last := d.last
 	d.last = nil
-	if last != nil && podweft.PassOf(ctx).Watching() && last.moves == d.moves.Load() && spec.Rules != nil && last.spec.equalButRules(spec) {
+	known := last != nil && podweft.PassOf(ctx).Watching() && last.moves == d.moves.Load() && spec.Rules != nil && last.spec.equalButRules(spec)
+	if !known {
+		if err := spec.Validate(); err != nil {
+			return nil, err
+		}
+	}
+	var bridged podweft.Plan
+	var err error
+	if !known || len(spec.Bridges) > 0 { // nobody tells when br_netfilter is turned off, as many a sysctl.conf has it
+		if bridged, err = d.bridges(ctx, spec); err != nil && bridged == nil {
+			return nil, err
+		}
+	}
+	if known && err == nil {
 		c, err := between(d.renderer(last.spec), d.renderer(spec), last.lists)
 		if err != nil {
-			return nil, err
+			return bridged, err
 		}
 		err = d.write(ctx, c)
 		if err == nil {
@@ -112,15 +125,8 @@ func (d *Driver) apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
 			d.last = last
 		}
 		if !moved(err) {
-			return c.plan, err
+			return append(bridged, c.plan...), err
 		}
-	}
-	if err := spec.Validate(); err != nil {
-		return nil, err
-	}
-	bridged, err := d.bridges(ctx, spec)
-	if err != nil && bridged == nil {
-		return nil, err
 	}
 	for try := 1; ; try++ {
 		moves := d.moves.Load()

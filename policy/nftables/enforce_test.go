@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/sysctl"
 	"github.com/podweft/podweft/policy"
 	"github.com/podweft/podweft/policy/internal/scenario"
 	"github.com/podweft/podweft/policy/nftables"
@@ -281,6 +282,25 @@ func TestBridge(t *testing.T) {
 		_, err = dial(client, denied, refusal)
 		require.Error(t, err)
 	}
+}
+
+// TestBridgeTurnedOff: whoever turns br_netfilter off does not open the bridge for longer than until the next pass.
+func TestBridgeTurnedOff(t *testing.T) {
+	web, client := testnet.NewNode(t, "web"), testnet.NewNode(t, "client")
+	n := bridged(t, web, client)
+	loop := running(t, newDriver(t, nftables.Config{NetNS: n.NetNS()}))
+	spec := nftables.Spec{Rules: compiled(t, village(), "node-1"), Bridges: []string{"cni0"}}
+	set(t, loop, spec)
+	denied := serve(t, web, netip.AddrPortFrom(village().Pods[0].Addresses[0], 81))
+	_, err := dial(client, denied, refusal)
+	require.Error(t, err)
+	require.NoError(t, sysctl.Ensure(n.NetNS(), "net/bridge/bridge-nf-call-iptables", "0"))
+	conn, err := dial(client, denied, patience)
+	require.NoError(t, err, "nothing is asked")
+	conn.Close()
+	set(t, loop, spec)
+	_, err = dial(client, denied, refusal)
+	require.Error(t, err)
 }
 
 // TestBridgeCloses: where policies cannot reach a bridge, nothing passes on it, until they can.
