@@ -270,6 +270,39 @@ func TestFlowsKeepTheirOrder(t *testing.T) {
 	assert.Less(t, len(sent), n, "they share datagrams")
 }
 
+// TestManyAtOnce has more to read than fits into the buffer: all of it has to come out whole and in order, and what is left of one
+// super-packet shares a datagram with the next one's first packets.
+func TestManyAtOnce(t *testing.T) {
+	random := rand.New(rand.NewPCG(5, 6))
+	for _, flows := range []int{1, 4} {
+		b := newBench(t)
+		var packets [][]byte
+		want, got := make([][]byte, flows), make([][]byte, flows)
+		for i := range 40 {
+			flow := i % flows
+			k := pkt{src: "10.244.1.5", dst: "10.244.2." + string(rune('1'+flow)), sequence: uint32(len(want[flow])), tcp: true, payload: make([]byte, 46*1400)}
+			for i := range k.payload {
+				k.payload[i] = byte(random.Uint32())
+			}
+			want[flow] = append(want[flow], k.payload...)
+			packets = append(packets, k.super(1400))
+		}
+		sent := b.send(t, packets...)
+		for _, d := range sent {
+			for _, p := range d.packets() {
+				in, _ := parse(p)
+				flow := in.destination(p)[3] - 1
+				require.EqualValues(t, len(got[flow]), binary.BigEndian.Uint32(p[in.ipLen+tcpSequence:]))
+				got[flow] = append(got[flow], p[in.headLen:]...)
+			}
+		}
+		for i := range want {
+			assert.True(t, bytes.Equal(want[i], got[i]), "flow %d", i)
+		}
+		assert.LessOrEqual(t, len(sent), 40*46/44+40/6+1)
+	}
+}
+
 func TestDrops(t *testing.T) {
 	in := pkt{src: "10.244.2.6", dst: "10.244.1.5", payload: filled(100)}
 	with := func(change func(*pkt)) []byte {
