@@ -25,7 +25,8 @@ type pump interface {
 }
 
 // linger is for how long a worker that has just had something to do looks for more before it sleeps. To be woken takes about as
-// long, and what comes in answer to a packet comes sooner as a rule. Whoever else wants the processor meanwhile has it.
+// long, and what comes in answer to a packet comes sooner as a rule. Whoever else wants the processor meanwhile has it: where it is
+// another worker, looking without yielding takes two to three times as long for a round trip.
 const linger = 100 * time.Microsecond
 
 // run works until it is interrupted, or a port fails.
