@@ -21,12 +21,17 @@ import (
 	"github.com/podweft/podweft/node/local"
 )
 
-// AgentConfig says where an Agent works; each field is as in [Config].
+// AgentConfig says where an Agent works; each field is as in [Config], but for what it says of itself.
 type AgentConfig struct {
 	StateDir string
 	NetNS    string
 	BootID   string
 	Logger   *slog.Logger
+	// Allocator gives pods their addresses, for plugins whose configuration has "ipam": {"type": "podweft-agent"}. Nil: this agent
+	// gives none. It stays the caller's to close.
+	Allocator Allocator
+	// CollectEvery is how often addresses are looked for that nobody uses; what is seen so twice is free. Zero: a minute.
+	CollectEvery time.Duration
 }
 
 // Agent does for a node's plugins what takes a process that stays: it deletes the links of pods that went, many at a time,
@@ -38,6 +43,8 @@ type Agent struct {
 	log    *slog.Logger
 	server *local.Server
 	ports  *local.Records // host ports
+
+	attachments *local.Records
 
 	begun    time.Time
 	sweeping chan struct{} // size 1: there is something to sweep
@@ -77,6 +84,9 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 	if a.ports, err = local.Open(cfg.StateDir+"/hostports", cfg.BootID); err != nil {
 		return nil, err
 	}
+	if a.attachments, err = local.Open(cfg.StateDir+"/attachments", cfg.BootID); err != nil {
+		return nil, err
+	}
 	a.server, err = local.Listen(local.ServerConfig{Path: socketOf(cfg.StateDir), Handler: agentHandler{a}, Logger: a.log})
 	return a, err
 }
@@ -100,6 +110,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.group.Go(func() error { return a.server.Run(inner) })
 	a.group.Go(func() error { return a.sweep(inner) })
+	if a.cfg.Allocator != nil {
+		a.group.Go(func() error { return a.collect(inner, a.attachments, cmp.Or(a.cfg.CollectEvery, collectEvery)) })
+	}
 	a.group.Go(func() error {
 		return a.ports.Watch(inner, func() {
 			if err := a.publish(); err != nil {
@@ -114,13 +127,20 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
-// recall opens the networks that plugins have served, each of which has left its store of addresses, and has everything swept
-// that was retired while no agent ran.
+// recall opens the networks that plugins have served, each of which has left its store of addresses or has pods, and has
+// everything swept that was retired while no agent ran.
 func (a *Agent) recall() error {
 	stores, err := filepath.Glob(a.cfg.StateDir + "/ipam/*")
-	errs := []error{err}
+	records, _, unread := a.attachments.All("")
+	errs := []error{err, unread}
+	names := map[string]bool{}
+	for _, rec := range records {
+		names[rec.Network] = true
+	}
 	for _, path := range stores {
-		name := filepath.Base(path)
+		names[filepath.Base(path)] = true
+	}
+	for name := range names {
 		if filepath.Ext(name) == importedMark || !word.Valid(name, maxNetwork) {
 			continue
 		}
@@ -317,7 +337,7 @@ func (h agentHandler) Detach(ctx context.Context, keys []local.Key) error {
 	for _, k := range keys {
 		h.bury(k.Network)
 	}
-	return nil
+	return h.release(ctx, keys)
 }
 
 // settled waits until a network's host ports are what was set last.
@@ -331,11 +351,6 @@ func (a *Agent) settled(ctx context.Context, network string) error {
 	loop, set := n.loop, n.set
 	a.mu.Unlock()
 	return loop.Wait(ctx, set)
-}
-
-// Claim is for networks whose agent gives out the addresses.
-func (h agentHandler) Claim(context.Context, local.Claim) ([]local.Address, error) {
-	return nil, fmt.Errorf("addresses: %w: this agent gives none", podweft.ErrNotSupported)
 }
 
 // Status is that of a node whose plugins need nobody.

@@ -127,7 +127,10 @@ func (t *task) owner() ipam.Owner {
 
 // allocate gets the pod its addresses.
 func (t *task) allocate(n *network) (g grant, err error) {
-	if !t.config.builtinIPAM() {
+	switch {
+	case t.config.claimed():
+		return t.claim()
+	case !t.config.builtinIPAM():
 		return t.allocateElsewhere(n)
 	}
 	want, err := t.config.wanted(t.args)
@@ -162,7 +165,10 @@ func (t *task) pool(n *network) (*ipam.Pool, error) {
 }
 
 func (t *task) release() error {
-	if t.delegatedIPAM() {
+	switch {
+	case t.config.claimed():
+		return t.unclaim()
+	case t.delegatedIPAM():
 		return t.releaseElsewhere()
 	}
 	pool, err := t.pool(nil)
@@ -300,7 +306,10 @@ func (t *task) check() error {
 }
 
 func (t *task) checkAddresses(rec local.Record) error {
-	if t.delegatedIPAM() {
+	switch {
+	case t.config.claimed():
+		return nil // the record, which the agent goes by too, has been compared
+	case t.delegatedIPAM():
 		return t.checkElsewhere()
 	}
 	pool, err := t.pool(nil)
@@ -337,7 +346,10 @@ func (t *task) status() error {
 	if err != nil {
 		return notReady(err)
 	}
-	if t.delegatedIPAM() {
+	switch {
+	case t.config.claimed():
+		return t.claimable()
+	case t.delegatedIPAM():
 		return t.statusElsewhere()
 	}
 	pool, err := t.pool(n)

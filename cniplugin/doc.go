@@ -15,6 +15,9 @@
 // addresses then have their full length, its gateways are the same everywhere, and what the configuration says of gateways and of
 // the bridge does not matter.
 //
+// Where the configuration's ipam has the type podweft-agent, an [Agent] of the node gives the addresses, such as those of blocks
+// that nodes claim of a pool.
+//
 // All of CNI 1.1 is served, ADD, DEL, CHECK, GC, STATUS and VERSION, and every version since 0.1.0. Plugins of other types,
 // as delegates or for addresses, are run from CNI_PATH as the specification says.
 //

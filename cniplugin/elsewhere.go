@@ -85,7 +85,7 @@ func (t *task) addPlugin(kind string, raw []byte) (*types100.Result, error) {
 	return nil, err
 }
 
-func (t *task) delegatedIPAM() bool { return !t.config.builtinIPAM() }
+func (t *task) delegatedIPAM() bool { return !t.config.builtinIPAM() && !t.config.claimed() }
 
 // allocateElsewhere lets another program give the addresses.
 func (t *task) allocateElsewhere(n *network) (g grant, err error) {

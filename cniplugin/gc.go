@@ -27,9 +27,11 @@ func (t *task) gc() error {
 		}
 	}
 	errs = append(errs, t.collectPorts())
-	if t.delegatedIPAM() {
+	switch {
+	case t.config.claimed(): // the agent collects what has no record any more
+	case t.delegatedIPAM():
 		errs = append(errs, t.runPlugin(t.config.IPAM.Type, "GC", t.config.raw))
-	} else {
+	default:
 		errs = append(errs, t.collectAddresses(live))
 	}
 	return errors.Join(errs...)

@@ -42,7 +42,7 @@ func TestRouted(t *testing.T) {
 			}
 
 			again := n.conf(how)
-			again["prevResult"] = json.RawMessage(r.raw)
+			again["prevResult"] = result(r)
 			checked := n.call(t, "ptp", "CHECK", again, about(a)...)
 			require.Zero(t, checked.code, checked)
 			require.NoError(t, a.SetDown("eth0"))
@@ -88,6 +88,9 @@ func TestRoutedHostPort(t *testing.T) {
 		}), to)
 	}
 }
+
+// result is what an ADD has printed.
+func result(r reply) json.RawMessage { return json.RawMessage(r.raw) }
 
 // forward makes the node a router, as its agent does.
 func (n *node) forward(t testing.TB) {

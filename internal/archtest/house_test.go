@@ -118,7 +118,7 @@ var ours = house{
 			brings: slices.Concat(rtnetlink, []string{"github.com/containernetworking/cni"}),
 		},
 		"cniplugin": {
-			may:    []string{root, "bridge", "ptp", "ipam", "nat", "node/local", internal},
+			may:    []string{root, "bridge", "ptp", "ipam", "ipam/block", "nat", "node/local", internal},
 			brings: slices.Concat(nftables, []string{"github.com/containernetworking/cni"}),
 		},
 

@@ -1,0 +1,159 @@
+package cniplugin
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/ipam"
+	"github.com/podweft/podweft/ipam/block"
+	"github.com/podweft/podweft/node/local"
+)
+
+// Addresses that the node's agent gives: those of blocks, say, which a node claims as it needs them, and which a process that
+// lives a few milliseconds is not to ask a store for.
+
+// agentIPAM is the type of a configuration's ipam that has the agent give the addresses.
+const agentIPAM = "podweft-agent"
+
+// Allocator gives an Agent addresses for pods: a [block.Allocator] or an [ipam.Pool].
+type Allocator interface {
+	Allocate(ctx context.Context, owner ipam.Owner, want ...netip.Addr) (ipam.Allocation, error)
+	Release(ctx context.Context, owner ipam.Owner) error
+	Collect(ctx context.Context, dead func(context.Context, []ipam.Allocation) ([]ipam.Owner, error)) ([]ipam.Allocation, error)
+}
+
+// collectEvery is how often an Agent looks for addresses of attachments that nobody has recorded. A plugin records one within
+// milliseconds after it has claimed.
+const collectEvery = time.Minute
+
+// claimed reports whether the agent gives the addresses.
+func (c *config) claimed() bool { return c.IPAM.Type == agentIPAM }
+
+// claim asks the agent.
+func (t *task) claim() (g grant, err error) {
+	want, err := t.config.wanted(t.args)
+	if err != nil {
+		return g, err
+	}
+	all, err := local.NewClient(socketOf(t.state)).Claim(t.ctx, local.Claim{
+		Key: t.key(), Want: want,
+		Pod: local.Pod{Namespace: t.args[podNamespace], Name: t.args[podName], UID: t.args[podUID]},
+	})
+	if err != nil {
+		return g, t.unanswered(err)
+	}
+	for _, a := range all {
+		g.addresses = append(g.addresses, given{a.Prefix, a.Gateway})
+	}
+	return g, nil
+}
+
+// unclaim gives the addresses back. An agent that is away finds out by the record, which goes too.
+func (t *task) unclaim() error {
+	err := local.NewClient(socketOf(t.state)).Detach(t.ctx, t.key())
+	if errors.Is(err, local.ErrNoAgent) {
+		return nil
+	}
+	return t.unanswered(err)
+}
+
+// claimable says whether the agent could serve an ADD.
+func (t *task) claimable() error {
+	s, err := local.NewClient(socketOf(t.state)).Status(t.ctx)
+	if err != nil {
+		return notReady(t.unanswered(err))
+	}
+	if !s.Ready {
+		return &Error{Code: CodeNotReady, Msg: "the node's agent is not ready: " + s.Problem}
+	}
+	return nil
+}
+
+// unanswered gives the agent's error its code.
+func (t *task) unanswered(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, local.ErrNoAgent):
+		return fail(CodeTryAgain, "the node's agent gives the addresses, and none is listening at "+socketOf(t.state)+": is it running?", err)
+	case errors.Is(err, local.ErrTryAgain):
+		return fail(CodeTryAgain, "the node's agent cannot give an address now", err)
+	case errors.Is(err, local.ErrExhausted):
+		return fail(CodeExhausted, "no address is left for this node", err)
+	case errors.Is(err, podweft.ErrInvalid):
+		return fail(CodeTaken, "an address that was asked for cannot be given", err)
+	}
+	return err
+}
+
+// Claim gives an attachment its addresses, where this agent has any to give.
+func (h agentHandler) Claim(ctx context.Context, c local.Claim) ([]local.Address, error) {
+	if h.cfg.Allocator == nil {
+		return nil, &podweft.FieldError{
+			Field: "ipam.type", Value: agentIPAM, Problem: "is not served by this node's agent, which gives no addresses", Remedy: "leave it out",
+		}
+	}
+	held, err := h.cfg.Allocator.Allocate(ctx, ipam.Owner(c.Key), c.Want...)
+	switch {
+	case errors.Is(err, block.ErrExhausted), errors.Is(err, ipam.ErrExhausted):
+		return nil, errors.Join(local.ErrExhausted, err)
+	case errors.Is(err, block.ErrTaken), errors.Is(err, ipam.ErrTaken):
+		return nil, &podweft.FieldError{Field: "ips", Value: c.Want, Problem: "cannot be given: " + err.Error()}
+	case err != nil && !errors.Is(err, podweft.ErrInvalid):
+		return nil, errors.Join(local.ErrTryAgain, err) // the store is away, as a rule
+	}
+	var all []local.Address
+	for _, a := range held.Addresses {
+		all = append(all, local.Address{Prefix: a.Prefix, Gateway: a.Gateway})
+	}
+	return all, err
+}
+
+// release gives back what attachments hold.
+func (a *Agent) release(ctx context.Context, keys []local.Key) error {
+	if a.cfg.Allocator == nil {
+		return nil
+	}
+	var errs []error
+	for _, k := range keys {
+		errs = append(errs, a.cfg.Allocator.Release(ctx, ipam.Owner(k)))
+	}
+	return errors.Join(errs...)
+}
+
+// collect frees the addresses of attachments without a record: of plugins that were killed, or found no agent to tell that a pod
+// had gone. One that has no record yet is under way, so it takes two looks.
+func (a *Agent) collect(ctx context.Context, records *local.Records, every time.Duration) error {
+	doubted := map[ipam.Owner]bool{}
+	for tick := time.NewTicker(every); ; {
+		select {
+		case <-ctx.Done():
+			tick.Stop()
+			return nil
+		case <-tick.C:
+		}
+		freed, err := a.cfg.Allocator.Collect(ctx, func(_ context.Context, held []ipam.Allocation) ([]ipam.Owner, error) {
+			unknown := map[ipam.Owner]bool{}
+			var dead []ipam.Owner
+			for _, h := range held {
+				if _, err := records.Get(local.Key(h.Owner)); !errors.Is(err, local.ErrNoRecord) {
+					continue
+				}
+				if unknown[h.Owner] = true; doubted[h.Owner] {
+					dead = append(dead, h.Owner)
+				}
+			}
+			doubted = unknown
+			return dead, nil
+		})
+		if err != nil && ctx.Err() == nil {
+			a.log.WarnContext(ctx, "addresses of pods that went stay", "err", err)
+		}
+		for _, f := range freed {
+			a.log.DebugContext(ctx, "address collected", "container", f.Owner.Container, "network", f.Owner.Network)
+		}
+	}
+}

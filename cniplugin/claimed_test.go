@@ -1,0 +1,141 @@
+package cniplugin_test
+
+import (
+	"context"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft/cniplugin"
+	"github.com/podweft/podweft/ipam"
+	"github.com/podweft/podweft/ipam/block"
+	"github.com/podweft/podweft/ipam/block/memory"
+	"github.com/podweft/podweft/node/local"
+	"github.com/podweft/podweft/ptp"
+	"github.com/podweft/podweft/testnet"
+)
+
+// blocks give the node's pods addresses of a small pool of each family, as a node of a routed network has them.
+func (n *node) blocks(t testing.TB, store block.Store, name string) *block.Allocator {
+	t.Helper()
+	cfg := block.AllocatorConfig{
+		IPAM: ipam.Config{Path: filepath.Join(n.dir, "claimed")}, Gateways: []netip.Addr{ptp.Gateway4, ptp.Gateway6},
+	}
+	for _, p := range []block.Pool{
+		{Prefix: netip.MustParsePrefix("10.250.0.0/30"), BlockBits: 31},
+		{Prefix: netip.MustParsePrefix("fd00:250::/120"), BlockBits: 122},
+	} {
+		c, err := block.New(block.Config{Store: store, Node: name, Pools: []block.Pool{p}})
+		require.NoError(t, err)
+		cfg.Claimers = append(cfg.Claimers, c)
+	}
+	a, err := block.NewAllocator(t.Context(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { a.Close() })
+	return a
+}
+
+// agentWith runs an agent that gives addresses, until stop is called or the test ends.
+func (n *node) agentWith(t testing.TB, from cniplugin.Allocator, every time.Duration) (stop func()) {
+	t.Helper()
+	a, err := cniplugin.NewAgent(cniplugin.AgentConfig{
+		StateDir: n.dir, NetNS: n.ns.NetNS(), BootID: n.boot, Allocator: from, CollectEvery: every,
+	})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		assert.NoError(t, <-done)
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// TestAgentGivesAddresses: of blocks that the node has claimed.
+func TestAgentGivesAddresses(t *testing.T) {
+	n := newNode(t)
+	n.forward(t)
+	conf := n.conf(map[string]any{"type": "ptp", "mtu": 1400, "ipam": map[string]any{"type": "podweft-agent"}})
+	a, b, c := testnet.NewNode(t, "a"), testnet.NewNode(t, "b"), testnet.NewNode(t, "c")
+
+	alone := n.call(t, "ptp", "ADD", conf, about(a)...)
+	assert.Equal(t, cniplugin.CodeTryAgain, alone.Code, alone)
+	assert.Contains(t, alone.Msg, "and none is listening at "+n.dir+"/agent.sock: is it running?")
+	assert.Equal(t, cniplugin.CodeNotReady, n.call(t, "ptp", "STATUS", conf).Code)
+	links, err := a.Links()
+	require.NoError(t, err)
+	assert.Len(t, links, 1, "lo alone")
+
+	from := n.blocks(t, memory.New(), "node-1")
+	stop := n.agentWith(t, from, 0)
+	require.Zero(t, n.call(t, "ptp", "STATUS", conf).code)
+	first := n.add(t, a, conf)
+	require.Len(t, first.IPs, 2)
+	assert.Equal(t, []string{"169.254.1.1", "fe80::1"}, []string{first.IPs[0].Gateway, first.IPs[1].Gateway})
+	pool := netip.MustParsePrefix("10.250.0.0/30")
+	assert.True(t, pool.Contains(netip.MustParsePrefix(first.IPs[0].Address).Addr()), first.IPs[0].Address)
+	second := n.add(t, b, conf)
+	for _, ip := range second.IPs {
+		_, err := a.Ping(t.Context(), netip.MustParsePrefix(ip.Address).Addr())
+		require.NoError(t, err, ip.Address)
+	}
+	wanting := n.call(t, "ptp", "ADD", conf, about(c, "CNI_ARGS=IgnoreUnknown=1;IP=10.9.9.9")...)
+	assert.NotZero(t, wanting.code, wanting)
+
+	stop() // addresses are held meanwhile
+	n.agentWith(t, from, 0)
+	checked := n.conf(map[string]any{"type": "ptp", "mtu": 1400, "ipam": conf["ipam"]})
+	checked["prevResult"] = result(first)
+	require.Zero(t, n.call(t, "ptp", "CHECK", checked, about(a)...).code)
+	n.add(t, c, conf)
+	d := testnet.NewNode(t, "d")
+	n.add(t, d, conf)
+	full := n.call(t, "ptp", "ADD", conf, about(testnet.NewNode(t, "e"))...)
+	assert.Equal(t, cniplugin.CodeExhausted, full.Code, full)
+	require.Zero(t, n.call(t, "ptp", "DEL", conf, about(a)...).code)
+	heir := n.add(t, testnet.NewNode(t, "heir"), conf)
+	assert.Equal(t, first.IPs[0].Address, heir.IPs[0].Address, "the only one that is free")
+}
+
+// TestAgentCollectsAddresses: of a plugin that was killed after its claim, and of a pod that went while no agent ran.
+func TestAgentCollectsAddresses(t *testing.T) {
+	n := newNode(t)
+	conf := n.conf(map[string]any{"type": "ptp", "ipam": map[string]any{"type": "podweft-agent"}})
+	from := n.blocks(t, memory.New(), "node-1")
+	stop := n.agentWith(t, from, 0)
+	a, b := testnet.NewNode(t, "a"), testnet.NewNode(t, "b")
+	n.add(t, a, conf)
+	kept := n.add(t, b, conf)
+	_, err := local.NewClient(n.dir+"/agent.sock").Claim(t.Context(), local.Claim{
+		Key: local.Key{Network: "pods", Container: "killed", Interface: "eth0"},
+	})
+	require.NoError(t, err)
+	stop()
+	require.Zero(t, n.call(t, "ptp", "DEL", conf, about(a)...).code, "an agent that is away holds nobody up")
+
+	n.agentWith(t, from, 5*time.Millisecond)
+	holders := func() (all []string) {
+		_, err := from.Collect(t.Context(), func(_ context.Context, held []ipam.Allocation) ([]ipam.Owner, error) {
+			for _, h := range held {
+				all = append(all, h.Owner.Container)
+			}
+			return nil, nil
+		})
+		require.NoError(t, err)
+		return all
+	}
+	var have []string
+	for end := time.Now().Add(patience); time.Now().Before(end) && len(have) != 1; time.Sleep(5 * time.Millisecond) {
+		have = holders()
+	}
+	assert.Equal(t, []string{"b"}, have)
+	checked := n.conf(map[string]any{"type": "ptp", "ipam": conf["ipam"], "prevResult": result(kept)})
+	require.Zero(t, n.call(t, "ptp", "CHECK", checked, about(b)...).code)
+}
