@@ -1,4 +1,4 @@
-// Command podweft-cni is a CNI plugin in one static binary. Link it as flannel, portmap and loopback too, and a node needs no
+// Command podweft-cni is a CNI plugin in one static binary. Link it as flannel, ptp, portmap and loopback too, and a node needs no
 // other: it does what the plugin does whose name it is called by. See package cniplugin.
 package main
 
