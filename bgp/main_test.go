@@ -2,6 +2,7 @@ package bgp_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -27,6 +28,11 @@ type program struct{ tests *testing.M }
 
 func (p program) Run() int {
 	if os.Getenv(agentVar) == "" {
+		// Most of their time the tests wait for sessions, hardly any of it for processors.
+		if err := flag.Set("test.parallel", "8"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 		return p.tests.Run()
 	}
 	if err := runAgent(); err != nil {
