@@ -2,7 +2,6 @@ package cniplugin
 
 import (
 	"errors"
-	"slices"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
@@ -69,15 +68,13 @@ func (w *bridged) collect(live map[attachment]bool, suspects []attachment) error
 	if err != nil {
 		return err
 	}
-	marked := map[attachment]bool{}
+	var marked []attachment
 	for _, p := range all {
-		marked[attachment{p.Container, p.Name}] = true
+		marked = append(marked, attachment{p.Container, p.Name})
 	}
-	for _, s := range suspects {
-		if !marked[s] {
-			all = append(all, bridge.Port{Container: s.ContainerID, Name: s.IfName})
-		}
+	var gone []bridge.Port
+	for _, a := range dead(live, marked, suspects) {
+		gone = append(gone, bridge.Port{Container: a.ContainerID, Name: a.IfName})
 	}
-	gone := slices.DeleteFunc(all, func(p bridge.Port) bool { return live[attachment{p.Container, p.Name}] })
 	return errors.Join(w.pods.DetachAll(w.ctx, gone), w.pods.Sweep(w.ctx))
 }

@@ -40,7 +40,7 @@ func (t *task) gc() error {
 // holders are the attachments that hold addresses. An ADD that was killed may have left a link that bears no mark yet, and no
 // record: its address, which it got first, tells of it.
 func (t *task) holders() (all []attachment, err error) {
-	if t.delegatedIPAM() {
+	if t.delegatedIPAM() || t.config.claimed() {
 		return nil, nil
 	}
 	pool, err := t.pool(nil)

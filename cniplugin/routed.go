@@ -93,15 +93,13 @@ func (w *routed) collect(live map[attachment]bool, suspects []attachment) error 
 	if err != nil {
 		return err
 	}
-	marked := map[attachment]bool{}
+	var marked []attachment
 	for _, p := range all {
-		marked[attachment{p.Container, p.Name}] = true
+		marked = append(marked, attachment{p.Container, p.Name})
 	}
-	for _, s := range suspects {
-		if !marked[s] {
-			all = append(all, ptp.Port{Container: s.ContainerID, Name: s.IfName})
-		}
+	var gone []ptp.Port
+	for _, a := range dead(live, marked, suspects) {
+		gone = append(gone, ptp.Port{Container: a.ContainerID, Name: a.IfName})
 	}
-	gone := slices.DeleteFunc(all, func(p ptp.Port) bool { return live[attachment{p.Container, p.Name}] })
 	return errors.Join(w.pods.DetachAll(w.ctx, gone), w.pods.Sweep(w.ctx))
 }

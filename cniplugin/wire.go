@@ -1,6 +1,8 @@
 package cniplugin
 
 import (
+	"slices"
+
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 )
 
@@ -29,4 +31,16 @@ func (t *task) wiring() (wiring, error) {
 		return t.routed()
 	}
 	return t.bridged()
+}
+
+// dead are those of either list that are not live, each once.
+func dead(live map[attachment]bool, marked, suspects []attachment) (all []attachment) {
+	seen := map[attachment]bool{}
+	for _, a := range slices.Concat(marked, suspects) {
+		if !live[a] && !seen[a] {
+			all = append(all, a)
+		}
+		seen[a] = true
+	}
+	return all
 }

@@ -147,8 +147,6 @@ var ours = house{
 		"e2e/...": {may: []string{public, "kube"}},
 		// Objects of Kubernetes turned into ours.
 		"kube/...": {may: []string{root, "subnet", "policy"}},
-		// Whole clusters, with what our users have.
-		"e2e/...": {may: []string{public}},
 		// Routes by BGP: what was learned is a snapshot to drivers, and drivers know nothing of it.
 		"bgp/...": {may: []string{root, "subnet", "internal/delta"}},
 	},
