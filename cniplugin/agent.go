@@ -224,18 +224,45 @@ func (a *Agent) sweep(ctx context.Context) error {
 	}
 }
 
-// publish makes the host ports that are recorded the ones to keep.
-func (a *Agent) publish() error {
-	a.publishing.Lock()
-	defer a.publishing.Unlock()
-	records, problems, err := a.ports.All("")
+// recordedPorts is a driver that applies what is recorded when the table has been read, which may be more than what the Loop was
+// told: plugins record a host port and then open it, at any time.
+type recordedPorts struct {
+	*nat.Ports
+	recorded func() (nat.PortSpec, error)
+}
+
+// Apply implements podweft.Driver.
+func (p recordedPorts) Apply(ctx context.Context, _ nat.PortSpec) (podweft.Plan, error) {
+	return p.ApplyLatest(ctx, p.recorded)
+}
+
+// recorded are a network's host ports.
+func (a *Agent) recorded(network string) (nat.PortSpec, error) {
+	specs, err := a.allRecorded(network)
+	if spec, ok := specs[network]; ok || err != nil {
+		return spec, err
+	}
+	return nat.PortSpec{Ports: []nat.HostPort{}}, nil
+}
+
+// allRecorded are the host ports of each network, or of the one that is named.
+func (a *Agent) allRecorded(network string) (map[string]nat.PortSpec, error) {
+	records, problems, err := a.ports.All(network)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, p := range problems {
 		a.log.Warn("host ports left out", "err", p)
 	}
-	specs := portSpecs(records, func(err error) { a.log.Warn("host port left out", "err", err) })
+	return portSpecs(records, func(err error) { a.log.Warn("host port left out", "err", err) }), nil
+}
+
+// publish makes the host ports that are recorded the ones to keep.
+func (a *Agent) publish() error {
+	specs, err := a.allRecorded("")
+	if err != nil {
+		return err
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for name := range a.networks {
@@ -262,7 +289,7 @@ func (a *Agent) keep(name string, spec nat.PortSpec) error {
 				return err
 			}
 		}
-		n.loop = podweft.NewLoop(n.ports, podweft.LoopConfig{Logger: a.log})
+		n.loop = podweft.NewLoop(recordedPorts{n.ports, func() (nat.PortSpec, error) { return a.recorded(name) }}, podweft.LoopConfig{Logger: a.log})
 		a.group.Go(func() error { return n.loop.Run(a.ctx) })
 	} else if slices.Equal(spec.Ports, n.spec.Ports) && slices.Equal(spec.Near, n.spec.Near) {
 		return nil

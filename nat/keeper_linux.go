@@ -41,7 +41,7 @@ func (k *keeper) open(cfg Config, name nft.Table) (err error) {
 
 // plan lists what makes the table want; nil is no table.
 func (k *keeper) plan(ctx context.Context, want *table) (podweft.Plan, error) {
-	steps, err := k.compare(ctx, want)
+	steps, err := k.compare(ctx, always(want))
 	return planOf(steps), err
 }
 
@@ -49,7 +49,16 @@ func (k *keeper) plan(ctx context.Context, want *table) (podweft.Plan, error) {
 const tries = 4
 
 // apply makes the table want.
-func (k *keeper) apply(ctx context.Context, want *table) (plan podweft.Plan, err error) {
+func (k *keeper) apply(ctx context.Context, want *table) (podweft.Plan, error) {
+	return k.applyLatest(ctx, always(want))
+}
+
+func always(want *table) func() (*table, error) {
+	return func() (*table, error) { return want, nil }
+}
+
+// applyLatest makes the table what want returns, which is asked when the table has been read.
+func (k *keeper) applyLatest(ctx context.Context, want func() (*table, error)) (plan podweft.Plan, err error) {
 	k.applying.Lock()
 	defer k.applying.Unlock()
 	for try := 1; ; try++ {
@@ -68,8 +77,12 @@ func (k *keeper) apply(ctx context.Context, want *table) (plan podweft.Plan, err
 }
 
 // compare reads the table and lists what is to be changed.
-func (k *keeper) compare(ctx context.Context, want *table) ([]step, error) {
+func (k *keeper) compare(ctx context.Context, latest func() (*table, error)) ([]step, error) {
 	have, err := k.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	want, err := latest()
 	if err != nil {
 		return nil, err
 	}

@@ -52,6 +52,23 @@ func (p *Ports) Apply(ctx context.Context, spec PortSpec) (podweft.Plan, error) 
 	return plan, errors.Join(err, p.forgetChanged(ctx, plan))
 }
 
+// ApplyLatest is Apply of what latest returns, which is called when the table has been read, and again if it has to be read
+// again. It is for who does not know by itself which ports there are: other processes note theirs somewhere, then Add them. What
+// is in the table had then been noted before, so that none of it looks like something left over.
+func (p *Ports) ApplyLatest(ctx context.Context, latest func() (PortSpec, error)) (podweft.Plan, error) {
+	plan, err := p.applyLatest(ctx, func() (*table, error) {
+		spec, err := latest()
+		if err == nil {
+			err = spec.Validate()
+		}
+		if err != nil {
+			return nil, err
+		}
+		return published(p.name, spec), nil
+	})
+	return plan, errors.Join(err, p.forgetChanged(ctx, plan))
+}
+
 // Watch calls changed once when it listens, and then whenever somebody else has changed something in the table, until ctx
 // ends or the driver is closed.
 func (p *Ports) Watch(ctx context.Context, changed func()) error {

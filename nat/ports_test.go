@@ -393,3 +393,28 @@ func TestPortSpecValidate(t *testing.T) {
 		})
 	}
 }
+
+// TestPortsApplyLatest: what somebody notes and adds while the driver is at it is not taken for something left over, and what
+// cannot be asked for changes nothing.
+func TestPortsApplyLatest(t *testing.T) {
+	b := newBridged(t)
+	noted := nat.PortSpec{Ports: both(8000, b.pods[0]), Near: near}
+	asked := 0
+	latest := func() (nat.PortSpec, error) {
+		if asked++; asked == 1 {
+			noted.Ports = append(noted.Ports, both(8001, b.pods[1])...)
+			require.NoError(t, newPorts(t, b.node).Add(t.Context(), both(8001, b.pods[1]), near...))
+		}
+		return noted, nil
+	}
+	require.NoError(t, b.ports.Add(t.Context(), both(8002, b.pods[0]), near...))
+	_, err := b.ports.ApplyLatest(t.Context(), latest)
+	require.NoError(t, err)
+	for range 2 {
+		plan, err := b.ports.Plan(t.Context(), noted)
+		require.NoError(t, err)
+		assert.Empty(t, plan.String())
+		_, err = b.ports.ApplyLatest(t.Context(), func() (nat.PortSpec, error) { return nat.PortSpec{}, assert.AnError })
+		require.ErrorIs(t, err, assert.AnError)
+	}
+}
