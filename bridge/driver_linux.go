@@ -31,7 +31,7 @@ func (s Spec) Validate() error {
 	for i, p := range s.Ports {
 		p = p.withDefaults(DefaultOwner, b)
 		if err := errors.Join(p.Validate(), p.fits(b)); err != nil {
-			errs = append(errs, fmt.Errorf("port %d: %w", i, err))
+			errs = append(errs, fmt.Errorf("port %s: %w", p.text(), err))
 		}
 		if j, twice := first[p.text()]; twice {
 			errs = append(errs, &podweft.FieldError{

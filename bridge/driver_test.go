@@ -171,7 +171,7 @@ func TestDriverValidates(t *testing.T) {
 	_, err := d.Apply(t.Context(), spec)
 	require.ErrorIs(t, err, podweft.ErrInvalid)
 	assert.ErrorContains(t, err, "Ports[1]: pod-1/eth0 is the port of Ports[0] too")
-	assert.ErrorContains(t, err, "Ports[0]: ")
+	assert.ErrorContains(t, err, "port pod-1/eth0: Port.MTU: 9000")
 }
 
 // TestDriverInALoop: the loop hears of what somebody does to the node's links.
