@@ -46,10 +46,10 @@ func whole(t testing.TB, d *bridge.Driver, spec bridge.Spec, pods []*machine) {
 	require.Empty(t, plan, plan.String())
 	for i, pod := range pods {
 		for _, g := range spec.Bridge.Gateways {
-			pod.ping(t, g.Addr())
+			pod.reaches(t, g.Addr())
 		}
 		for _, a := range spec.Ports[(i+1)%len(pods)].Addresses {
-			pod.ping(t, a.Addr())
+			pod.reaches(t, a.Addr())
 		}
 	}
 }

@@ -167,6 +167,20 @@ func (m *machine) ping(t testing.TB, to netip.Addr) {
 	require.NoError(t, err, "%s to %s", m.Name, to)
 }
 
+// reaches pings until there is an answer: after a repair the kernel takes its time, and what it drops until then was lost before.
+func (m *machine) reaches(t testing.TB, to netip.Addr) {
+	t.Helper()
+	for end := time.Now().Add(patience); ; {
+		ctx, cancel := shortly(t)
+		_, err := m.Ping(ctx, to)
+		cancel()
+		if err == nil {
+			return
+		}
+		require.True(t, time.Now().Before(end), "%s to %s: %v", m.Name, to, err)
+	}
+}
+
 // silent asks for an answer that must not come.
 func (m *machine) silent(t testing.TB, to netip.Addr) {
 	t.Helper()
