@@ -77,6 +77,26 @@ func (n *node) startContainerd(t *testing.T, bin, image string) *runtime {
 	return r
 }
 
+// cgroups is the directory of the pods' control groups, which are the machine's: they know no namespaces of ours.
+const cgroups = "/podweft-e2e"
+
+// forgetCgroups removes the directory, from every hierarchy, and the one below that podman makes for what watches a container:
+// it ends a moment later.
+func forgetCgroups(t *testing.T) {
+	t.Helper()
+	all, err := filepath.Glob("/sys/fs/cgroup/*" + cgroups)
+	require.NoError(t, err)
+	eventually(t, "control groups are empty", func(context.Context) error {
+		for _, dir := range append(all, "/sys/fs/cgroup"+cgroups) {
+			_ = os.Remove(dir + "/conmon") // if it is there and stays, so does dir
+			if err := os.Remove(dir); err != nil && !os.IsNotExist(err) {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // eventually tries until it works.
 func eventually(t *testing.T, what string, try func(ctx context.Context) error) {
 	t.Helper()
@@ -109,7 +129,7 @@ func (r *runtime) sandbox(name string, ports ...*cri.PortMapping) *cri.PodSandbo
 	return &cri.PodSandboxConfig{
 		Metadata: &cri.PodSandboxMetadata{Name: name, Uid: name, Namespace: "default"},
 		Hostname: name, LogDirectory: r.dir + "/logs/" + name, PortMappings: ports,
-		Linux: &cri.LinuxPodSandboxConfig{CgroupParent: "/podweft-e2e"},
+		Linux: &cri.LinuxPodSandboxConfig{CgroupParent: cgroups},
 	}
 }
 
@@ -209,6 +229,7 @@ func TestContainerd(t *testing.T) {
 	for _, p := range []*pod{web, near, far} {
 		p.remove(t)
 	}
+	forgetCgroups(t)
 	for _, r := range []*runtime{one, two} {
 		assert.ElementsMatch(t, []string{"lo", "eth0", "cni0"}, r.links(t))
 		assert.Empty(t, r.records(t))

@@ -45,7 +45,7 @@ func TestPodman(t *testing.T) {
 	}
 	run := func(name string, args ...string) string {
 		t.Helper()
-		all := append([]string{"run", "-d", "--name", name, "--network", "pods"}, args...)
+		all := append([]string{"run", "-d", "--name", name, "--network", "pods", "--cgroup-parent", cgroups}, args...)
 		out, err := podman(append(all, "--rootfs", root, "/podtool", "serve", "[::]:80", name)...)
 		require.NoError(t, err, out)
 		out, err = podman("inspect", "-f", "{{.NetworkSettings.Networks.pods.IPAddress}}", name)
@@ -70,6 +70,7 @@ func TestPodman(t *testing.T) {
 		out, err := podman("rm", "-f", "-t", "0", name)
 		require.NoError(t, err, out)
 	}
+	forgetCgroups(t)
 	assert.ElementsMatch(t, []string{"lo", "eth0", "cni0"}, n.links(t))
 	assert.Empty(t, n.records(t))
 	entries, err := os.ReadDir(n.file("/run/podweft"))
