@@ -44,14 +44,16 @@
 //
 // # Which package answers your question
 //
-//   - Who owns which pod subnet? subnet; its Stores are subnet/etcd, subnet/memory and subnet/file, and subnet/storetest tests
-//     anybody's. What do other routers say? The module bgp.
+//   - Who owns which pod subnet? subnet; its Stores are subnet/etcd, subnet/memory, subnet/file and the module kube, and
+//     subnet/storetest tests anybody's. What do other routers say? The module bgp.
 //   - How do packets get to other nodes? vxlan and ipip (tunnels), hostgw (plain routes on one link), udp (user space). Each
 //     has a Driver.
-//   - How does a pod get onto the node? bridge. Which address does it get? ipam; from which blocks of a pool? ipam/block.
-//   - How do pods talk to the world, and how is a pod's port reached from outside? nat.
-//   - Who may talk with whom, and why? policy. Who sees to it? policy/nftables. What do Kubernetes' files say? kube/netpol.
+//   - How does a pod get onto the node? bridge, or ptp (routed, without one). Which address does it get? ipam; from which blocks of a pool? ipam/block.
+//   - How do pods talk to the world, and how is a pod's port reached from outside? nat. What if the host forwards nothing? forward.
+//   - Who may talk with whom, and why? policy. Who sees to it? policy/nftables or policy/iptables, and that no pod
+//     starts before it holds, policy/gate. What do Kubernetes' files say? kube/netpol.
 //   - How does all that become one node's network? node. How do its agent and its CNI plugin talk? node/local.
+//     How does it take over from flanneld? adopt.
 //   - How does a container runtime call it? cniplugin; cnitest tests anybody's plugin.
 //   - How do I try or test it, without root? testnet; `go run ./examples/lab` shows everything at work.
 //

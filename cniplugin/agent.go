@@ -49,8 +49,6 @@ type Agent struct {
 	begun    time.Time
 	sweeping chan struct{} // size 1: there is something to sweep
 
-	publishing sync.Mutex // who reads records sets what they say before another reads them
-
 	mu       sync.Mutex
 	networks map[string]*agentNetwork
 	unswept  map[string]bool

@@ -27,6 +27,6 @@
 // Objects come from other programs: what makes no sense in them is reported and left out so that it opens nothing, and the rest
 // works on. kube/netpol makes a Model of the objects of Kubernetes.
 //
-// The package is pure. It reads no cluster and changes no kernel: nothing is enforced by compiling it; policy/nftables does that. It
-// does not follow connections either: a [Packet] is a connection's first.
+// The package is pure. It reads no cluster and changes no kernel: nothing is enforced by compiling it; policy/nftables and
+// policy/iptables do that. It does not follow connections either: a [Packet] is a connection's first.
 package policy

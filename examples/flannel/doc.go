@@ -1,12 +1,15 @@
-// Package flannel is a node's daemon for a pod network as flannel makes it, from this SDK's parts: flanneld's flags for etcd and
-// their environment, its keys in etcd, its net-conf.json and its subnet.env. A cluster can have nodes of both.
+// Package flannel is a node's daemon for a pod network as flannel makes it, from this SDK's parts: flanneld's flags and
+// their environment, its keys in etcd or annotations in Kubernetes, its net-conf.json and its subnet.env. A cluster can have nodes of
+// both.
 //
 //	podweft-flannel --etcd-endpoints=http://10.0.0.1:2379 --ip-masq
 //
 // The command is [Main]. It also runs an etcd of its own (--etcd-listen), shows what a start would change (plan), removes what
 // it made (cleanup) and writes Docker's options (docker-opts).
 //
-// It has the backends vxlan, host-gw, ipip and udp, and no store in Kubernetes. Put in flanneld's place on a node, it goes on with the
+// Leases are in etcd, in an etcd of its own, or in Kubernetes (--kube-subnet-mgr); deploy has a manifest and an image.
+//
+// It has the backends vxlan, host-gw, ipip and udp. Put in flanneld's place on a node, it goes on with the
 // node's subnet and takes over in place what flanneld left: links, routes, and iptables' chains, last (--adopt-flannel). Where the
 // host's firewall forwards nothing, as with Docker, it lets pods' packets pass (--iptables-forward-rules). What makes pods is not
 // here: that is a CNI plugin's work, which reads subnet.env.
