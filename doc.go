@@ -48,8 +48,10 @@
 //     subnet/storetest tests anybody's. What do other routers say? The module bgp.
 //   - How do packets get to other nodes? vxlan and ipip (tunnels), hostgw (plain routes on one link), udp (user space). Each
 //     has a Driver.
-//   - How does a pod get onto the node? bridge, or ptp (routed, without one). Which address does it get? ipam; from which blocks of a pool? ipam/block.
-//   - How do pods talk to the world, and how is a pod's port reached from outside? nat. What if the host forwards nothing? forward.
+//   - How does a pod get onto the node? bridge, or ptp (routed, without one). Which address does it get? ipam; from which blocks
+//     of a pool? ipam/block.
+//   - How do pods talk to the world, and how is a pod's port reached from outside? nat. What if the host's firewall forwards
+//     nothing? forward.
 //   - Who may talk with whom, and why? policy. Who sees to it? policy/nftables or policy/iptables, and that no pod
 //     starts before it holds, policy/gate. What do Kubernetes' files say? kube/netpol.
 //   - How does all that become one node's network? node. How do its agent and its CNI plugin talk? node/local.
