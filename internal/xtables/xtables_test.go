@@ -1,7 +1,6 @@
 package xtables_test
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,10 +45,4 @@ func TestInUse(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	_, err := xtables.Run(t.Context(), n.NetNS(), xtables.IPv4, "-S")
 	require.ErrorIs(t, err, xtables.ErrNoProgram)
-}
-
-func Example() {
-	used, err := xtables.InUse("/proc/self/ns/net", xtables.IPv4, "no such table")
-	fmt.Println(used, err)
-	// Output: false <nil>
 }
