@@ -80,8 +80,10 @@ func TestRules(t *testing.T) {
 			n, _ := host(t)
 			foreign := []string{"-t filter -A FORWARD -i lo -j DROP", "-t nat -A POSTROUTING -o lo -j MASQUERADE"}
 			for _, rule := range append(foreign,
-				"-t filter -N FLANNEL-FWD", "-t filter -A FORWARD -m comment --comment forward -j FLANNEL-FWD", "-t filter -A FLANNEL-FWD -j ACCEPT",
-				"-t nat -N FLANNEL-POSTRTG", "-t nat -A POSTROUTING -j FLANNEL-POSTRTG", "-t nat -A FLANNEL-POSTRTG -j RETURN",
+				`-t filter -N FLANNEL-FWD`, `-t filter -A FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD`,
+				`-t filter -A FLANNEL-FWD -m comment --comment "flanneld forward" -j ACCEPT`,
+				`-t nat -N FLANNEL-POSTRTG`, `-t nat -A POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG`,
+				`-t nat -A FLANNEL-POSTRTG -m comment --comment "flanneld masq" -j RETURN`,
 			) {
 				run(t, n, program+" "+rule)
 			}

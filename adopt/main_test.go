@@ -2,7 +2,6 @@ package adopt_test
 
 import (
 	"net/netip"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -10,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft/adopt"
+	"github.com/podweft/podweft/internal/xtables"
 	"github.com/podweft/podweft/subnet"
 	"github.com/podweft/podweft/testnet"
 )
@@ -81,7 +81,7 @@ func way(t testing.TB, h *netlink.Handle, to string) (metric int, link string) {
 
 func run(t testing.TB, n *testnet.Node, command string) string {
 	t.Helper()
-	words := strings.Fields(command)
+	words := xtables.Words(command)
 	out, err := n.Command(t.Context(), words[0], words[1:]...).CombinedOutput()
 	require.NoError(t, err, "%s: %s", command, out)
 	return string(out)

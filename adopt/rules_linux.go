@@ -87,25 +87,26 @@ func (f *Flannel) oldChain(ctx context.Context, family xtables.Family, table, na
 	if err != nil || !used {
 		return nil, err
 	}
-	text, err := xtables.Run(ctx, f.netns, family, "-t "+table+" -S")
+	text, err := xtables.Run(ctx, f.netns, family, "-t", table, "-S")
 	if errors.Is(err, xtables.ErrNoProgram) {
 		return nil, fmt.Errorf("%w: flannel's chain %s may be left in the table %s", err, name, table)
 	}
 	if err != nil || !slices.Contains(strings.Split(text, "\n"), "-N "+name) {
 		return nil, err
 	}
-	var commands []string
+	var commands [][]string
 	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(line)
-		if rule, is := strings.CutPrefix(line, "-A "); is && strings.HasSuffix(line, " -j "+name) {
-			commands = append(commands, "-D "+rule)
+		words := xtables.Words(line)
+		if n := len(words); n > 3 && words[0] == "-A" && words[n-2] == "-j" && words[n-1] == name {
+			words[0] = "-D"
+			commands = append(commands, words)
 		}
 	}
-	commands = append(commands, "-F "+name, "-X "+name)
+	commands = append(commands, []string{"-F", name}, []string{"-X", name})
 	o := podweft.Named(fmt.Sprintf("chain of %s %s %s", family, table, name))
 	return []step{{podweft.Change{Op: podweft.Delete, Object: o, Note: "flannel's"}, func(ctx context.Context) error {
 		for _, c := range commands {
-			if _, err := xtables.Run(ctx, f.netns, family, "-t "+table+" "+c); err != nil {
+			if _, err := xtables.Run(ctx, f.netns, family, append([]string{"-t", table}, c...)...); err != nil {
 				return err
 			}
 		}

@@ -11,7 +11,7 @@ import (
 	"github.com/podweft/podweft/internal/xtables"
 )
 
-// legacyRule is a rule of ours in iptables' old tables, as the program's arguments. It is a [podweft.Object].
+// legacyRule is a rule of ours in iptables' old tables, as a line of the program's says it. It is a [podweft.Object].
 type legacyRule struct {
 	program xtables.Family
 	args    string // "FORWARD -s 10.244.0.0/16 -m comment --comment podweft-forward-podweft -j ACCEPT"
@@ -30,7 +30,7 @@ func (d *Driver) compareLegacy(ctx context.Context, f family, spec Spec) ([]step
 	for way, p := range f.matches(spec) {
 		want = append(want, legacyRule{f.legacy, fmt.Sprintf("%s %s %s -m comment --comment %s -j ACCEPT", chainName, way.flag, p, d.mark)})
 	}
-	text, err := xtables.Run(ctx, d.netns, f.legacy, "-S "+chainName)
+	text, err := xtables.Run(ctx, d.netns, f.legacy, "-S", chainName)
 	if errors.Is(err, xtables.ErrNoProgram) {
 		return unable(want), nil
 	}
@@ -43,26 +43,26 @@ func (d *Driver) compareLegacy(ctx context.Context, f family, spec Spec) ([]step
 		want = nil
 	}
 	for _, line := range lines {
-		args, is := strings.CutPrefix(line, "-A ")
-		if !is || !strings.Contains(args, "--comment "+d.mark+" ") {
+		words := xtables.Words(line)
+		if i := slices.Index(words, "--comment"); i < 0 || words[0] != "-A" || i+1 == len(words) || words[i+1] != d.mark {
 			continue
 		}
-		r := legacyRule{f.legacy, args}
-		if i := slices.Index(want, r); i >= 0 {
+		r := legacyRule{f.legacy, strings.TrimPrefix(line, "-A ")}
+		if i := slices.IndexFunc(want, func(w legacyRule) bool { return slices.Equal(xtables.Words(w.args), words[1:]) }); i >= 0 {
 			want = slices.Delete(want, i, i+1)
 			continue
 		}
-		steps = append(steps, d.legacyStep(podweft.Delete, "-D ", r))
+		steps = append(steps, d.legacyStep(podweft.Delete, "-D", r))
 	}
 	for _, r := range want {
-		steps = append(steps, d.legacyStep(podweft.Create, "-A ", r))
+		steps = append(steps, d.legacyStep(podweft.Create, "-A", r))
 	}
 	return steps, nil
 }
 
 func (d *Driver) legacyStep(op podweft.Op, command string, r legacyRule) step {
 	return step{podweft.Change{Op: op, Object: r}, func(ctx context.Context) error {
-		if _, err := xtables.Run(ctx, d.netns, r.program, command+r.args); err != nil {
+		if _, err := xtables.Run(ctx, d.netns, r.program, append([]string{command}, xtables.Words(r.args)...)...); err != nil {
 			return &podweft.OpError{Op: op.String(), Object: r, Err: err}
 		}
 		return nil

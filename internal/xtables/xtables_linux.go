@@ -55,22 +55,22 @@ func InUse(path string, f Family, table string) (bool, error) {
 	return slices.Contains(strings.Fields(string(names)), table), nil
 }
 
-// Run runs the family's program in the namespace at path, with arguments as one types them, and returns what it said, without
-// quotes. The error is ErrNoProgram where it is not installed.
-func Run(ctx context.Context, path string, f Family, args string) (string, error) {
+// Run runs the family's program in the namespace at path and returns what it said. The error is ErrNoProgram where it is not
+// installed.
+func Run(ctx context.Context, path string, f Family, args ...string) (string, error) {
 	program, err := exec.LookPath(string(f))
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrNoProgram, err)
 	}
 	var out, complaint bytes.Buffer
-	cmd := exec.CommandContext(ctx, program, append([]string{"-w", "5"}, strings.Fields(args)...)...)
+	cmd := exec.CommandContext(ctx, program, append([]string{"-w", "5"}, args...)...)
 	cmd.Stdout, cmd.Stderr = &out, &complaint
 	// A process begins in the namespace of the thread that starts it.
 	if err := netns.Do(path, cmd.Start); err != nil {
 		return "", err
 	}
 	if err := cmd.Wait(); err != nil {
-		return "", fmt.Errorf("%s %s: %w: %s", f, args, err, strings.TrimSpace(complaint.String()))
+		return "", fmt.Errorf("%s %s: %w: %s", f, strings.Join(args, " "), err, strings.TrimSpace(complaint.String()))
 	}
-	return strings.ReplaceAll(out.String(), `"`, ""), nil
+	return out.String(), nil
 }

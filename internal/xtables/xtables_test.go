@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -28,7 +29,7 @@ func TestInUse(t *testing.T) {
 		used, err := xtables.InUse(n.NetNS(), family, "filter")
 		require.NoError(t, err)
 		require.False(t, used, "nobody has asked for it")
-		_, err = xtables.Run(t.Context(), n.NetNS(), family, "-A FORWARD -j ACCEPT")
+		_, err = xtables.Run(t.Context(), n.NetNS(), family, "-A", "FORWARD", "-m", "comment", "--comment", `a "b" \ c`, "-j", "ACCEPT")
 		require.NoError(t, err)
 		used, err = xtables.InUse(n.NetNS(), family, "filter")
 		require.NoError(t, err)
@@ -36,13 +37,36 @@ func TestInUse(t *testing.T) {
 		used, err = xtables.InUse(n.NetNS(), family, "nat")
 		require.NoError(t, err)
 		assert.False(t, used)
-		text, err := xtables.Run(t.Context(), n.NetNS(), family, "-S FORWARD")
+		text, err := xtables.Run(t.Context(), n.NetNS(), family, "-S", "FORWARD")
 		require.NoError(t, err)
-		assert.Equal(t, "-P FORWARD ACCEPT\n-A FORWARD -j ACCEPT\n", text)
-		_, err = xtables.Run(t.Context(), n.NetNS(), family, "-A NOWHERE -j ACCEPT")
+		lines := strings.Split(strings.TrimSpace(text), "\n")
+		require.Len(t, lines, 2, text)
+		assert.Equal(t, []string{"-P", "FORWARD", "ACCEPT"}, xtables.Words(lines[0]))
+		rule := xtables.Words(lines[1])
+		assert.Equal(t, []string{"-A", "FORWARD", "-m", "comment", "--comment", `a "b" \ c`, "-j", "ACCEPT"}, rule)
+		rule[0] = "-D"
+		_, err = xtables.Run(t.Context(), n.NetNS(), family, rule...)
+		require.NoError(t, err, "what it says can be said to it")
+		_, err = xtables.Run(t.Context(), n.NetNS(), family, "-A", "NOWHERE", "-j", "ACCEPT")
 		require.ErrorContains(t, err, string(family)+" -A NOWHERE")
 	}
 	t.Setenv("PATH", t.TempDir())
 	_, err := xtables.Run(t.Context(), n.NetNS(), xtables.IPv4, "-S")
 	require.ErrorIs(t, err, xtables.ErrNoProgram)
+}
+
+func TestWords(t *testing.T) {
+	for _, tt := range []struct {
+		name, line string
+		want       []string
+	}{
+		{"nothing", " \n", nil},
+		{"words", "-j  ACCEPT\n", []string{"-j", "ACCEPT"}},
+		{"a comment", `--comment "flanneld masq" -j X`, []string{"--comment", "flanneld masq", "-j", "X"}},
+		{"an empty text", `a "" b`, []string{"a", "", "b"}},
+		{"quotes in a text", `"a \"b\" \\ \'c\'"`, []string{`a "b" \ 'c'`}},
+		{"no end", `"a b`, []string{"a b"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) { assert.Equal(t, tt.want, xtables.Words(tt.line)) })
+	}
 }
