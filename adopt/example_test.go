@@ -20,7 +20,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer f.Close()
-	plan, err := f.Plan(context.Background(), network)
+	plan, err := f.Plan(context.Background(), &subnet.Snapshot{Network: network}) // a store's has leases too
 	if err != nil {
 		log.Fatal(err)
 	}

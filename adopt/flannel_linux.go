@@ -54,9 +54,10 @@ func NewFlannel(cfg Config) (*Flannel, error) {
 // Close frees the sockets.
 func (f *Flannel) Close() error { return errors.Join(f.conn.Close(), f.rules.Close()) }
 
-// Plan says what Begin and Finish would do, and changes nothing.
-func (f *Flannel) Plan(ctx context.Context, network *subnet.Network) (podweft.Plan, error) {
-	found, err := f.look(ctx, network)
+// Plan says what Begin and Finish would do, and changes nothing. Like them it wants the store's snapshot: the network, in which it
+// looks for what flannel left, and the leases, by which routes that need no link of flannel's are known.
+func (f *Flannel) Plan(ctx context.Context, snap *subnet.Snapshot) (podweft.Plan, error) {
+	found, err := f.look(ctx, snap)
 	if err != nil {
 		return nil, err
 	}
@@ -67,23 +68,46 @@ func (f *Flannel) Plan(ctx context.Context, network *subnet.Network) (podweft.Pl
 
 // Begin gives flannel's links our mark and lets its routes step back. What it returns is what it did; on a node where flannel
 // never was, nothing.
-func (f *Flannel) Begin(ctx context.Context, network *subnet.Network) (podweft.Plan, error) {
-	found, err := f.look(ctx, network)
+func (f *Flannel) Begin(ctx context.Context, snap *subnet.Snapshot) (podweft.Plan, error) {
+	found, err := f.look(ctx, snap)
 	if err != nil {
 		return nil, err
 	}
 	return f.do(ctx, append(f.marks(found), f.stepBack(found)...))
 }
 
-// Finish removes what is left of flannel, when the driver's routes are in their places. It goes on past what fails.
-func (f *Flannel) Finish(ctx context.Context, network *subnet.Network) (podweft.Plan, error) {
-	found, err := f.look(ctx, network)
+// Finish removes what is left of flannel, when the driver's routes are in their places. It goes on past what fails. A route to a
+// node's subnet that is still the only one stays and is among the failed; a later Finish takes it.
+func (f *Flannel) Finish(ctx context.Context, snap *subnet.Snapshot) (podweft.Plan, error) {
+	found, err := f.look(ctx, snap)
 	if err != nil {
 		return nil, err
 	}
 	removals, err := f.removals(ctx)
-	plan, failed := f.do(ctx, append(f.forget(found), removals...))
+	plan, failed := f.do(ctx, append(f.forget(found, snap), removals...))
 	return plan, errors.Join(err, failed)
+}
+
+// Teardown removes the routes that have stepped back and are left, whatever else leads there. It wants nothing of a store.
+func (f *Flannel) Teardown(ctx context.Context) (podweft.Plan, error) {
+	links, err := f.conn.Links()
+	if err != nil {
+		return nil, err
+	}
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Index] = l.Name
+	}
+	var steps []step
+	err = f.conn.Routes(ctx, func() { steps = nil }, func(r nl.Route) {
+		if r.Table == nl.TableMain && f.steppedBack(r) {
+			steps = append(steps, f.forgetting(r, names))
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return f.do(ctx, steps)
 }
 
 // step is a change and how it is made.
@@ -122,10 +146,10 @@ func (f *Flannel) request(op podweft.Op, o podweft.Object, note string, fill fun
 	}}
 }
 
-// inside reports whether p is a subnet of the network.
-func inside(network *subnet.Network, p netip.Prefix) bool {
+// inside reports whether addresses that begin with those bits of a are a part of the network, and not all of it.
+func inside(network *subnet.Network, a netip.Addr, bits int) bool {
 	for _, r := range []subnet.Range{network.V4, network.V6} {
-		if r.Network.IsValid() && r.Network.Contains(p.Addr()) && p.Bits() > r.Network.Bits() {
+		if r.Network.IsValid() && r.Network.Contains(a) && bits > r.Network.Bits() {
 			return true
 		}
 	}

@@ -1,6 +1,7 @@
 package adopt_test
 
 import (
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,47 +24,70 @@ func TestRoutesAndLinks(t *testing.T) {
 	theirs := vtep(t, h, "flannel.7", 7, n.V4)
 	require.NoError(t, h.LinkSetAlias(theirs, "somebody's"))
 	other := vtep(t, h, "vx0", 9, n.V4)
+	elsewhere := vtep(t, h, "flannel.2", 2, n.V4) // another network's
+	route(t, h, "10.98.1.0/24", "10.98.1.0", elsewhere, 0)
+	gateway := n.V4.Next().Next()
 	route(t, h, "10.244.2.0/24", "10.244.2.0", f4, 0)
 	route(t, h, "fd00:244:0:2::/64", "fd00:244:0:2::", f6, 0)
-	route(t, h, "10.244.3.0/24", n.V4.Next().Next().String(), eth0, 0) // as host-gw's, and DirectRouting's
-	route(t, h, "10.99.0.0/24", "10.99.0.0", f4, 0)                    // outside the network
-	route(t, h, "10.244.4.0/24", "10.244.4.0", other, 77)              // somebody gave it a metric
+	route(t, h, "10.244.3.0/24", gateway.String(), eth0, 0) // as host-gw's, and DirectRouting's
+	route(t, h, "10.244.9.0/24", "10.244.9.0", f4, 0)       // of a node that is gone
+	foreign := map[string]int{"10.99.0.0": 0, "10.244.4.0": 77, "10.244.5.0": 0, "10.244.6.0": 0, "10.98.1.0": 0}
+	route(t, h, "10.99.0.0/24", "10.99.0.0", f4, 0)                // outside the network
+	route(t, h, "10.244.4.0/24", "10.244.4.0", other, 77)          // somebody gave it a metric
+	route(t, h, "10.244.5.0/24", gateway.String(), eth0, 0)        // an administrator's, to what nobody leases
+	route(t, h, "10.244.6.0/24", gateway.Next().String(), eth0, 0) // and another way than the lease says
+	snap := snapshot(t, map[string]netip.Addr{
+		"10.244.2.0/24": gateway, "fd00:244:0:2::/64": gateway, "10.244.3.0/24": gateway, "10.244.6.0/24": gateway,
+	})
 
 	f := newFlannel(t, n)
-	plan, err := f.Plan(t.Context(), network(t))
+	plan, err := f.Plan(t.Context(), snap)
 	require.NoError(t, err)
-	assert.Len(t, plan, 5, "%s", plan)
-	done, err := f.Begin(t.Context(), network(t))
+	assert.Len(t, plan, 6, "%s", plan)
+	done, err := f.Begin(t.Context(), snap)
 	require.NoError(t, err)
 	assert.Equal(t, plan.String(), done.String())
-	for _, l := range []netlink.Link{f4, f6} {
+	for l, want := range map[netlink.Link]string{f4: "podweft:podweft", f6: "podweft:podweft", theirs: "somebody's", elsewhere: ""} {
 		now, err := h.LinkByIndex(l.Attrs().Index)
 		require.NoError(t, err)
-		assert.Equal(t, "podweft:podweft", now.Attrs().Alias)
+		assert.Equal(t, want, now.Attrs().Alias, l.Attrs().Name)
 	}
-	now, err := h.LinkByIndex(theirs.Attrs().Index)
-	require.NoError(t, err)
-	assert.Equal(t, "somebody's", now.Attrs().Alias)
-	for to, want := range map[string]string{"10.244.2.0": "flannel.1", "fd00:244:0:2::": "flannel-v6.1", "10.244.3.0": "eth0"} {
+	for to, want := range map[string]string{"10.244.2.0": "flannel.1", "fd00:244:0:2::": "flannel-v6.1", "10.244.3.0": "eth0", "10.244.9.0": "flannel.1"} {
 		metric, link := way(t, h, to)
 		assert.GreaterOrEqual(t, metric, 1<<20, to)
 		assert.Equal(t, want, link, to)
 	}
-	for to, want := range map[string]int{"10.99.0.0": 0, "10.244.4.0": 77} {
-		metric, _ := way(t, h, to)
-		assert.Equal(t, want, metric, to)
+	stay := func(want map[string]int) {
+		t.Helper()
+		for to, metric := range want {
+			now, _ := way(t, h, to)
+			assert.Equal(t, metric, now, to)
+		}
 	}
-	done, err = f.Begin(t.Context(), network(t))
+	stay(foreign)
+	done, err = f.Begin(t.Context(), snap)
 	require.NoError(t, err)
 	assert.Empty(t, done, "twice, as after a start that was cut short")
 
-	done, err = f.Finish(t.Context(), network(t))
-	require.NoError(t, err)
-	assert.Len(t, done, 3, "%s", done)
-	for to, want := range map[string]int{"10.244.2.0": -1, "fd00:244:0:2::": -1, "10.244.3.0": -1, "10.99.0.0": 0, "10.244.4.0": 77} {
+	route(t, h, "10.244.2.0/24", "10.244.2.0", other, 0) // as the driver's
+	done, err = f.Finish(t.Context(), snap)
+	require.ErrorContains(t, err, "route 10.244.3.0/24")
+	require.ErrorContains(t, err, "no other route leads there yet")
+	assert.Len(t, done, 4, "%s", done)
+	stay(map[string]int{"10.244.2.0": 0, "10.244.9.0": -1})
+	for _, to := range []string{"10.244.3.0", "fd00:244:0:2::"} {
 		metric, _ := way(t, h, to)
-		assert.Equal(t, want, metric, to)
+		assert.GreaterOrEqual(t, metric, 1<<20, "%s is cut off", to)
 	}
+	route(t, h, "fd00:244:0:2::/64", "fd00:244:0:ff::", other, 0)
+	done, err = f.Finish(t.Context(), snap)
+	require.Error(t, err)
+	assert.Len(t, done, 2, "a later one takes it: %s", done)
+	done, err = f.Teardown(t.Context())
+	require.NoError(t, err)
+	assert.Len(t, done, 1, "%s", done)
+	stay(map[string]int{"10.244.3.0": -1})
+	stay(foreign)
 }
 
 // TestRules: flannel's chains go from both kinds of iptables, and its tables from nftables; what others wrote stays.
@@ -88,9 +112,9 @@ func TestRules(t *testing.T) {
 				run(t, n, program+" "+rule)
 			}
 			f := newFlannel(t, n)
-			plan, err := f.Plan(t.Context(), network(t))
+			plan, err := f.Plan(t.Context(), snapshot(t, nil))
 			require.NoError(t, err)
-			done, err := f.Finish(t.Context(), network(t))
+			done, err := f.Finish(t.Context(), snapshot(t, nil))
 			require.NoError(t, err)
 			assert.Len(t, done, 2)
 			assert.Equal(t, plan.String(), done.String())
@@ -116,7 +140,7 @@ func TestRules(t *testing.T) {
 		for _, table := range []string{"ip flannel-ipv4", "ip6 flannel-ipv6", "ip others"} {
 			run(t, n, "nft add table "+table)
 		}
-		done, err := newFlannel(t, n).Finish(t.Context(), network(t))
+		done, err := newFlannel(t, n).Finish(t.Context(), snapshot(t, nil))
 		require.NoError(t, err)
 		assert.Len(t, done, 2)
 		assert.Equal(t, "table ip others\n", run(t, n, "nft list tables"))
@@ -128,8 +152,8 @@ func TestNothing(t *testing.T) {
 	n, _ := host(t)
 	f := newFlannel(t, n)
 	for _, do := range []func() (int, error){
-		func() (int, error) { plan, err := f.Begin(t.Context(), network(t)); return len(plan), err },
-		func() (int, error) { plan, err := f.Finish(t.Context(), network(t)); return len(plan), err },
+		func() (int, error) { plan, err := f.Begin(t.Context(), snapshot(t, nil)); return len(plan), err },
+		func() (int, error) { plan, err := f.Finish(t.Context(), snapshot(t, nil)); return len(plan), err },
 	} {
 		changes, err := do()
 		require.NoError(t, err)

@@ -16,11 +16,22 @@ import (
 
 func TestMain(m *testing.M) { testnet.Main(m) }
 
-func network(t testing.TB) *subnet.Network {
+// snapshot has a network of both families and a lease for each subnet, with the address that its packets are sent to.
+func snapshot(t testing.TB, leases map[string]netip.Addr) *subnet.Snapshot {
 	t.Helper()
 	n, err := subnet.ParseNetwork([]byte(`{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:244::/48","Backend":{"Type":"vxlan"}}`))
 	require.NoError(t, err)
-	return n
+	snap := &subnet.Snapshot{Network: n}
+	for text, underlay := range leases {
+		l := &subnet.Lease{Key: text, Node: text, Underlay: subnet.Addrs{V4: underlay}}
+		if p := netip.MustParsePrefix(text); p.Addr().Is4() {
+			l.Prefixes.V4 = p
+		} else {
+			l.Prefixes.V6 = p
+		}
+		snap.Leases = append(snap.Leases, l)
+	}
+	return snap
 }
 
 func newFlannel(t testing.TB, n *testnet.Node) *adopt.Flannel {

@@ -91,7 +91,7 @@ func (o *Options) run(ctx context.Context, log *slog.Logger, h *health) error {
 		return err
 	}
 	h.watch(n)
-	finish, err := o.takeOver(ctx, log, begun.first.Network)
+	finish, err := o.takeOver(ctx, log, begun.first)
 	if err != nil {
 		return err
 	}
@@ -108,7 +108,7 @@ func (o *Options) run(ctx context.Context, log *slog.Logger, h *health) error {
 }
 
 // takeOver makes what flanneld has left on the node ours. What it returns removes the rest, once the node is ready.
-func (o *Options) takeOver(ctx context.Context, log *slog.Logger, network *subnet.Network) (finish func(context.Context), err error) {
+func (o *Options) takeOver(ctx context.Context, log *slog.Logger, snap *subnet.Snapshot) (finish func(context.Context), err error) {
 	if !o.Adopt {
 		return func(context.Context) {}, nil
 	}
@@ -116,7 +116,7 @@ func (o *Options) takeOver(ctx context.Context, log *slog.Logger, network *subne
 	if err != nil {
 		return nil, err
 	}
-	done, err := f.Begin(ctx, network)
+	done, err := f.Begin(ctx, snap)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("take over from flannel: %w", err), f.Close())
 	}
@@ -128,7 +128,7 @@ func (o *Options) takeOver(ctx context.Context, log *slog.Logger, network *subne
 		if ctx.Err() != nil {
 			return
 		}
-		done, err := f.Finish(ctx, network)
+		done, err := f.Finish(ctx, snap)
 		switch {
 		case err != nil:
 			log.WarnContext(ctx, "something of flannel is left", "err", err)

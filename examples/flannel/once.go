@@ -60,7 +60,7 @@ func (o *Options) plan(ctx context.Context, out io.Writer) error {
 			return err
 		}
 		defer f.Close()
-		taken, err := f.Plan(ctx, snap.Network)
+		taken, err := f.Plan(ctx, snap)
 		if err != nil {
 			return err
 		}
