@@ -31,7 +31,7 @@ type Flannel struct {
 	owner, netns string
 	log          *slog.Logger
 	conn         *nl.Conn
-	rules        *nft.Conn
+	rules        *nft.Conn // nil where the kernel has no nf_tables
 }
 
 // NewFlannel opens what it needs and changes nothing.
@@ -41,7 +41,7 @@ func NewFlannel(cfg Config) (*Flannel, error) {
 		return nil, err
 	}
 	rules, err := nft.Open(cfg.NetNS)
-	if err != nil {
+	if err != nil && !errors.Is(err, podweft.ErrNotSupported) {
 		return nil, errors.Join(err, conn.Close())
 	}
 	log := cfg.Logger
@@ -52,7 +52,13 @@ func NewFlannel(cfg Config) (*Flannel, error) {
 }
 
 // Close frees the sockets.
-func (f *Flannel) Close() error { return errors.Join(f.conn.Close(), f.rules.Close()) }
+func (f *Flannel) Close() error {
+	err := f.conn.Close()
+	if f.rules != nil {
+		err = errors.Join(err, f.rules.Close())
+	}
+	return err
+}
 
 // Plan says what Begin and Finish would do, and changes nothing. Like them it wants the store's snapshot: the network, in which it
 // looks for what flannel left, and the leases, by which routes that need no link of flannel's are known.

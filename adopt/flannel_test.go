@@ -112,6 +112,9 @@ func TestRules(t *testing.T) {
 				run(t, n, program+" "+rule)
 			}
 			f := newFlannel(t, n)
+			if strings.HasSuffix(program, "-legacy") {
+				require.NoError(t, f.WithoutNFTables(), "the old tables do without")
+			}
 			plan, err := f.Plan(t.Context(), snapshot(t, nil))
 			require.NoError(t, err)
 			done, err := f.Finish(t.Context(), snapshot(t, nil))

@@ -25,19 +25,9 @@ var ownTables = []nft.Table{{Family: nft.IPv4, Name: "flannel-ipv4"}, {Family: n
 // removals is how flannel's rules go, wherever they are. It returns what can be done beside the error.
 func (f *Flannel) removals(ctx context.Context) (steps []step, err error) {
 	var errs []error
-	for _, family := range []nft.Family{nft.IPv4, nft.IPv6} {
-		for _, c := range iptablesChains {
-			some, err := f.chain(ctx, nft.Table{Family: family, Name: c.table}, c.from, c.name)
-			steps, errs = append(steps, some...), append(errs, err)
-		}
-	}
-	for _, t := range ownTables {
-		switch _, err := f.rules.Table(ctx, t); {
-		case err == nil:
-			steps = append(steps, f.transaction(t, func(b *nft.Batch) { b.DeleteTable(t) }))
-		case !errors.Is(err, fs.ErrNotExist):
-			errs = append(errs, err)
-		}
+	if f.rules != nil {
+		some, err := f.newRules(ctx)
+		steps, errs = append(steps, some...), append(errs, err)
 	}
 	for _, family := range []xtables.Family{xtables.IPv4, xtables.IPv6} {
 		for _, c := range iptablesChains {
@@ -48,10 +38,35 @@ func (f *Flannel) removals(ctx context.Context) (steps []step, err error) {
 	return steps, errors.Join(errs...)
 }
 
+// absent reports whether err means that there is nothing: no such table, or nobody who keeps tables.
+func absent(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, podweft.ErrNotSupported)
+}
+
+// newRules is how those in nf_tables go.
+func (f *Flannel) newRules(ctx context.Context) (steps []step, err error) {
+	var errs []error
+	for _, family := range []nft.Family{nft.IPv4, nft.IPv6} {
+		for _, c := range iptablesChains {
+			some, err := f.chain(ctx, nft.Table{Family: family, Name: c.table}, c.from, c.name)
+			steps, errs = append(steps, some...), append(errs, err)
+		}
+	}
+	for _, t := range ownTables {
+		switch _, err := f.rules.Table(ctx, t); {
+		case err == nil:
+			steps = append(steps, f.transaction(t, func(b *nft.Batch) { b.DeleteTable(t) }))
+		case !absent(err):
+			errs = append(errs, err)
+		}
+	}
+	return steps, errors.Join(errs...)
+}
+
 // chain is how a chain of iptables-nft goes: in one transaction with the rules that lead there.
 func (f *Flannel) chain(ctx context.Context, t nft.Table, from, name string) ([]step, error) {
 	chains, err := f.rules.Chains(ctx, t)
-	if errors.Is(err, fs.ErrNotExist) {
+	if absent(err) {
 		return nil, nil
 	}
 	i := slices.IndexFunc(chains, func(c nft.Chain) bool { return c.Name == name })

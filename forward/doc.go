@@ -9,8 +9,9 @@
 //
 // The chain is that of iptables' table filter, for IPv4 and for IPv6, in nf_tables (iptables-nft, the usual one today) and in the
 // old tables (iptables-legacy). The first is read, watched and changed over netlink, without running anything. The old tables have
-// no way in that is meant for anybody but their own program: where they drop, iptables-legacy is run, and only there. They tell
-// nobody when they change, so they are looked at as often as the [podweft.Loop] resyncs: [Resync] is often enough.
+// no way in that is meant for anybody but their own program: where a host has an old table filter, iptables-legacy is run, and only
+// there. Such a host needs that program, whatever the table's policy is, for nothing else can tell. They tell nobody when they
+// change, so they are looked at as often as the [podweft.Loop] resyncs: [Resync] is often enough.
 //
 // The package opens no other firewall: in a table that somebody wrote for nft, firewalld's for one, he has to accept pods himself.
 package forward

@@ -3,9 +3,11 @@ package forward_test
 import (
 	"context"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -99,6 +101,10 @@ func TestLoopRepairs(t *testing.T) {
 		w.run(t, deed)
 		w.drop(t, "iptables-nft", "ip6tables-nft")
 		w.opens(t)
+		// One rule is enough for packets between pods of the network, which are both from it and to it.
+		for deadline := time.Now().Add(patience); strings.Count(w.run(t, "iptables-nft -S FORWARD"), "podweft-forward-podweft") < 2; {
+			require.True(t, time.Now().Before(deadline), "a rule is missing after %s", deed)
+		}
 	}
 }
 
@@ -133,10 +139,35 @@ func TestWithoutProgram(t *testing.T) {
 	w := newWorld(t)
 	w.drop(t, "iptables-legacy", "ip6tables-legacy")
 	t.Setenv("PATH", t.TempDir())
-	plan, err := newDriver(t, w).Apply(t.Context(), spec())
+	d := newDriver(t, w)
+	plan, err := d.Apply(t.Context(), spec())
 	require.ErrorIs(t, err, podweft.ErrNotSupported)
 	assert.ErrorContains(t, err, "install it")
 	assert.Len(t, plan, 4)
+	plan, err = d.Teardown(t.Context())
+	require.ErrorIs(t, err, podweft.ErrNotSupported, "rules of ours may be left")
+	assert.Len(t, plan, 2)
+}
+
+// TestWithoutNFTables: the old tables are all that the kernel has.
+func TestWithoutNFTables(t *testing.T) {
+	needs(t, "ip6tables-legacy")
+	w := newWorld(t)
+	w.drop(t, "iptables-legacy", "ip6tables-legacy")
+	d := newDriver(t, w)
+	require.NoError(t, d.WithoutNFTables())
+	plan, err := d.Apply(t.Context(), spec())
+	require.NoError(t, err)
+	assert.Len(t, plan, 4)
+	w.opens(t)
+	listens, ended := make(chan struct{}), make(chan error, 1)
+	go func() { ended <- d.Watch(t.Context(), func() { close(listens) }) }()
+	<-listens
+	require.NoError(t, d.Close())
+	require.ErrorIs(t, <-ended, os.ErrClosed)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, newDriver(t, w).Watch(ctx, func() {}))
 }
 
 func TestNonsense(t *testing.T) {

@@ -32,7 +32,10 @@ func (d *Driver) compareLegacy(ctx context.Context, f family, spec Spec) ([]step
 	}
 	text, err := xtables.Run(ctx, d.netns, f.legacy, "-S", chainName)
 	if errors.Is(err, xtables.ErrNoProgram) {
-		return unable(want), nil
+		if len(spec.Networks) == 0 {
+			return unable(podweft.Delete, podweft.Named("rules of "+string(f.legacy)+" "+chainName+" with the comment "+d.mark)), nil
+		}
+		return unable(podweft.Create, want...), nil
 	}
 	if err != nil {
 		return nil, err
@@ -69,12 +72,13 @@ func (d *Driver) legacyStep(op podweft.Op, command string, r legacyRule) step {
 	}}
 }
 
-// unable is what can be done about old tables without their program: to say so, once for each rule. Whether they drop is not known.
-func unable(want []legacyRule) (steps []step) {
-	for _, r := range want {
-		err := &podweft.OpError{Op: podweft.Create.String(), Object: r, Err: fmt.Errorf(
+// unable is what can be done about old tables without their program: to say so, once for each object. Whether they drop is not
+// known, nor whether rules of ours are in them.
+func unable[O podweft.Object](op podweft.Op, objects ...O) (steps []step) {
+	for _, o := range objects {
+		err := &podweft.OpError{Op: op.String(), Object: o, Err: fmt.Errorf(
 			"%w: %w: install it, or unload iptable_filter", podweft.ErrNotSupported, xtables.ErrNoProgram)}
-		steps = append(steps, step{podweft.Change{Op: podweft.Create, Object: r}, func(context.Context) error { return err }})
+		steps = append(steps, step{podweft.Change{Op: op, Object: o}, func(context.Context) error { return err }})
 	}
 	return steps
 }

@@ -60,8 +60,11 @@ func (d *Driver) step(op podweft.Op, r nft.Rule, fill func(*nft.Batch)) step {
 
 // read returns whether the chain drops what nobody accepts, and our rules in it.
 func (d *Driver) read(ctx context.Context, f family) (drops bool, ours []nft.Rule, err error) {
+	if d.conn == nil {
+		return false, nil, nil
+	}
 	chains, err := d.conn.Chains(ctx, f.table())
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, podweft.ErrNotSupported) { // there is no table, or no nf_tables
 		return false, nil, nil
 	}
 	if err != nil {
