@@ -93,17 +93,22 @@ func (im *image) live(n names) map[string]version {
 	return versions
 }
 
-// setsIn returns the names of sets in a rule's text.
+// setsIn returns the names of sets in a rule's text. What it has in quotes are other people's words, such as the name of a policy.
 func setsIn(text string) (list []string) {
 	const word = "--match-set "
-	for {
-		_, after, ok := strings.Cut(text, word)
-		if !ok {
-			return list
+	for text != "" {
+		plain, rest, _ := strings.Cut(text, `"`)
+		for {
+			_, after, ok := strings.Cut(plain, word)
+			if !ok {
+				break
+			}
+			name, more, _ := strings.Cut(after, " ")
+			list, plain = append(list, name), more
 		}
-		name, rest, _ := strings.Cut(after, " ")
-		list, text = append(list, name), rest
+		_, text, _ = strings.Cut(rest, `"`)
 	}
+	return list
 }
 
 // prune forgets the sets that no rule leads to.

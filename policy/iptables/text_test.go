@@ -68,8 +68,8 @@ func tiers() policy.Model {
 	return m
 }
 
-// peers is the village with a policy of many kinds of peers and ports: blocks with holes, all addresses, names, and more ports than
-// one rule has room for.
+// peers is the village with a policy of many kinds of peers and ports: blocks with holes, all addresses, names, more ports than one
+// rule has room for, and a policy whose name reads like a rule.
 func peers() policy.Model {
 	m := village()
 	prefix := netip.MustParsePrefix
@@ -79,7 +79,7 @@ func peers() policy.Model {
 		ports = append(ports, policy.Port{Protocol: policy.UDP, Number: 1000 + 10*i, End: 1001 + 10*i})
 	}
 	m.Policies = append(m.Policies, policy.Policy{
-		Namespace: "default", Name: "it's \"quoted\"", Pods: app("client"), Types: []policy.Direction{policy.Egress},
+		Namespace: "default", Name: `it's "quoted" --match-set foo y`, Pods: app("client"), Types: []policy.Direction{policy.Egress},
 		Egress: []policy.Rule{
 			{Peers: []policy.Peer{{Block: &policy.Block{CIDR: prefix("203.0.113.0/24"), Except: []netip.Prefix{prefix("203.0.113.64/26")}}}}},
 			{Peers: []policy.Peer{{Block: &policy.Block{CIDR: prefix("::/0")}}}},
