@@ -22,6 +22,10 @@
 // while no agent runs, since its rules stay. A plugin may then go on without an agent, and the pod has no network but its node
 // until one comes. Without Closed such a pod is open for so long.
 //
+// It fails closed on purpose: where the Spec names bridges and the kernel has no br_netfilter, the driver closes the bridges, no pass
+// of the loop succeeds, and every Attach is answered with "try again later" until the module is there. What the loop says of its
+// last pass names it.
+//
 // The package enforces nothing itself, reads no cluster, and listens to no socket. It goes by the names of pods, since policies
 // do: a pod that was deleted and made anew under its name is told from the old one by the old one's end.
 package gate

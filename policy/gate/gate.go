@@ -28,11 +28,10 @@ type Gate[S any] struct {
 
 	mu         sync.Mutex
 	compiler   *policy.Compiler
-	pods       map[policy.ID]policy.Pod // as the cluster has them
-	given      map[policy.ID]map[local.Key][]netip.Addr
-	ended      map[policy.ID]bool // pods whose last attachment is gone, though the cluster still has them
-	generation uint64             // of the loop's, with all that is known
-	news       chan struct{}      // closed by the next Update
+	rules      *policy.Ruleset // what the compiler said last
+	generation uint64          // of the loop's, with all that is known
+	news       chan struct{}   // closed by the next Update
+	book       book
 }
 
 // New returns a Gate that knows of nobody.
@@ -54,9 +53,7 @@ func New[S any](cfg Config[S]) (*Gate[S], error) {
 		return nil, err
 	}
 	return &Gate[S]{
-		cfg: cfg, compiler: policy.NewCompiler(cfg.Node),
-		pods: map[policy.ID]policy.Pod{}, given: map[policy.ID]map[local.Key][]netip.Addr{}, ended: map[policy.ID]bool{},
-		news: make(chan struct{}),
+		cfg: cfg, compiler: policy.NewCompiler(cfg.Node), book: newBook(cfg.Node), news: make(chan struct{}),
 	}, nil
 }
 
@@ -68,13 +65,12 @@ func (g *Gate[S]) Update(put policy.Model, gone ...policy.ID) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, id := range gone {
-		delete(g.pods, id)
-		delete(g.ended, id)
+		g.book.gone(id)
 	}
 	put.Pods = slices.Clone(put.Pods)
 	for i, p := range put.Pods {
-		g.pods[p.ID()] = p
-		put.Pods[i] = g.here(p)
+		g.book.put(p)
+		put.Pods[i] = g.book.here(p)
 	}
 	err := g.compile(put, gone...)
 	close(g.news)
@@ -82,32 +78,29 @@ func (g *Gate[S]) Update(put policy.Model, gone ...policy.ID) error {
 	return err
 }
 
-// here is the pod with the addresses that we know it to have.
-func (g *Gate[S]) here(p policy.Pod) policy.Pod {
-	id := p.ID()
-	switch {
-	case len(g.given[id]) > 0:
-		p.Node, p.Addresses = g.cfg.Node, nil
-		for _, addrs := range g.given[id] {
-			p.Addresses = append(p.Addresses, addrs...)
-		}
-		slices.SortFunc(p.Addresses, netip.Addr.Compare)
-		p.Addresses = slices.Compact(p.Addresses)
-	case g.ended[id]:
-		p.Addresses = nil // they may be another's already
-	}
-	return p
-}
-
 func (g *Gate[S]) compile(put policy.Model, gone ...policy.ID) error {
 	rules, err := g.compiler.Update(put, gone...)
-	g.generation = g.cfg.Loop.Set(g.cfg.Spec(rules))
+	g.rules, g.generation = rules, g.cfg.Loop.Set(g.cfg.Spec(rules))
 	return err
 }
 
+// again compiles pods whose addresses have become others.
+func (g *Gate[S]) again(ids []policy.ID) error {
+	var put policy.Model
+	for _, id := range ids {
+		if p, known := g.book.pods[id]; known {
+			put.Pods = append(put.Pods, g.book.here(p))
+		}
+	}
+	if len(put.Pods) == 0 {
+		return nil
+	}
+	return g.compile(put)
+}
+
 // Attach returns nil when the rules of the attachment's pod are in force at its addresses. It waits for the pod to be known, and for
-// the kernel, as long as ctx allows; then, and when the kernel refuses, the error is [local.ErrTryAgain]. An attachment of which
-// nobody has said whose pod it is concerns no policy.
+// the kernel, as long as ctx allows; then, and when the kernel refuses or another pod has one of the addresses, the error is
+// [local.ErrTryAgain]. An attachment of which nobody has said whose pod it is concerns no policy.
 func (g *Gate[S]) Attach(ctx context.Context, rec local.Record) error {
 	if rec.Pod.Name == "" || len(rec.Addresses) == 0 {
 		return nil
@@ -123,22 +116,23 @@ func (g *Gate[S]) Attach(ctx context.Context, rec local.Record) error {
 	return nil
 }
 
-var errUnknown = errors.New("the cluster has not told us of it yet")
+var (
+	errUnknown = errors.New("the cluster has not told us of it yet")
+	errUnruled = errors.New("no rules have it at all of its addresses")
+)
 
-// admit gives the pod its addresses as soon as it is known, and returns the generation that has them.
+// admit gives the pod its addresses as soon as it is known to be here, and returns the generation that has them.
 func (g *Gate[S]) admit(ctx context.Context, rec local.Record, id policy.ID) (uint64, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	fresh := g.give(rec, id)
+	wrong := g.again(g.book.give(id, rec))
 	for {
-		if p, known := g.pods[id]; known && p.Phase == policy.Running {
-			if !fresh { // Update has done it, or an Attach before
-				return g.generation, nil
+		if p, known := g.book.pods[id]; known && p.Phase == policy.Running && !g.book.elsewhere(p) {
+			if !p.HostNetwork && !g.judged(id, rec) {
+				return 0, errors.Join(errUnruled, wrong)
 			}
-			_ = g.compile(policy.Model{Pods: []policy.Pod{g.here(p)}}) // Update has reported what is wrong with it
 			return g.generation, nil
 		}
-		fresh = false
 		news := g.news
 		g.mu.Unlock()
 		select {
@@ -151,21 +145,16 @@ func (g *Gate[S]) admit(ctx context.Context, rec local.Record, id policy.ID) (ui
 	}
 }
 
-// give notes the attachment's addresses, and reports whether that is news.
-func (g *Gate[S]) give(rec local.Record, id policy.ID) bool {
-	addrs := make([]netip.Addr, len(rec.Addresses))
-	for i, p := range rec.Addresses {
-		addrs[i] = p.Addr()
+// judged reports whether the rules have the pod at all addresses of its attachment. They do not where another's has one of them too,
+// and where one makes no sense.
+func (g *Gate[S]) judged(id policy.ID, rec local.Record) bool {
+	found := 0
+	for e := range g.rules.Endpoints.All() {
+		if e.Pod.ID() == id && slices.ContainsFunc(rec.Addresses, func(p netip.Prefix) bool { return p.Addr() == e.Addr }) {
+			found++
+		}
 	}
-	if slices.Equal(g.given[id][rec.Key()], addrs) {
-		return false
-	}
-	if g.given[id] == nil {
-		g.given[id] = map[local.Key][]netip.Addr{}
-	}
-	g.given[id][rec.Key()] = addrs
-	delete(g.ended, id)
-	return true
+	return found == len(addressesOf(rec))
 }
 
 // Restore tells of the attachments that were there before, as an agent finds them in its [local.Records] when it starts. It is to
@@ -175,7 +164,7 @@ func (g *Gate[S]) Restore(records ...local.Record) {
 	defer g.mu.Unlock()
 	for _, rec := range records {
 		if rec.Pod.Name != "" {
-			g.give(rec, podOf(rec))
+			g.book.give(podOf(rec), rec)
 		}
 	}
 }
@@ -184,26 +173,7 @@ func (g *Gate[S]) Restore(records ...local.Record) {
 func (g *Gate[S]) Detach(keys ...local.Key) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	var put policy.Model
-	for id, of := range g.given {
-		before := len(of)
-		for _, key := range keys {
-			delete(of, key)
-		}
-		if len(of) == before {
-			continue
-		}
-		if len(of) == 0 {
-			delete(g.given, id)
-		}
-		if p, known := g.pods[id]; known {
-			g.ended[id] = len(of) == 0
-			put.Pods = append(put.Pods, g.here(p))
-		}
-	}
-	if len(put.Pods) > 0 {
-		_ = g.compile(put)
-	}
+	_ = g.again(g.book.take(keys)) // Update has reported what is wrong with them
 }
 
 func podOf(rec local.Record) policy.ID {

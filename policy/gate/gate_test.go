@@ -71,6 +71,18 @@ func (k *kernel) addresses(name string) (list []string) {
 	return list
 }
 
+// peers are the addresses of pods that policies select as peers.
+func (k *kernel) peers() (list []string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, s := range k.rules.PeerSets {
+		for a := range s.Addrs.All() {
+			list = append(list, a.String())
+		}
+	}
+	return list
+}
+
 func newGate(t *testing.T) (*gate.Gate[*policy.Ruleset], *kernel) {
 	t.Helper()
 	k := &kernel{takes: time.Second}
@@ -198,6 +210,98 @@ func TestDetach(t *testing.T) {
 		require.NoError(t, g.Update(pods(pod("web"))))
 		require.NoError(t, g.Attach(t.Context(), record("web", "10.244.1.4/24")))
 		after("10.244.1.4")
+	})
+}
+
+// TestMoved: a pod that is made anew on another node has the addresses that it has there, while its predecessor's attachment is still
+// to end here, and when that has ended. Its return has no use for them.
+func TestMoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, k := newGate(t)
+		client := policy.Peer{Pods: &policy.Selector{MatchLabels: map[string]string{"app": "web-0"}}}
+		m := pods(pod("web-0"), pod("server", "10.244.1.9"))
+		m.Policies = []policy.Policy{{Namespace: "default", Name: "server", Ingress: []policy.Rule{{Peers: []policy.Peer{client}}}}}
+		require.NoError(t, g.Update(m))
+		rec := record("web-0", "10.244.1.2/24")
+		require.NoError(t, g.Attach(t.Context(), rec))
+		moved := pod("web-0", "10.244.2.2")
+		moved.Node = "node-2"
+		admitted := func(want ...string) {
+			t.Helper()
+			sleep(3 * time.Second)
+			assert.Equal(t, want, k.peers())
+			assert.Empty(t, k.addresses("web-0"))
+		}
+		require.NoError(t, g.Update(policy.Model{}, moved.ID()))
+		require.NoError(t, g.Update(pods(moved)))
+		admitted("10.244.2.2")
+		g.Detach(rec.Key())
+		admitted("10.244.2.2")
+		require.NoError(t, g.Update(pods(moved)))
+		admitted("10.244.2.2")
+
+		back := record("web-0", "10.244.1.3/24")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		require.ErrorIs(t, g.Attach(ctx, back), local.ErrTryAgain, "the cluster still has it on the other node")
+		require.NoError(t, g.Update(pods(pod("web-0", "10.244.2.2"))))
+		require.NoError(t, g.Attach(t.Context(), back))
+		assert.Equal(t, []string{"10.244.1.3"}, k.addresses("web-0"))
+		assert.Equal(t, []string{"10.244.1.3"}, k.peers())
+	})
+}
+
+// TestOneAddress: of pods that claim one address the one that was given it has it, and another when it is free.
+func TestOneAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, k := newGate(t)
+		require.NoError(t, g.Update(pods(pod("old", "10.244.1.2"), pod("web"), pod("zoo"))))
+		sleep(3 * time.Second)
+		assert.Equal(t, []string{"10.244.1.2"}, k.addresses("old"))
+		web, zoo := record("web", "10.244.1.2/24"), record("zoo", "10.244.1.2/24")
+		require.NoError(t, g.Attach(t.Context(), web))
+		assert.Equal(t, []string{"10.244.1.2"}, k.addresses("web"))
+		require.NoError(t, g.Update(pods(pod("old", "10.244.1.2"))), "no contest")
+
+		require.NoError(t, g.Attach(t.Context(), zoo))
+		assert.Equal(t, []string{"10.244.1.2"}, k.addresses("zoo"))
+		err := g.Attach(t.Context(), web)
+		require.ErrorIs(t, err, local.ErrTryAgain)
+		assert.ErrorContains(t, err, "no rules have it at all of its addresses")
+		g.Detach(zoo.Key())
+		require.NoError(t, g.Attach(t.Context(), web))
+		assert.Equal(t, []string{"10.244.1.2"}, k.addresses("web"))
+		g.Detach(web.Key())
+		sleep(3 * time.Second)
+		assert.Equal(t, []string{"10.244.1.2"}, k.addresses("old"))
+	})
+}
+
+// TestSenseless: a pod at whose address no rules can be is not let go.
+func TestSenseless(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, _ := newGate(t)
+		require.NoError(t, g.Update(pods(pod("web"))))
+		err := g.Attach(t.Context(), record("web", "::ffff:10.244.1.2/120"))
+		require.ErrorIs(t, err, local.ErrTryAgain)
+		require.ErrorIs(t, err, podweft.ErrInvalid)
+	})
+}
+
+// TestEndedUnknown: the cluster tells late of a pod that has ended, whose address may be another's.
+func TestEndedUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, k := newGate(t)
+		rec := record("web", "10.244.1.2/24")
+		g.Restore(rec)
+		g.Detach(rec.Key())
+		require.NoError(t, g.Update(pods(pod("web", "10.244.1.2"))))
+		sleep(3 * time.Second)
+		assert.Empty(t, k.addresses("web"))
+		require.NoError(t, g.Update(policy.Model{}, pod("web").ID()))
+		require.NoError(t, g.Update(pods(pod("web", "10.244.1.2"))))
+		sleep(3 * time.Second)
+		assert.Equal(t, []string{"10.244.1.2"}, k.addresses("web"), "another of its name")
 	})
 }
 
