@@ -47,7 +47,7 @@ func TestClosed(t *testing.T) {
 	w.try(list)
 	stats, err := w.nodes["node-1"].driver.Stats(t.Context(), w.nodes["node-1"].spec)
 	require.NoError(t, err)
-	assert.Equal(t, uint64(10), stats.Closed.Packets)
+	assert.GreaterOrEqual(t, stats.Closed.Packets, uint64(10), "and more if some were sent again")
 
 	w.enforce(m)
 	w.try(cells(t, m, "node-1 > web+client, client > web, web > client+other, node-2 > client", "other > web"))
@@ -89,11 +89,11 @@ func TestStats(t *testing.T) {
 	web := m.Policies[0].ID()
 	require.Len(t, stats.Rules, 1)
 	assert.Equal(t, nftables.RuleCount{Policy: web, Direction: policy.Ingress, Action: policy.Accept, Count: stats.Rules[0].Count}, stats.Rules[0])
-	assert.Equal(t, uint64(4), stats.Rules[0].Packets)
+	assert.GreaterOrEqual(t, stats.Rules[0].Packets, uint64(4), "and more if some were sent again")
 	require.Len(t, stats.Isolated, 1)
 	assert.Equal(t, []policy.ID{web}, stats.Isolated[0].Policies)
-	assert.Equal(t, uint64(4), stats.Isolated[0].Packets)
-	assert.Equal(t, uint64(4), stats.Denied().Packets)
+	assert.GreaterOrEqual(t, stats.Isolated[0].Packets, uint64(4))
+	assert.Equal(t, stats.Isolated[0].Packets, stats.Denied().Packets)
 }
 
 // TestUpdatesDisturbNobody: while policies and pods change a thousand times, what is always denied never arrives and what is always
@@ -112,6 +112,8 @@ func TestUpdatesDisturbNobody(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	var updates sync.WaitGroup
+	defer updates.Wait() // also when a round fails
+	defer cancel()
 	updates.Go(func() {
 		defer cancel()
 		for i := range 1000 {
@@ -139,34 +141,41 @@ func TestUpdatesDisturbNobody(t *testing.T) {
 			if !assert.NoError(t, err) {
 				return
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
-			err = n.loop.Wait(ctx, n.loop.Set(nftables.Spec{Rules: rules}))
-			cancel()
-			if !assert.NoError(t, err) {
+			inTime, done := context.WithTimeout(ctx, patience)
+			err = n.loop.Wait(inTime, n.loop.Set(nftables.Spec{Rules: rules}))
+			done()
+			if ctx.Err() != nil || !assert.NoError(t, err) {
 				return
 			}
 		}
 	})
 	rounds := 0
 	for ; ctx.Err() == nil && !t.Failed(); rounds++ { // one round after the other: a socket that overflows loses packets too
-		waiting := map[uint32]bool{}
-		for _, c := range list {
-			w.sent++
-			waiting[w.sent] = c.Want == policy.Allowed
-			w.owners[c.Packet.Src].transmit(t, datagram(c.Packet, w.sent))
-		}
-		require.Eventually(t, func() bool {
-			w.owners[list[0].Packet.Dst].drain(func(b []byte) {
-				if id, _, ok := received(b); ok {
-					assert.True(t, waiting[id], "a packet that is always denied")
-					delete(waiting, id)
-				}
-			})
-			return len(waiting) == len(list)/2
-		}, patience, 100*time.Microsecond, "a packet that is always allowed")
+		w.round(list)
 	}
-	updates.Wait()
 	t.Logf("%d packets of each kind", rounds*len(list)/2)
+}
+
+// round sends a packet of each connection and waits for those that must arrive.
+func (w *world) round(list []scenario.Cell) {
+	w.t.Helper()
+	waiting := map[uint32]bool{}
+	for _, c := range list {
+		w.sent++
+		waiting[w.sent] = c.Want == policy.Allowed
+		w.owners[c.Packet.Src].transmit(w.t, datagram(c.Packet, w.sent))
+	}
+	begin := time.Now()
+	for len(waiting) > len(list)/2 {
+		w.owners[list[0].Packet.Dst].drain(func(b []byte) {
+			if id, _, ok := received(b); ok {
+				assert.True(w.t, waiting[id], "a packet that is always denied")
+				delete(waiting, id)
+			}
+		})
+		require.Less(w.t, time.Since(begin), patience, "a packet that is always allowed")
+		time.Sleep(100 * time.Microsecond)
+	}
 }
 
 // TestConnectionsGoOn: a connection lives through the policy that forbids another like it, and its replies need no leave. With Strict
@@ -236,19 +245,20 @@ func TestStrict(t *testing.T) {
 			// Each packet of these is sent until it has arrived, or its denial been counted.
 			pass := func(from netip.Addr, to netip.Addr, packet []byte, id uint32) {
 				t.Helper()
-				require.Eventually(t, func() bool {
+				w.owners[to].heard(0)
+				for begin := time.Now(); !w.owners[to].heard(id); time.Sleep(time.Millisecond) {
+					require.Less(t, time.Since(begin), patience)
 					w.owners[from].transmit(t, packet)
-					return w.owners[to].heard(id)
-				}, patience, time.Millisecond)
+				}
 			}
 			stop := func(from netip.Addr, to netip.Addr, packet []byte, id uint32) {
 				t.Helper()
 				w.owners[to].heard(0)
 				before := w.denied()
-				require.Eventually(t, func() bool {
+				for begin := time.Now(); w.denied() == before; time.Sleep(time.Millisecond) {
+					require.Less(t, time.Since(begin), patience)
 					w.owners[from].transmit(t, packet)
-					return w.denied() > before
-				}, patience, time.Millisecond)
+				}
 				assert.False(t, w.owners[to].heard(id))
 			}
 			pass(forth.Src, forth.Dst, begin, begins)
