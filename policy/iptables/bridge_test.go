@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/sysctl"
 	"github.com/podweft/podweft/policy/iptables"
 	"github.com/podweft/podweft/testnet"
 )
@@ -46,6 +47,28 @@ func TestBridge(t *testing.T) {
 		d.WithoutBridgeNetfilter(false)
 		assert.Equal(t, "- table bridge pwubbu-policies  # policies reach the bridges\n", apply(t, d, spec).String())
 		require.NoError(t, reaches(web, 1, patience))
+	})
+}
+
+// TestBridgeTurnedOff: whoever turns br_netfilter off does not open the bridge for longer than until the next pass.
+func TestBridgeTurnedOff(t *testing.T) {
+	eachVariant(t, func(t *testing.T, cfg iptables.Config) {
+		n, web, client := testnet.NewNode(t, "node"), testnet.NewNode(t, "web"), testnet.NewNode(t, "client")
+		bridged(t, n, web, client)
+		loop := running(t, newDriver(t, n, cfg))
+		spec := iptables.Spec{Rules: compiled(t, village(), "node-1"), Bridges: []string{"cni0"}}
+		set(t, loop, spec)
+		reaches := func() bool {
+			ctx, cancel := context.WithTimeout(t.Context(), refusal)
+			defer cancel()
+			_, err := client.Ping(ctx, village().Pods[0].Addresses[0])
+			return err == nil
+		}
+		require.False(t, reaches(), "web is isolated")
+		require.NoError(t, sysctl.Ensure(n.NetNS(), "net/bridge/bridge-nf-call-iptables", "0"))
+		require.Eventually(t, reaches, patience, time.Millisecond, "nothing is asked")
+		set(t, loop, spec)
+		require.False(t, reaches())
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 type change struct {
 	family
 	plan   podweft.Plan
+	swept  int             // where in the plan is what after does
 	before strings.Builder // for ipset: what rules will lead to, or what moves
 	rules  strings.Builder // for iptables-restore
 	after  strings.Builder // for ipset: what no rule leads to any more
@@ -241,6 +242,7 @@ func (d *differ) hook() {
 
 // sweep destroys what no rule leads to any more. That a set has got a second name is no news.
 func (d *differ) sweep() {
+	d.change.swept = len(d.change.plan)
 	for _, name := range slices.Sorted(maps.Keys(d.have.sets)) {
 		s, v := unversioned(name)
 		now, wanted := d.versions[s]

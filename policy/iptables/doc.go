@@ -29,10 +29,11 @@
 // policy speaks of costs a lookup in each direction, and one of another pod a lookup for each class of its node (which has at most
 // as many as it has pods) and its own policies.
 //
-// Packets see a change at once and whole. All rules of a family change in one transaction of iptables-restore. Sets have none, so
-// that a set which changes is made anew under a second name (the ? above is a, then b, then a again) that rules lead to from that
-// transaction on. Only where no packet could tell the difference, and that is a pod that comes, goes, or changes its labels
-// within its class, elements are put in and taken out one by one. See gradually for why.
+// Every packet is judged as it was before a change or as it is after. All rules of a family change in one transaction of
+// iptables-restore. Sets have none, so that a set which changes is made anew under a second name (the ? above is a, then b, then a
+// again) that rules lead to from that transaction on. Only where no packet could tell the difference, and that is a pod that comes,
+// goes, or changes its labels within its class, elements are put in and taken out one by one. See gradually for why, and why that
+// may end halfway too: the next pass goes on from there.
 //
 // [Text] shows all that without making it. A restarted driver reads what is there, finds it as it should be, and writes nothing.
 //
@@ -42,5 +43,5 @@
 //
 // The driver does not follow connections, does not stop a pod from using another's address, and does not start before its first
 // Apply: who wants new pods closed until their rules are there says so with [Spec.Closed]. It takes the kernel's ip_set, xt_set,
-// xt_bpf, xt_multiport, xt_addrtype, xt_comment and xt_conntrack.
+// xt_bpf, xt_multiport, xt_addrtype, xt_comment and xt_conntrack, for IPv6 xt_hl, and for [Config.LogGroup] xt_NFLOG.
 package iptables

@@ -68,7 +68,8 @@ func (d *Driver) Close() error {
 	return nil
 }
 
-// Plan reads what there is and returns what Apply would do. A set that is to be made is one line, whatever is in it.
+// Plan reads what there is and returns what Apply would do. A set that is to be made is one line, whatever is in it. Whether bridges
+// ask policies it does not look at: Apply finds that out by making them ask.
 func (d *Driver) Plan(ctx context.Context, spec Spec) (podweft.Plan, error) {
 	if err := spec.Validate(); err != nil {
 		return nil, err
@@ -86,10 +87,11 @@ func (d *Driver) Plan(ctx context.Context, spec Spec) (podweft.Plan, error) {
 	return plan, errors.Join(errs[:]...)
 }
 
-// Apply makes rules and sets what spec asks for: packets of one family see them as they were or as they will be. A family that fails
-// does not keep the other from being made.
+// Apply makes rules and sets what spec asks for: a packet is judged as it was before or as it is after, also while elements move one
+// by one. One family comes after the other, and one that fails does not keep the other from being made.
 //
-// In a [podweft.Loop] and while nobody else touches the rules, an Apply reads nothing. Any other reads rules and sets.
+// In a [podweft.Loop] and while the rules are not touched, an Apply reads nothing but the switches of br_netfilter, where bridges are
+// named. Any other reads rules and sets; so does the one after an Apply that has written rules, which Watch takes for another's.
 //
 // Where programs or what they need of the kernel are missing the error is [podweft.ErrNotSupported], and so it is where bridges cannot
 // be made to ask.
@@ -110,7 +112,8 @@ func (d *Driver) apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
 	d.last = nil
 	var plan podweft.Plan
 	var berr error
-	if last == nil || !podweft.PassOf(ctx).Watching() || !slices.Equal(last.bridges, now.bridges) {
+	// Nobody tells when br_netfilter is turned off, as many a sysctl.conf has it: named bridges are looked at each time.
+	if len(now.bridges) > 0 || last == nil || !podweft.PassOf(ctx).Watching() || !slices.Equal(last.bridges, now.bridges) {
 		plan, berr = d.gate.Reach(ctx, now.bridges)
 	}
 	var errs [len(families)]error
@@ -155,8 +158,9 @@ func (d *Driver) read(ctx context.Context) (images [len(families)]*image, errs [
 	return images, errs
 }
 
-// write makes the change. When rules cannot be written each part of the plan has the error: no packet is judged otherwise than before,
-// and what nothing leads to is removed by the next pass.
+// write makes the change. When it cannot be made each part of the plan has the error, and what ipset has done until then stays: new sets,
+// to which nothing leads, or some of the elements that move one by one, in whose order any beginning is good. The next pass finds what
+// is left to do. Where only the sets cannot be destroyed that nothing leads to any more, their deletions have the error.
 func (d *Driver) write(ctx context.Context, c *change) error {
 	if len(c.plan) == 0 {
 		return nil
@@ -178,14 +182,18 @@ func (d *Driver) write(ctx context.Context, c *change) error {
 		}
 	}
 	if c.after.Len() > 0 {
-		return d.tools.restoreSets(ctx, c.after.String())
+		if err := d.tools.restoreSets(ctx, c.after.String()); err != nil {
+			return failed(c.plan[c.swept:], err)
+		}
 	}
 	return nil
 }
 
-func (c *change) fail(err error) error {
-	for i := range c.plan {
-		c.plan[i].Err = err
+func (c *change) fail(err error) error { return failed(c.plan, err) }
+
+func failed(plan podweft.Plan, err error) error {
+	for i := range plan {
+		plan[i].Err = err
 	}
 	return err
 }

@@ -215,6 +215,26 @@ func TestRefused(t *testing.T) {
 	})
 }
 
+// TestInUse: a set that nothing of ours leads to any more, and that another's keeps, is all that is not done.
+func TestInUse(t *testing.T) {
+	eachVariant(t, func(t *testing.T, cfg iptables.Config) {
+		n := testnet.NewNode(t, "node")
+		d := newDriver(t, n, cfg)
+		apply(t, d, villageSpec(t))
+		output(t, n, nil, "ipset", "create", "list", "list:set")
+		output(t, n, nil, "ipset", "add", "list", "pwubbu4a-ingress")
+		plan, err := d.Teardown(t.Context())
+		require.ErrorContains(t, err, `("destroy pwubbu4a-ingress")`)
+		for _, c := range plan {
+			assert.Equal(t, strings.HasPrefix(c.Object.String(), "set pwubbu4"), c.Err != nil, c.String())
+		}
+		assert.NotContains(t, saved(t, n, cfg), "pwubbu")
+		output(t, n, nil, "ipset", "destroy", "list")
+		apply(t, d, iptables.Spec{})
+		inSync(t, d, iptables.Spec{})
+	})
+}
+
 func TestValidate(t *testing.T) {
 	everywhere := compiled(t, village(), "")
 	tests := []struct {

@@ -108,6 +108,8 @@ func TestUpdatesDisturbNobody(t *testing.T) {
 		w.Try(list)
 		ctx, cancel := context.WithCancel(t.Context())
 		var updating sync.WaitGroup
+		defer updating.Wait() // also when a round fails
+		defer cancel()
 		updating.Go(func() {
 			defer cancel()
 			disturb(ctx, t, keeperOf(w, "node-1").driver)
@@ -116,7 +118,6 @@ func TestUpdatesDisturbNobody(t *testing.T) {
 		for ; ctx.Err() == nil && !t.Failed(); rounds++ { // one round after the other: a socket that overflows loses packets too
 			round(t, w, list)
 		}
-		updating.Wait()
 		t.Logf("%d packets of each kind", rounds*len(list)/2)
 	})
 }
@@ -161,7 +162,7 @@ func disturb(ctx context.Context, t *testing.T, d *iptables.Driver) {
 		if !assert.NoError(t, err) {
 			return
 		}
-		if _, err = d.Apply(ctx, iptables.Spec{Rules: rules}); !assert.NoError(t, err) {
+		if _, err = d.Apply(ctx, iptables.Spec{Rules: rules}); ctx.Err() != nil || !assert.NoError(t, err) {
 			return
 		}
 	}

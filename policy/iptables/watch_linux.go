@@ -15,7 +15,8 @@ const lookEvery = 5 * time.Second
 
 // Watch calls changed once when it listens, and then whenever the rules may have changed, until ctx ends or the driver is closed. The
 // kernel tells of rules of the nft variant at once; those of the legacy variant are read every five seconds, and sets only
-// by Apply.
+// by Apply. Rules that the driver's own Apply has written look like somebody else's: the pass that follows reads everything, and
+// writes nothing.
 func (d *Driver) Watch(ctx context.Context, changed func()) error {
 	moved := func() {
 		d.moves.Add(1)
@@ -27,7 +28,8 @@ func (d *Driver) Watch(ctx context.Context, changed func()) error {
 	return d.look(ctx, moved)
 }
 
-// listen is told by the kernel, which knows the nft variant's tables as its own.
+// listen is told by the kernel, which knows the nft variant's tables as its own. It is told of what our own iptables-restore does too,
+// and cannot tell it from other people's.
 func (d *Driver) listen(ctx context.Context, moved func()) error {
 	conn, err := nft.Open(d.cfg.NetNS)
 	if err != nil {
@@ -57,7 +59,7 @@ func (d *Driver) listen(ctx context.Context, moved func()) error {
 	return first
 }
 
-// look reads the rules from time to time.
+// look reads the rules from time to time. What an Apply has written since is a change to it as everybody's is.
 func (d *Driver) look(ctx context.Context, moved func()) error {
 	clock := time.NewTicker(lookEvery)
 	defer clock.Stop()

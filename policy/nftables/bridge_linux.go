@@ -28,7 +28,7 @@ func (d *Driver) bridges(ctx context.Context, spec Spec) (podweft.Plan, error) {
 	for _, key := range bridgeCalls {
 		if err := d.ensure(d.netns, key, "1"); err != nil {
 			plan, cerr := d.closeBridges(ctx, spec.Bridges)
-			return plan, errors.Join(fmt.Errorf("policies between ports of a bridge need br_netfilter, so the bridge is closed: %w", err), cerr)
+			return plan, errors.Join(fmt.Errorf("policies between ports of a bridge need br_netfilter: %w", err), cerr)
 		}
 	}
 	return d.openBridges(ctx)
@@ -46,7 +46,7 @@ func (d *Driver) closeBridges(ctx context.Context, names []string) (podweft.Plan
 		err = d.close(ctx, []string{""})
 	}
 	if err != nil {
-		change.Err = explain(err)
+		change.Err = fmt.Errorf("bridges stay open: %w", explain(err))
 	}
 	return podweft.Plan{change}, change.Err
 }

@@ -66,7 +66,8 @@ func New(cfg Config) (*Driver, error) {
 // opening anything.
 func (d *Driver) Close() error { return d.conn.Close() }
 
-// Plan reads the table and returns what Apply would do. A set or map that is to be made is one line, whatever is in it.
+// Plan reads the table and returns what Apply would do. A set or map that is to be made is one line, whatever is in it. Whether bridges
+// ask policies it does not look at: Apply finds that out by making them ask.
 func (d *Driver) Plan(ctx context.Context, spec Spec) (podweft.Plan, error) {
 	if err := spec.Validate(); err != nil {
 		return nil, err
