@@ -1,10 +1,12 @@
 package nat
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -88,10 +90,10 @@ func (p *Ports) forget(ctx context.Context, ports []HostPort, counts func(Protoc
 	return p.drop(ctx, all)
 }
 
-// forgetChanged does so for the elements of a plan.
+// forgetChanged does so for the elements of a plan that were made or deleted, as Add and Remove do.
 func (p *Ports) forgetChanged(ctx context.Context, plan podweft.Plan) error {
 	t := newPortTable(p.name)
-	var ports []HostPort
+	var opened, closed []HostPort
 	for _, c := range plan {
 		e, ok := c.Object.(nft.SetElement)
 		if !ok || c.Err != nil || e.Set != t.ours4 && e.Set != t.ours6 {
@@ -99,12 +101,17 @@ func (p *Ports) forgetChanged(ctx context.Context, plan podweft.Plan) error {
 		}
 		key := []byte(e.Element.Key) // protocol, host port, pod, pod's port, each padded to four bytes
 		pod, _ := netip.AddrFromSlice(key[8 : len(key)-4])
-		ports = append(ports, HostPort{
+		port := HostPort{
 			Protocol: Protocol(key[0]), Port: binary.BigEndian.Uint16(key[4:]),
 			Pod: netip.AddrPortFrom(pod, binary.BigEndian.Uint16(key[len(key)-4:])),
-		})
+		}
+		if c.Op == podweft.Delete {
+			closed = append(closed, port)
+		} else {
+			opened = append(opened, port)
+		}
 	}
-	return p.forget(ctx, ports, udpOnly)
+	return errors.Join(p.forget(ctx, closed, everyProtocol), p.forget(ctx, opened, udpOnly))
 }
 
 func (p *Ports) ownAddresses() ([]netip.Addr, error) {
@@ -159,7 +166,8 @@ func execute(sock *netlink.Conn, m netlink.Message) error {
 }
 
 // dropEach lists the flows and deletes them one by one. Older kernels, such as 6.1, know filters for listings alone: a deletion that
-// has one is refused, since its tuple is not whole (ctnetlink_del_conntrack in net/netfilter/nf_conntrack_netlink.c).
+// has one is refused, since its tuple is not whole (ctnetlink_del_conntrack in net/netfilter/nf_conntrack_netlink.c). Those before
+// 5.8 know none at all and list every connection of the node, so each is looked at before it goes.
 func (f flows) dropEach(sock *netlink.Conn) error {
 	listed, err := sock.Execute(f.request(ctGet, netlink.Dump))
 	if err != nil {
@@ -167,7 +175,7 @@ func (f flows) dropEach(sock *netlink.Conn) error {
 	}
 	for _, m := range listed {
 		const header = 4 // struct nfgenmsg
-		if len(m.Data) < header {
+		if len(m.Data) < header || !f.include(m.Data[header:]) {
 			continue
 		}
 		attrs, err := netlink.UnmarshalAttributes(m.Data[header:])
@@ -192,6 +200,39 @@ func (f flows) dropEach(sock *netlink.Conn) error {
 	return nil
 }
 
+// include reports whether the attributes are those of one of the flows.
+func (f flows) include(attrs []byte) bool {
+	end, tuple, ip, port := f.shared()
+	return bytes.Equal(field(attrs, tuple, ctTupleProto, ctProtoNum), []byte{byte(f.protocol)}) &&
+		bytes.Equal(field(attrs, tuple, ctTupleIP, ip), end.Addr().AsSlice()) &&
+		bytes.Equal(field(attrs, tuple, ctTupleProto, port), binary.BigEndian.AppendUint16(nil, end.Port()))
+}
+
+// field is what attributes, and those within, have at a path of types: nil if nothing.
+func field(attrs []byte, path ...uint16) []byte {
+	for _, kind := range path {
+		all, err := netlink.UnmarshalAttributes(attrs)
+		i := slices.IndexFunc(all, func(a netlink.Attribute) bool { return a.Type&^netlink.Nested == kind })
+		if err != nil || i < 0 {
+			return nil
+		}
+		attrs = all[i].Data
+	}
+	return attrs
+}
+
+// shared is the end that the flows have in common, and the attributes that the kernel has it in: a tuple, its address, its port.
+func (f flows) shared() (end netip.AddrPort, tuple, ip, port uint16) {
+	end, tuple, ip, port = f.to, ctTupleOrig, ctIPv4Dst, ctProtoDstPort
+	if f.from.IsValid() {
+		end, tuple, ip, port = f.from, ctTupleReply, ctIPv4Src, ctProtoSrcPort
+	}
+	if end.Addr().Is6() {
+		ip += ctIPv6Src - ctIPv4Src
+	}
+	return end, tuple, ip, port
+}
+
 func message(kind uint16, flags netlink.HeaderFlags, family byte, attrs []byte) netlink.Message {
 	return netlink.Message{
 		Header: netlink.Header{
@@ -204,18 +245,14 @@ func message(kind uint16, flags netlink.HeaderFlags, family byte, attrs []byte) 
 
 // request deletes or lists the flows.
 func (f flows) request(kind uint16, how netlink.HeaderFlags) netlink.Message {
-	end, tuple, which, src := f.to, uint16(ctTupleOrig), uint16(ctFilterOrig), false
-	if f.from.IsValid() {
-		end, tuple, which, src = f.from, ctTupleReply, ctFilterReply, true
-	}
-	ip, port, flags := uint16(ctIPv4Dst), uint16(ctProtoDstPort), ctFilterDst|ctFilterNum|ctFilterDstPort
-	if src {
-		ip, port, flags = ctIPv4Src, ctProtoSrcPort, ctFilterSrc|ctFilterNum|ctFilterSrcPort
+	end, tuple, ip, port := f.shared()
+	which, flags := uint16(ctFilterOrig), ctFilterDst|ctFilterNum|ctFilterDstPort
+	if tuple == ctTupleReply {
+		which, flags = ctFilterReply, ctFilterSrc|ctFilterNum|ctFilterSrcPort
 	}
 	family := byte(unix.AF_INET)
 	if end.Addr().Is6() {
 		family = unix.AF_INET6
-		ip += ctIPv6Src - ctIPv4Src
 	}
 	e := netlink.NewAttributeEncoder()
 	e.ByteOrder = binary.BigEndian
