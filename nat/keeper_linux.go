@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -57,22 +58,25 @@ func always(want *table) func() (*table, error) {
 	return func() (*table, error) { return want, nil }
 }
 
-// applyLatest makes the table what want returns, which is asked when the table has been read.
+// applyLatest makes the table what want returns, which is asked when the table has been read. The plan has what each try made,
+// and what the last one could not.
 func (k *keeper) applyLatest(ctx context.Context, want func() (*table, error)) (plan podweft.Plan, err error) {
 	k.applying.Lock()
 	defer k.applying.Unlock()
 	for try := 1; ; try++ {
 		steps, err := k.compare(ctx, want)
 		if err != nil {
-			return nil, err
+			return plan, err
 		}
 		hold(podweft.PassOf(ctx), steps)
 		k.write(ctx, steps)
-		plan := planOf(steps)
-		if err = failures(plan); try == tries || !moved(err) {
+		last := planOf(steps)
+		if err = failures(last); try == tries || !moved(err) {
+			plan = append(plan, last...)
 			k.report(ctx, plan)
 			return plan, err
 		}
+		plan = append(plan, slices.DeleteFunc(last, func(c podweft.Change) bool { return c.Err != nil })...)
 	}
 }
 
