@@ -274,17 +274,33 @@ func (h *Hold) keep(ctx context.Context) error {
 	})
 }
 
-// refresh publishes what has changed, else renews.
+// refresh publishes what has changed, else renews. A Store may refuse to write and still prolong leases, as an etcd without space
+// does: so what cannot be published never keeps a lease that is due from being renewed.
 func (h *Hold) refresh(ctx context.Context, s holdState) error {
-	if s.version != s.published {
-		wanted := *s.lease
-		wanted.Underlay, wanted.Backend, wanted.Data = s.want.Underlay, s.want.Backend, s.want.Data
-		lease, err := h.cfg.Store.Update(ctx, &wanted)
-		if err == nil {
-			h.change(func(now *holdState) { now.lease, now.published = lease, s.version })
-		}
-		return err
+	if s.version == s.published {
+		return h.renew(ctx, s)
 	}
+	var renewed error
+	if !s.renewAt.IsZero() && !s.renewAt.After(time.Now()) {
+		if renewed = h.renew(ctx, s); errors.Is(renewed, ErrLeaseLost) {
+			return renewed // who claims it again publishes as well
+		}
+		s = h.read()
+	}
+	return errors.Join(renewed, h.update(ctx, s))
+}
+
+func (h *Hold) update(ctx context.Context, s holdState) error {
+	wanted := *s.lease
+	wanted.Underlay, wanted.Backend, wanted.Data = s.want.Underlay, s.want.Backend, s.want.Data
+	lease, err := h.cfg.Store.Update(ctx, &wanted)
+	if err == nil {
+		h.change(func(now *holdState) { now.lease, now.published = lease, s.version })
+	}
+	return err
+}
+
+func (h *Hold) renew(ctx context.Context, s holdState) error {
 	lease, err := h.cfg.Store.Renew(ctx, s.lease)
 	if err != nil {
 		return err

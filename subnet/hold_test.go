@@ -358,6 +358,55 @@ func TestHoldPublishes(t *testing.T) {
 	})
 }
 
+// unwritable is a store that may refuse to write, and still prolongs leases: an etcd without space, a role that may only read.
+type unwritable struct {
+	counting
+	full atomic.Bool
+}
+
+var errFull = errors.New("database space exceeded")
+
+func (s *unwritable) Update(ctx context.Context, l *subnet.Lease) (*subnet.Lease, error) {
+	if s.full.Load() {
+		s.updates.Add(1)
+		return nil, errFull
+	}
+	return s.counting.Update(ctx, l)
+}
+
+// TestHoldRenewsUnpublished: a live node's lease does not expire because what it has to say cannot be written.
+func TestHoldRenewsUnpublished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &unwritable{counting: counting{Store: memory.New(network(t, small))}}
+		h := held(t, store, subnet.Claim{Node: "a", TTL: time.Minute})
+		first := h.Lease()
+		stop := run(t, h)
+		store.full.Store(true)
+		moved := subnet.Addrs{V4: netip.MustParseAddr("192.0.2.9")}
+		require.NoError(t, h.Publish(moved, subnet.Data{}))
+
+		time.Sleep(time.Hour)
+		got := present(t, store).Lease("a")
+		require.NotNil(t, got, "expired")
+		assert.Equal(t, first.Revision, got.Revision, "the same lease all the time")
+		assert.True(t, h.Lease().Expires.After(time.Now()))
+		assert.ErrorIs(t, h.Status().Err, errFull)
+		assert.GreaterOrEqual(t, store.renewals.Load(), int32(60*60/(20+5)), "every 15 to 20 seconds, or when it is tried again")
+		assert.LessOrEqual(t, store.renewals.Load(), int32(60*60/15), "not with each try to publish")
+		assert.Greater(t, store.updates.Load(), store.renewals.Load(), "and tried to publish")
+
+		store.Outage(errDown)
+		time.Sleep(20 * time.Second) // a lease has more left than that
+		store.Outage(nil)
+		store.full.Store(false)
+		time.Sleep(6 * time.Second)
+		require.NoError(t, h.Status().Err)
+		assert.Equal(t, moved, present(t, store).Lease("a").Underlay)
+		assert.EqualValues(t, 1, store.acquires.Load(), "never lost")
+		require.NoError(t, stop())
+	})
+}
+
 // TestHoldPublishesAgain: what somebody else wrote into our lease is put right, and two nodes by one name do not fight at
 // full speed.
 func TestHoldPublishesAgain(t *testing.T) {
