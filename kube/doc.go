@@ -32,7 +32,7 @@
 //
 // A watch lists the nodes once, in pages, and then lives on what changes. Of a Node, tens of kilobytes, it keeps the lease alone;
 // what kubelets write all the time is not passed on. When the API server goes away, what was read last stays in force, and the
-// watch goes on from there without a new list.
+// watch goes on from there without a new list: it asks for one Node, to see that there still is such a place to go on from.
 //
 // # Without a cluster
 //

@@ -22,7 +22,11 @@ import (
 const pageSize = 250
 
 // Watch implements [subnet.Store]. An API server that goes away does not end it: the watch goes on where it was when there is one
-// again. What ends it is that what it missed was compacted meanwhile and the nodes cannot be listed anew.
+// again. When the API server's etcd was restored from a backup meanwhile, so that its revisions went back, or what was missed was
+// compacted, the nodes are listed anew. What ends the watch is that then they cannot be.
+//
+// A restore is noticed when the stream of changes ends, as it does with its API server and every ten minutes at the latest, but not if
+// revisions have overtaken the last snapshot's by then.
 func (s *Store) Watch(ctx context.Context) iter.Seq2[*subnet.Snapshot, error] {
 	return func(yield func(*subnet.Snapshot, error) bool) {
 		if ctx.Err() != nil {
@@ -41,14 +45,18 @@ func (s *Store) Watch(ctx context.Context) iter.Seq2[*subnet.Snapshot, error] {
 	}
 }
 
-// errEnough: the user has had enough.
-var errEnough = errors.New("watch was left")
+var (
+	// errEnough: the user has had enough.
+	errEnough = errors.New("watch was left")
+	// errBack: the API server is at a revision before what it has shown.
+	errBack = errors.New("the API server's revisions went back, as they do when its etcd is restored from a backup")
+)
 
-// list reads all nodes as they are now. What before has already stays the same.
+// list reads all nodes as they are now. What before has already stays the same, unless it is of a later revision.
 func (s *Store) list(ctx context.Context, before *state) (*state, error) {
 	st := &state{Store: s}
 	for next := ""; ; {
-		page, err := s.page(ctx, next)
+		page, err := s.page(ctx, pageSize, next)
 		if err != nil {
 			return nil, fmt.Errorf("list nodes: %w", err)
 		}
@@ -62,7 +70,7 @@ func (s *Store) list(ctx context.Context, before *state) (*state, error) {
 			break
 		}
 	}
-	if before != nil {
+	if before != nil && before.revision <= st.revision {
 		for i, e := range st.entries {
 			if at, found := before.find(e.node); found && before.entries[at].same(e) {
 				st.entries[i] = before.entries[at]
@@ -72,11 +80,11 @@ func (s *Store) list(ctx context.Context, before *state) (*state, error) {
 	return st, nil
 }
 
-func (s *Store) page(ctx context.Context, next string) (*corev1.NodeList, error) {
+func (s *Store) page(ctx context.Context, limit int, next string) (*corev1.NodeList, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
 	// No resourceVersion is asked for: that would be whatever the API server remembers, and may be older than our own last write.
-	request := s.client.Get().Resource("nodes").Param("limit", strconv.Itoa(pageSize))
+	request := s.client.Get().Resource("nodes").Param("limit", strconv.Itoa(limit))
 	if next != "" {
 		request.Param("continue", next)
 	}
@@ -97,15 +105,17 @@ func (f *follower) run(ctx context.Context) error {
 	if err := f.begin(ctx); err != nil {
 		return err
 	}
-	for pause := f.patience(); ; {
+	next := f.stream
+	for pause := f.patience(); ; next = f.resume {
 		begun := time.Now()
-		err := f.stream(ctx)
+		err := next(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, errEnough):
 			return err
-		case isGone(err):
+		case isGone(err), errors.Is(err, errBack):
+			f.cfg.Logger.Info("the nodes are listed anew", "err", err)
 			if err := f.begin(ctx); err != nil {
 				return err
 			}
@@ -139,6 +149,23 @@ func (f *follower) begin(ctx context.Context) error {
 		return errEnough
 	}
 	return nil
+}
+
+// resume goes on where the last stream ended, if the API server has been there: from a revision that is still to come it accepts a
+// watch as well, and is silent until then (cacheWatcher.process in k8s.io/apiserver; kubernetes/kubernetes#107457).
+func (f *follower) resume(ctx context.Context) error {
+	page, err := f.page(ctx, 1, "")
+	if err != nil {
+		return fmt.Errorf("look at what revision the nodes are: %w", err)
+	}
+	now := state{Store: f.Store}
+	if err := now.reached(page.ResourceVersion); err != nil {
+		return err
+	}
+	if now.revision < f.st.revision {
+		return fmt.Errorf("%w: from %d to %d", errBack, f.st.revision, now.revision)
+	}
+	return f.stream(ctx)
 }
 
 // stream shows the changes that one request brings. It ends without an error when the API server has had enough of it.
