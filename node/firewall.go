@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -55,8 +56,12 @@ func (r *run) startFirewall(ctx context.Context) error {
 	}
 	if r.cfg.Forward {
 		driver, err := forward.New(forward.Config{Owner: r.cfg.Owner, NetNS: r.cfg.NetNS, Logger: r.cfg.Logger})
-		if err != nil {
+		if errors.Is(err, podweft.ErrInvalid) {
 			return fmt.Errorf("forward: %w", err)
+		}
+		if err != nil { // no reason to have no pods: see wait
+			r.log.WarnContext(ctx, "the host's firewall may drop what goes to and from pods", "err", err)
+			return nil
 		}
 		cfg.Resync = forward.Resync
 		r.firewall.forward = podweft.NewLoop(driver, cfg)
