@@ -103,10 +103,7 @@ func (o *Options) settle(ctx context.Context, store *kube.Store) error {
 		if err != nil {
 			return err
 		}
-		for a := range chosen.All() { // of two they are on one interface, or Choose says so
-			o.Underlay.Name = a.String()
-			break
-		}
+		o.prefer(chosen)
 		return nil
 	})
 }

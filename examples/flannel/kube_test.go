@@ -2,14 +2,35 @@ package flannel
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft/node"
+	"github.com/podweft/podweft/subnet"
+	"github.com/podweft/podweft/testnet"
 )
+
+// TestPrefer: the address that an operator has chosen for a node counts more than flags that all nodes have.
+func TestPrefer(t *testing.T) {
+	n := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 1}).Nodes[0]
+	for _, flags := range [][]string{nil, {"--iface=none0", "--iface-regex=^none"}, {"--iface=eth0"}, {"--public-ip=192.0.2.99"}} {
+		o, _, err := ParseOptions(append(flags, "--netns="+n.NetNS()), func(string) string { return "" }, io.Discard)
+		require.NoError(t, err)
+		before := slices.Clone(o.choices)
+		o.prefer(subnet.Addrs{})
+		assert.Equal(t, before, o.choices, "nobody has chosen")
+		o.prefer(subnet.Addrs{V4: n.V4, V6: n.V6})
+		require.NoError(t, o.chooseUnderlay(t.Context()), flags)
+		assert.Equal(t, node.Choice{Name: n.V4.String()}, o.Underlay, flags)
+	}
+}
 
 // TestKubeRefusals: what cannot work in Kubernetes ends with one sentence. What works there is tried in e2e.
 func TestKubeRefusals(t *testing.T) {

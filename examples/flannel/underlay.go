@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/podweft/podweft/node"
+	"github.com/podweft/podweft/subnet"
 )
 
 // texts is a flag that may be given several times.
@@ -49,6 +50,15 @@ func (o *Options) completeChoices(bad func(flag, value, problem, remedy string) 
 	}
 	o.Underlay = o.choices[0]
 	return nil
+}
+
+// prefer makes an address the only choice, if there is one; of two the first: they are on one interface, or node.Choose says so.
+func (o *Options) prefer(chosen subnet.Addrs) {
+	for a := range chosen.All() {
+		o.choices = []node.Choice{{Name: a.String()}}
+		o.Underlay = o.choices[0]
+		return
+	}
 }
 
 // chooseUnderlay settles which choice it is: the first that an interface meets. Where several meet a pattern, it is flanneld's way
