@@ -2,7 +2,6 @@ package flannel
 
 import (
 	"context"
-	"io"
 	"log/slog"
 
 	"github.com/podweft/podweft"
@@ -23,9 +22,8 @@ type place struct {
 // backend is what the daemon needs of a driver.
 type backend struct {
 	node.Backend
-	io.Closer
-	plan     func(context.Context, subnet.Node, *subnet.Snapshot) (podweft.Plan, error)
-	teardown func(context.Context) (podweft.Plan, error)
+	torn
+	plan func(context.Context, subnet.Node, *subnet.Snapshot) (podweft.Plan, error)
 }
 
 // kinds are the backends that net-conf.json can name. No driver registers itself: these are the ones that we import.
@@ -66,8 +64,7 @@ func newBackend(kind string, p place) (*backend, error) {
 // driver is what all drivers have.
 type driver[S any] interface {
 	podweft.Driver[S]
-	io.Closer
-	Teardown(ctx context.Context) (podweft.Plan, error)
+	torn
 }
 
 // forwarder is a driver that moves packets itself.
@@ -88,9 +85,8 @@ func compose[S any](
 		parts.Forward = d.Forward
 	}
 	return &backend{
-		Backend:  node.NewBackend(parts),
-		Closer:   d,
-		teardown: d.Teardown,
+		Backend: node.NewBackend(parts),
+		torn:    d,
 		plan: func(ctx context.Context, self subnet.Node, snap *subnet.Snapshot) (podweft.Plan, error) {
 			spec, _, err := compile(self, snap)
 			if err != nil {

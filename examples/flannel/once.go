@@ -148,36 +148,36 @@ func (o *Options) planFirewall(ctx context.Context, network *subnet.Network, lea
 	return plan, nil
 }
 
-// cleanup removes everything of ours from this node: what any backend made, the masquerade and the files. The lease ends by
-// itself. It goes on past what fails.
+// cleanup removes everything of ours from this node: what any backend made, the masquerade, what a takeover left, and the files. The
+// lease ends by itself. It goes on past what fails.
 func (o *Options) cleanup(ctx context.Context, out io.Writer) error {
 	var errs []error
-	remove := func(what string, teardown func(context.Context) (podweft.Plan, error), closer io.Closer) {
-		defer closer.Close()
-		plan, err := teardown(ctx)
+	remove := func(what string, part torn, err error) {
+		if err == nil {
+			var plan podweft.Plan
+			plan, err = part.Teardown(ctx)
+			_, _ = fmt.Fprint(out, plan)
+			_ = part.Close()
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", what, err))
 		}
-		_, _ = fmt.Fprint(out, plan)
 	}
 	for _, k := range kinds {
 		b, err := k.make(place{o.Owner, o.NetNS, nil})
-		if err != nil {
-			return err
-		}
-		remove(k.name, b.teardown, b)
+		remove(k.name, b, err)
 	}
 	d, err := nat.New(nat.Config{Owner: o.Owner, NetNS: o.NetNS})
-	if err != nil {
-		return errors.Join(append(errs, err)...)
-	}
-	remove("masquerade", d.Teardown, d)
+	remove("masquerade", d, err)
 	f, err := forward.New(forward.Config{Owner: o.Owner, NetNS: o.NetNS})
-	if err != nil {
-		return errors.Join(append(errs, err)...)
+	remove("forward", f, err)
+	a, err := adopt.NewFlannel(adopt.Config{Owner: o.Owner, NetNS: o.NetNS})
+	remove("takeover", a, err)
+	paths := []string{o.SubnetFile, o.StateFile}
+	if o.cni.source != "" { // else the configuration is somebody else's
+		paths = append(paths, o.cni.list)
 	}
-	remove("forward", f.Teardown, f)
-	for _, path := range []string{o.SubnetFile, o.StateFile} {
+	for _, path := range paths {
 		if err := os.Remove(path); err == nil {
 			_, _ = fmt.Fprintf(out, "- file %s\n", path)
 		} else if path != "" && !errors.Is(err, fs.ErrNotExist) {
@@ -185,4 +185,10 @@ func (o *Options) cleanup(ctx context.Context, out io.Writer) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// torn is a part that a cleanup tears down.
+type torn interface {
+	Teardown(ctx context.Context) (podweft.Plan, error)
+	io.Closer
 }
