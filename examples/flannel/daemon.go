@@ -21,6 +21,15 @@ func Run(ctx context.Context, o *Options) error {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	err := o.together(ctx, log)
+	if ctx.Err() != nil {
+		return nil // what was cut short has failed, each in its own words
+	}
+	return err
+}
+
+// together runs what a daemon consists of until one of them ends.
+func (o *Options) together(ctx context.Context, log *slog.Logger) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
@@ -42,18 +51,15 @@ func Run(ctx context.Context, o *Options) error {
 	var h health
 	if o.Healthz != "" {
 		if err := h.listen(ctx, group, o.Healthz); err != nil {
-			return err
+			cancel()
+			return errors.Join(err, group.Wait())
 		}
 	}
 	group.Go(func() error {
 		defer cancel()
 		return o.run(ctx, log, &h)
 	})
-	err := group.Wait()
-	if errors.Is(err, context.Canceled) {
-		return nil
-	}
-	return err
+	return group.Wait()
 }
 
 func (o *Options) serve(ctx context.Context, log *slog.Logger) (*embedded.Server, error) {
@@ -91,51 +97,66 @@ func (o *Options) run(ctx context.Context, log *slog.Logger, h *health) error {
 		return err
 	}
 	h.watch(n)
-	finish, err := o.takeOver(ctx, log, begun.first)
+	takeover, err := o.takeOver(ctx, log, begun.first)
 	if err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return n.Run(ctx) })
 	group.Go(func() error {
+		defer takeover.close()
 		if err := o.announce(ctx, log, n); err != nil {
 			return err
 		}
-		finish(ctx)
+		takeover.finish(ctx, log)
 		return o.tellAvailable(ctx, log, store)
 	})
 	return group.Wait()
 }
 
-// takeOver makes what flanneld has left on the node ours. What it returns removes the rest, once the node is ready.
-func (o *Options) takeOver(ctx context.Context, log *slog.Logger, snap *subnet.Snapshot) (finish func(context.Context), err error) {
+// takeover is what flanneld has left on the node, on its way to being ours.
+type takeover struct {
+	flannel *adopt.Flannel // nil where nothing is to be taken over
+	snap    *subnet.Snapshot
+}
+
+// takeOver makes what is needed before the node runs ours.
+func (o *Options) takeOver(ctx context.Context, log *slog.Logger, snap *subnet.Snapshot) (takeover, error) {
 	if !o.Adopt {
-		return func(context.Context) {}, nil
+		return takeover{}, nil
 	}
 	f, err := adopt.NewFlannel(adopt.Config{Owner: o.Owner, NetNS: o.NetNS, Logger: log})
 	if err != nil {
-		return nil, err
+		return takeover{}, err
 	}
 	done, err := f.Begin(ctx, snap)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("take over from flannel: %w", err), f.Close())
+		return takeover{}, errors.Join(fmt.Errorf("take over from flannel: %w", err), f.Close())
 	}
 	if len(done) > 0 {
 		log.InfoContext(ctx, "taking over from flannel", "links and routes", len(done))
 	}
-	return func(ctx context.Context) {
-		defer f.Close()
-		if ctx.Err() != nil {
-			return
-		}
-		done, err := f.Finish(ctx, snap)
-		switch {
-		case err != nil:
-			log.WarnContext(ctx, "something of flannel is left", "err", err)
-		case len(done) > 0:
-			log.InfoContext(ctx, "flannel's routes and rules are removed", "objects", len(done))
-		}
-	}, nil
+	return takeover{f, snap}, nil
+}
+
+// finish removes the rest, once the node is ready. What cannot go yet, the next start of the daemon takes.
+func (t takeover) finish(ctx context.Context, log *slog.Logger) {
+	if t.flannel == nil || ctx.Err() != nil {
+		return
+	}
+	done, err := t.flannel.Finish(ctx, t.snap)
+	switch {
+	case err != nil:
+		log.WarnContext(ctx, "something of flannel is left", "err", err)
+	case len(done) > 0:
+		log.InfoContext(ctx, "flannel's routes and rules are removed", "objects", len(done))
+	}
+}
+
+func (t takeover) close() {
+	if t.flannel != nil {
+		_ = t.flannel.Close()
+	}
 }
 
 // announce writes the subnet file when pods can be started: every peer known then is programmed.
