@@ -41,6 +41,9 @@ func (p *policing) calls(ctx context.Context, rules *policy.Ruleset) ([]call, er
 	var workers sync.WaitGroup
 	for i := range all {
 		slots <- struct{}{}
+		if ctx.Err() != nil {
+			break
+		}
 		workers.Go(func() {
 			defer func() { <-slots }()
 			one := &all[i]
@@ -68,27 +71,50 @@ func dial(from *pod, to policy.Packet, due policy.Verdict) (policy.Verdict, erro
 	}
 	var fd int
 	err := from.machine.Do(func() (err error) {
-		fd, err = unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		fd, err = unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		return err
 	})
 	if err != nil {
 		return policy.Denied, fmt.Errorf("connect from %s: %w", from.name, err)
 	}
 	defer unix.Close(fd)
-	wait := unix.NsecToTimeval(int64(deniedAfter))
+	wait := deniedAfter
 	if due == policy.Allowed {
-		wait = unix.NsecToTimeval(int64(answerWithin))
+		wait = answerWithin
 	}
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait); err != nil {
-		return policy.Denied, fmt.Errorf("connect from %s: %w", from.name, err)
+	if err = unix.Connect(fd, sockaddr); err == unix.EINPROGRESS {
+		err = connected(fd, wait)
 	}
-	switch err := unix.Connect(fd, sockaddr); err {
-	case nil:
+	switch {
+	case err == nil:
 		return policy.Allowed, nil
-	case unix.EINPROGRESS, unix.EAGAIN, unix.ETIMEDOUT: // nobody has answered
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ETIMEDOUT): // nobody has answered
 		return policy.Denied, nil
 	default:
 		return policy.Denied, fmt.Errorf("connect from %s to %s: %w", from.name, to.Dst, err)
+	}
+}
+
+// connected waits for what becomes of a connection that has begun. It is EAGAIN when nothing does in that time. A signal, which Go's
+// scheduler sends too, ends no more than one turn (connect(2) and poll(2), EINTR).
+func connected(fd int, wait time.Duration) error {
+	deadline := time.Now().Add(wait)
+	for {
+		left := unix.NsecToTimespec(max(0, int64(time.Until(deadline))))
+		ready, err := unix.Ppoll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, &left, nil)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return err
+		case ready == 0:
+			return unix.EAGAIN
+		}
+		errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err != nil || errno == 0 {
+			return err
+		}
+		return unix.Errno(errno)
 	}
 }
 
