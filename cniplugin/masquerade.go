@@ -3,8 +3,10 @@ package cniplugin
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -12,46 +14,88 @@ import (
 )
 
 // masquerade gives the node's pods its address when they talk to the world: one table for all pods of the network, which
-// the first of them makes. The others ask no more than whether it is still that table.
+// the first of them makes. The others ask no more than whether it is still that table, unless they have addresses of no range
+// that the configuration names: what they need then depends on which others there are.
 func (t *task) masquerade(n *network, addresses []given) error {
-	spec := nat.Spec{Exempt: n.exempt}
-	for _, a := range addresses {
-		spec.Masquerade = append(spec.Masquerade, a.prefix.Masked())
-	}
-	for _, r := range n.routes {
-		if p := r.Prefix; p.Bits() > 0 { // towards the cluster
-			spec.Exempt = append(spec.Exempt, p)
-		}
-	}
 	driver, err := nat.New(nat.Config{Owner: t.config.Name, NetNS: t.cfg.NetNS, Logger: t.log})
 	if err != nil {
 		return err
 	}
 	defer driver.Close()
 	seen := t.state + "/masquerade/" + t.config.Name
-	is := func() string {
+	is := func(spec nat.Spec) string {
 		stamp, err := driver.Stamp(t.ctx)
 		if err != nil {
 			return ""
 		}
 		return fmt.Sprintln(stamp, spec)
 	}
-	if last, err := os.ReadFile(seen); err == nil && len(last) > 0 && string(last) == is() {
+	kept := func(spec nat.Spec) bool {
+		last, err := os.ReadFile(seen)
+		return err == nil && len(last) > 0 && string(last) == is(spec)
+	}
+	spec := n.masqueraded()
+	if !slices.ContainsFunc(addresses, func(a given) bool { return !covers(spec.Masquerade, a.prefix) }) && kept(spec) {
 		return nil
 	}
 	return locked(t.ctx, t.state+"/masquerade.lock", func() error {
+		spec, err := t.recordedToo(spec)
+		if err != nil || kept(spec) {
+			return err
+		}
 		if _, err := driver.Apply(t.ctx, spec); err != nil {
 			return err
 		}
-		err := os.MkdirAll(filepath.Dir(seen), 0o700)
-		if err == nil {
-			err = os.WriteFile(seen, []byte(is()), 0o600) // what is cut off equals nothing
+		if err = os.MkdirAll(filepath.Dir(seen), 0o700); err == nil {
+			err = os.WriteFile(seen, []byte(is(spec)), 0o600) // what is cut off equals nothing
 		}
 		if err != nil {
 			t.log.WarnContext(t.ctx, "masquerading will be looked at again for each pod", "err", err)
 		}
 		return nil
 	})
+}
+
+// masqueraded is what the configuration says: all ranges, for the table is every pod's.
+func (n *network) masqueraded() nat.Spec {
+	spec := nat.Spec{Exempt: slices.Clone(n.exempt)}
+	for _, set := range n.sets {
+		for _, r := range set {
+			spec.Masquerade = append(spec.Masquerade, r.Prefix)
+		}
+	}
+	for _, r := range n.routes {
+		if p := r.Prefix; p.Bits() > 0 { // towards the cluster
+			spec.Exempt = append(spec.Exempt, p)
+		}
+	}
+	return spec
+}
+
+// recordedToo adds the addresses of the network's pods that are in no range: others give them, or the runtime names other ranges
+// for each pod. Each pod is recorded before it gets here, so whoever has the lock last knows all.
+func (t *task) recordedToo(spec nat.Spec) (nat.Spec, error) {
+	records, problems, err := t.records.All(t.config.Name)
+	if err != nil {
+		return spec, fail(CodeIO, "the records of attachments", err)
+	}
+	for _, p := range problems {
+		t.log.WarnContext(t.ctx, "record left out", "err", p)
+	}
+	for _, rec := range records {
+		for _, a := range rec.Addresses {
+			if !covers(spec.Masquerade, a) {
+				spec.Masquerade = append(spec.Masquerade, a.Masked())
+			}
+		}
+	}
+	slices.SortFunc(spec.Masquerade, netip.Prefix.Compare) // so that the same pods are the same text
+	return spec, nil
+}
+
+// covers reports whether one of the prefixes has the address of a pod.
+func covers(prefixes []netip.Prefix, pod netip.Prefix) bool {
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(pod.Addr()) })
 }
 
 // locked runs fn while no other process holds the file's lock: two that made the same rules at once would make them twice.
