@@ -194,32 +194,49 @@ func (a *Agent) bury(network string) {
 	}
 }
 
+// sweepAgain is when links are tried again that could not be deleted.
+const sweepAgain = time.Second
+
 // sweep deletes retired links until ctx ends. What is retired while the kernel makes it wait goes in the next round.
 func (a *Agent) sweep(ctx context.Context) error {
+	var again <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-a.sweeping:
+		case <-again:
 		}
-		a.mu.Lock()
-		var due []*agentNetwork
-		for name := range a.unswept {
-			n, err := a.network(name)
-			if err != nil {
-				a.log.WarnContext(ctx, "links of pods that went stay", "network", name, "err", err)
-				continue
-			}
-			due = append(due, n)
-		}
-		clear(a.unswept)
-		a.mu.Unlock()
-		for _, n := range due {
-			if err := n.pods.Sweep(ctx); err != nil && ctx.Err() == nil {
-				a.log.WarnContext(ctx, "links of pods that went stay", "err", err)
-			}
+		if again = nil; !a.sweepAll(ctx) {
+			again = time.After(sweepAgain)
 		}
 	}
+}
+
+// sweepAll does so once for each network that is due, and reports whether none is left. One that failed stays due.
+func (a *Agent) sweepAll(ctx context.Context) bool {
+	a.mu.Lock()
+	due := a.unswept
+	a.unswept = map[string]bool{}
+	a.mu.Unlock()
+	done := true
+	for name := range due {
+		a.mu.Lock()
+		n, err := a.network(name)
+		a.mu.Unlock()
+		if err == nil {
+			err = n.pods.Sweep(ctx)
+		}
+		if err == nil || ctx.Err() != nil {
+			continue
+		}
+		a.log.WarnContext(ctx, "links of pods that went stay", "network", name, "err", err)
+		done = false
+		a.mu.Lock()
+		a.unswept[name] = true
+		a.mu.Unlock()
+	}
+	return done
 }
 
 // recordedPorts is a driver that applies what is recorded when the table has been read, which may be more than what the Loop was
@@ -275,7 +292,18 @@ func (a *Agent) publish() error {
 	return errors.Join(errs...)
 }
 
-// keep has a network's host ports kept as spec says.
+// publishOne does so for one network.
+func (a *Agent) publishOne(network string) error {
+	spec, err := a.recorded(network)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.keep(network, spec)
+}
+
+// keep has a network's host ports kept as spec says. The caller holds the mutex.
 func (a *Agent) keep(name string, spec nat.PortSpec) error {
 	n, err := a.network(name)
 	if err != nil {
@@ -337,10 +365,12 @@ type agentHandler struct{ *Agent }
 // Attach has nothing to wait for.
 func (h agentHandler) Attach(context.Context, local.Record) error { return nil }
 
-// Detach returns when the host ports of these attachments are closed; their links, which plugins have retired, go later.
+// Detach returns when the host ports of these attachments are closed; their links, which plugins have retired, go later, and also
+// when it fails.
 func (h agentHandler) Detach(ctx context.Context, keys []local.Key) error {
 	published := map[string]bool{}
 	for _, k := range keys {
+		h.bury(k.Network)
 		_, err := h.ports.Get(k)
 		if !errors.Is(err, local.ErrNoRecord) {
 			published[k.Network] = true
@@ -349,8 +379,8 @@ func (h agentHandler) Detach(ctx context.Context, keys []local.Key) error {
 			}
 		}
 	}
-	if len(published) > 0 {
-		if err := h.publish(); err != nil {
+	for network := range published { // no other's trouble is theirs
+		if err := h.publishOne(network); err != nil {
 			return err
 		}
 	}
@@ -358,9 +388,6 @@ func (h agentHandler) Detach(ctx context.Context, keys []local.Key) error {
 		if err := h.settled(ctx, network); err != nil {
 			return err
 		}
-	}
-	for _, k := range keys {
-		h.bury(k.Network)
 	}
 	return h.release(ctx, keys)
 }

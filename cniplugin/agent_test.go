@@ -14,6 +14,7 @@ import (
 	"github.com/podweft/podweft/cniplugin"
 	"github.com/podweft/podweft/internal/nft"
 	"github.com/podweft/podweft/nat"
+	"github.com/podweft/podweft/node/local"
 	"github.com/podweft/podweft/testnet"
 )
 
@@ -127,6 +128,43 @@ func TestAgentThatWasKilled(t *testing.T) {
 	require.Zero(t, r.code, r)
 	assert.Equal(t, []string{"lo", "cni0"}, n.linkNames(t))
 	assert.Zero(t, n.hostPorts(t))
+}
+
+// halfway is an agent that fails when it has removed the record of a pod's host ports.
+type halfway struct {
+	local.Handler
+	ports *local.Records
+}
+
+// Detach implements local.Handler.
+func (h halfway) Detach(_ context.Context, keys []local.Key) error {
+	for _, k := range keys {
+		if err := h.ports.Remove(k); err != nil {
+			return err
+		}
+	}
+	return assert.AnError
+}
+
+// TestAgentThatFailsHalfway: the plugin closes the host ports itself, though their record is gone.
+func TestAgentThatFailsHalfway(t *testing.T) {
+	n := newNode(t)
+	pod := testnet.NewNode(t, "pod")
+	n.add(t, pod, n.conf(withPort(8080)))
+	require.Equal(t, 1, n.hostPorts(t))
+	ports, err := local.Open(n.dir+"/hostports", n.boot)
+	require.NoError(t, err)
+	server, err := local.Listen(local.ServerConfig{Path: n.dir + "/agent.sock", Handler: halfway{ports: ports}})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- server.Run(ctx) }()
+	r := n.call(t, "podweft-cni", "DEL", n.conf(nil), about(pod)...)
+	assert.Zero(t, r.code, r)
+	assert.Zero(t, n.hostPorts(t))
+	n.links(t, "lo", "cni0")
+	cancel()
+	require.NoError(t, <-done)
 }
 
 // TestAgentFindsWhatIsLeft: one that starts sweeps what was retired while none ran, and leaves pods that live alone.

@@ -237,8 +237,12 @@ func (t *task) del() error {
 
 // part takes the pod's host ports and link away. Where an agent runs, the kernel makes it wait, and not us.
 func (t *task) part() error {
+	published, err := t.published()
+	if err != nil {
+		return err
+	}
 	if _, err := os.Stat(socketOf(t.state)); err != nil {
-		return errors.Join(t.closeRecorded(), t.unplug())
+		return errors.Join(t.closePublished(published), t.unplug())
 	}
 	w, err := t.wiring()
 	if err != nil {
@@ -251,7 +255,7 @@ func (t *task) part() error {
 	if t.viaAgent() {
 		return nil
 	}
-	return errors.Join(t.closeRecorded(), w.sweep())
+	return errors.Join(t.closePublished(published), w.sweep())
 }
 
 // agentPatience is how long an agent may take for what takes it a few milliseconds.

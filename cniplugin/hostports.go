@@ -211,28 +211,41 @@ func (t *task) towards() (string, error) {
 
 // unpublish closes the pod's host ports. An agent must do it itself, or it would put back what it knows to be the pod's.
 func (t *task) unpublish() error {
+	rec, err := t.published()
+	if err != nil {
+		return err
+	}
 	if _, err := os.Stat(socketOf(t.state)); err == nil && t.viaAgent() {
 		return nil
 	}
-	return t.closeRecorded()
+	return t.closePublished(rec)
 }
 
-// closeRecorded closes the pod's host ports, as they are recorded.
-func (t *task) closeRecorded() error {
+// published is the record of the pod's host ports; one without any is of a pod that has none. Read it before an agent is asked:
+// one that fails may have removed it already.
+func (t *task) published() (rec local.Record, err error) {
+	records, err := t.portRecords()
+	if err != nil {
+		return rec, err
+	}
+	rec, err = records.Get(t.key())
+	if err != nil && !errors.Is(err, local.ErrNoRecord) {
+		t.log.WarnContext(t.ctx, "record left out", "err", err)
+	}
+	return rec, nil
+}
+
+// closePublished closes the pod's host ports, as they were recorded. Where that fails the record stays, for the DEL that comes
+// again, or is put back.
+func (t *task) closePublished(rec local.Record) error {
 	records, err := t.portRecords()
 	if err != nil {
 		return err
 	}
-	rec, err := records.Get(t.key())
-	if errors.Is(err, local.ErrNoRecord) {
-		return nil
-	}
-	if err != nil {
-		t.log.WarnContext(t.ctx, "record left out", "err", err)
-		return records.Remove(t.key())
-	}
-	if err := t.closePorts(rec); err != nil {
-		return err
+	if len(rec.HostPorts) > 0 {
+		if err := t.closePorts(rec); err != nil {
+			return errors.Join(err, records.Put(rec))
+		}
 	}
 	return records.Remove(t.key())
 }
