@@ -63,7 +63,7 @@ func (v *veth) hostSteps() (steps []cable.Step) {
 	if v.Have.Isolated != v.port.Isolated {
 		update(fmt.Sprintf("isolated %t", v.port.Isolated), func(r *nl.Batch) { r.SetIsolated(v.Host.Name, v.port.Isolated) })
 	}
-	if v.port.MTU < v.bridge.MTU {
+	if changed := v.Have.Alias == "" || v.Have.Master == 0 || v.Have.MTU != v.Host.MTU; changed && v.port.MTU < v.bridge.MTU {
 		// A bridge takes the smallest MTU of its ports (br_mtu_auto_adjust in net/bridge/br_if.c), until it is given one.
 		update(fmt.Sprintf("mtu of %s %d", v.bridge.Name, v.bridge.MTU), func(r *nl.Batch) { r.SetMTU(v.br.Index, v.bridge.MTU) })
 	}
