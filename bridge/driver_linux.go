@@ -49,9 +49,10 @@ type Driver struct {
 	pods *Attacher
 	path string // of the node's namespace
 
-	mu    sync.Mutex
-	names map[string]bool // of the links that the last pass was about
-	links map[int]bool    // and their indexes
+	mu      sync.Mutex
+	passing int             // passes under way: what happens then may come too late for them
+	names   map[string]bool // of the links that the last pass was about
+	links   map[int]bool    // and their indexes
 }
 
 var _ podweft.Driver[Spec] = (*Driver)(nil)
@@ -89,12 +90,12 @@ func (d *Driver) Apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
 }
 
 // Watch calls changed once when it listens, and then whenever one of the node's links that the last Plan or Apply was about
-// may have changed, until ctx ends. What happens inside of pods it does not hear of: a Loop's Resync finds that.
+// may have changed, or any while one is under way, until ctx ends. What happens inside of pods it does not hear of: a Loop's Resync finds that.
 func (d *Driver) Watch(ctx context.Context, changed func()) error {
 	concerns := func(index int, name string) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if d.names[name] || d.links[index] {
+		if d.passing > 0 || d.names[name] || d.links[index] {
 			changed()
 		}
 	}
@@ -135,7 +136,11 @@ func (d *Driver) pass(ctx context.Context, spec Spec, make func(c *podweft.Chang
 		plan = append(plan, c)
 	}
 	seen := sight{names: map[string]bool{b.Name: true}, links: map[int]bool{}}
-	defer func() { d.note(seen) }()
+	for _, p := range spec.Ports {
+		seen.names[p.withDefaults(d.pods.node.Owner, b).HostName] = true
+	}
+	d.begin()
+	defer func() { d.end(seen) }()
 	br, c, err := d.compareBridge(ctx, b)
 	if err != nil {
 		return nil, err
@@ -153,7 +158,7 @@ func (d *Driver) pass(ctx context.Context, spec Spec, make func(c *podweft.Chang
 		}
 		p = p.withDefaults(d.pods.node.Owner, b)
 		c, index := d.comparePort(ctx, b, br, p)
-		seen.names[p.HostName], seen.links[index] = true, true
+		seen.links[index] = true
 		if c.Op != 0 {
 			change(c, func() error {
 				_, err := d.pods.Attach(ctx, b, p)
@@ -162,27 +167,33 @@ func (d *Driver) pass(ctx context.Context, spec Spec, make func(c *podweft.Chang
 		}
 	}
 	if spec.Sweep {
-		err = d.sweep(ctx, seen, change)
+		swept, err := d.sweep(ctx, seen, make)
+		return append(plan, swept...), err
 	}
-	return plan, err
+	return plan, nil
 }
 
-// sweep removes the owner's ports that were not seen.
-func (d *Driver) sweep(ctx context.Context, seen sight, change func(podweft.Change, func() error)) error {
+// sweep removes the owner's ports that the Spec does not name, at once all that are not held.
+func (d *Driver) sweep(ctx context.Context, seen sight, make func(c *podweft.Change, do func() error)) (podweft.Plan, error) {
 	all, err := d.pods.node.Marked(ctx, "veth")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	all = slices.DeleteFunc(all, func(l nl.Link) bool { return seen.names[l.Name] })
-	for i, c := range deletions(all) {
-		change(c, func() error {
-			if i > 0 {
-				return nil // all went with the first
-			}
-			return d.pods.node.DeleteAll(ctx, all)
+	plan := deletions(all)
+	var due []*podweft.Change
+	var links []nl.Link
+	for i := range plan {
+		make(&plan[i], func() error {
+			due, links = append(due, &plan[i]), append(links, all[i])
+			return nil
 		})
 	}
-	return nil
+	err = d.pods.node.DeleteAll(ctx, links)
+	for _, c := range due {
+		c.Err = err
+	}
+	return plan, nil
 }
 
 // sight is what a pass was about.
@@ -191,10 +202,17 @@ type sight struct {
 	links map[int]bool
 }
 
-func (d *Driver) note(s sight) {
+func (d *Driver) begin() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.passing++
+}
+
+func (d *Driver) end(s sight) {
 	delete(s.links, 0)
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.passing--
 	d.names, d.links = s.names, s.links
 }
 

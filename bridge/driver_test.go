@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"os"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/bridge"
@@ -196,4 +199,67 @@ func TestDriverInALoop(t *testing.T) {
 	}
 	cancel()
 	require.NoError(t, <-done)
+}
+
+// TestDriverWithANarrowPort: the bridge keeps its own MTU, and then nothing is left to be done.
+func TestDriverWithANarrowPort(t *testing.T) {
+	h := newHost(t, bridge.Config{})
+	d := newDriver(t, h)
+	pods, spec := crowd(t, 2)
+	spec.Ports[0].MTU = 1300
+	_, err := d.Apply(t.Context(), spec)
+	require.NoError(t, err)
+	assert.Equal(t, 1450, h.link(t, "cni0").MTU)
+	whole(t, d, spec, pods)
+	h.change(t, func(b *nl.Batch) { b.SetMaster(h.link(t, h.hostName(t, spec.Ports[0])).Index, 0) })
+	_, err = d.Apply(t.Context(), spec)
+	require.NoError(t, err)
+	assert.Equal(t, 1450, h.link(t, "cni0").MTU)
+	whole(t, d, spec, pods)
+}
+
+// TestDriverWatchesDuringAPass: what happens then is a hint, for it may have been read before.
+func TestDriverWatchesDuringAPass(t *testing.T) {
+	h := newHost(t, bridge.Config{})
+	_, spec := crowd(t, 2)
+	slow := t.TempDir() + "/pod"
+	require.NoError(t, unix.Mkfifo(slow, 0o600)) // whoever opens it waits
+	made := spec
+	made.Ports = spec.Ports[:1]
+	_, err := newDriver(t, h).Apply(t.Context(), made)
+	require.NoError(t, err)
+	spec.Ports[1].NetNS = slow
+
+	d := newDriver(t, h) // for which it is the first pass
+	hints := make(chan bool)
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	all.Go(func() {
+		assert.NoError(t, d.Watch(ctx, func() {
+			select {
+			case hints <- true:
+			case <-ctx.Done():
+			}
+		}))
+	})
+	<-hints // it listens
+	all.Go(func() {
+		_, err := d.Apply(t.Context(), spec)
+		assert.Error(t, err, "that is no pod")
+	})
+	end, hinted := h.link(t, h.hostName(t, spec.Ports[0])).Index, false
+	for until := time.Now().Add(patience); !hinted && time.Now().Before(until); { // whether it has begun we cannot see
+		h.change(t, func(b *nl.Batch) { b.SetUp(end, false) })
+		h.change(t, func(b *nl.Batch) { b.SetUp(end, true) })
+		select {
+		case hinted = <-hints:
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	assert.True(t, hinted)
+	cancel()
+	opened, err := os.OpenFile(slow, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	require.NoError(t, opened.Close())
+	all.Wait()
 }
