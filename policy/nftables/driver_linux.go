@@ -13,18 +13,16 @@ import (
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/nft"
-	"github.com/podweft/podweft/internal/sysctl"
+	"github.com/podweft/podweft/policy/internal/bridges"
 )
 
 // Driver keeps one node's table of policies. It is a [podweft.Driver] and safe for concurrent use.
 type Driver struct {
 	conn  *nft.Conn
-	netns string
+	gate  bridges.Gate
 	table nft.Table
 	group uint16
 	log   *slog.Logger
-	// ensure sets a sysctl in a namespace.
-	ensure func(netns, key, value string) error
 
 	moves    atomic.Uint64 // counts what others have done to the table
 	listings atomic.Uint64
@@ -59,7 +57,8 @@ func New(cfg Config) (*Driver, error) {
 	if _, err := conn.Generation(context.Background()); err != nil { // answered at once
 		return nil, errors.Join(err, conn.Close())
 	}
-	return &Driver{conn: conn, netns: cfg.NetNS, table: cfg.table(), group: cfg.LogGroup, log: log, ensure: sysctl.Ensure}, nil
+	gate := bridges.Gate{NetNS: cfg.NetNS, Name: cfg.table().Name, Conn: conn}
+	return &Driver{conn: conn, gate: gate, table: cfg.table(), group: cfg.LogGroup, log: log}, nil
 }
 
 // Close frees the driver's sockets and ends its Watch. The table stays, and policies with it: a node daemon restarts without
@@ -111,7 +110,7 @@ func (d *Driver) apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
 	var bridged podweft.Plan
 	var err error
 	if !known || len(spec.Bridges) > 0 { // nobody tells when br_netfilter is turned off, as many a sysctl.conf has it
-		if bridged, err = d.bridges(ctx, spec); err != nil && bridged == nil {
+		if bridged, err = d.gate.Reach(ctx, spec.bridged()); err != nil && bridged == nil {
 			return nil, err
 		}
 	}

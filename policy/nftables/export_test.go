@@ -9,8 +9,8 @@ import (
 
 // WithoutBridgeNetfilter makes the driver find none, as on a kernel without the module.
 func (d *Driver) WithoutBridgeNetfilter(missing bool) {
-	d.ensure = sysctl.Ensure
+	d.gate.Ensure = sysctl.Ensure
 	if missing {
-		d.ensure = func(_, key, _ string) error { return fmt.Errorf("%w: %s", podweft.ErrNotSupported, key) }
+		d.gate.Ensure = func(_, key, _ string) error { return fmt.Errorf("%w: %s", podweft.ErrNotSupported, key) }
 	}
 }

@@ -81,6 +81,14 @@ func nodeOf(rules *policy.Ruleset) string {
 	return ""
 }
 
+// bridged are the bridges that policies must reach.
+func (s Spec) bridged() []string {
+	if s.Rules == nil {
+		return nil
+	}
+	return s.Bridges
+}
+
 // equalButRules reports whether s and o differ in their Rules at most.
 func (s Spec) equalButRules(o Spec) bool {
 	return s.Audit == o.Audit && s.Strict == o.Strict && slices.Equal(s.Closed, o.Closed) && slices.Equal(s.Bridges, o.Bridges) &&

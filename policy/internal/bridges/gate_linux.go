@@ -21,6 +21,8 @@ type Gate struct {
 	NetNS string
 	// Name is that of a table of nf_tables' family bridge.
 	Name string
+	// Conn speaks to nf_tables of that namespace; nil opens one each time.
+	Conn *nft.Conn
 	// Ensure sets a sysctl in a namespace; nil is the ordinary way.
 	Ensure func(netns, key, value string) error
 }
@@ -48,15 +50,24 @@ func (g Gate) Reach(ctx context.Context, names []string) (podweft.Plan, error) {
 	return g.open(ctx)
 }
 
+// conn is who speaks to nf_tables, and what closes it afterwards.
+func (g Gate) conn() (*nft.Conn, func(), error) {
+	if g.Conn != nil {
+		return g.Conn, func() {}, nil
+	}
+	conn, err := nft.Open(g.NetNS)
+	return conn, func() { conn.Close() }, err
+}
+
 func (g Gate) table() nft.Table { return nft.Table{Family: nft.Bridge, Name: g.Name} }
 
 // close drops IP between the ports of bridges. ARP may pass: it tells nobody anything that it should not. A kernel that cannot tell one
 // bridge from another (nft_meta_bridge, a module of its own) has all of the namespace closed.
 func (g Gate) close(ctx context.Context, names []string) (podweft.Plan, error) {
 	change := podweft.Change{Op: podweft.Update, Object: g.table(), Note: "closes " + strings.Join(names, ", ") + ", which policies cannot reach"}
-	conn, err := nft.Open(g.NetNS)
+	conn, done, err := g.conn()
 	if err == nil {
-		defer conn.Close()
+		defer done()
 		err = g.drop(ctx, conn, names)
 	}
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
@@ -109,11 +120,11 @@ func equal(data []byte) *expr.Cmp {
 
 // open removes what close has made. A kernel without nf_tables has nothing of it.
 func (g Gate) open(ctx context.Context) (podweft.Plan, error) {
-	conn, err := nft.Open(g.NetNS)
+	conn, done, err := g.conn()
 	if err != nil {
 		return nil, nothing(err)
 	}
-	defer conn.Close()
+	defer done()
 	if _, err := conn.Table(ctx, g.table()); err != nil {
 		return nil, nothing(err)
 	}
