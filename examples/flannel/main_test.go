@@ -455,6 +455,15 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestCutShort: a start that its caller ends is no failure, whatever it waited for then.
+func TestCutShort(t *testing.T) {
+	o, _, err := ParseOptions([]string{"--etcd-endpoints=" + freeURL(t)}, func(string) string { return "" }, io.Discard)
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	require.NoError(t, Run(ctx, o))
+}
+
 func TestEnvironment(t *testing.T) {
 	env := map[string]string{"FLANNELD_ETCD_ENDPOINTS": "http://a:1,http://b:2", "FLANNELD_IP_MASQ": "true", "FLANNELD_IFACE": "eth7"}
 	o, rest, err := ParseOptions([]string{"-iface=eth1", "plan"}, func(name string) string { return env[name] }, io.Discard)
