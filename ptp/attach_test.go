@@ -76,7 +76,8 @@ func TestAttachWithRoutesOfItsOwn(t *testing.T) {
 // The pod gives itself another's address and sends from it: the node drops that.
 func TestPodsCannotPoseAsOneAnother(t *testing.T) {
 	h := newHost(t, ptp.Config{})
-	thief, _ := h.attachNew(t, dual, 2)
+	h.setSysctl(t, "net/ipv4/conf/all/rp_filter", "0") // which machines have as they like
+	thief, p := h.attachNew(t, dual, 2)
 	victim, pv := h.attachNew(t, dual, 3)
 	target, pt := h.attachNew(t, dual, 4)
 	thief.change(t, func(b *nl.Batch) {
@@ -85,16 +86,30 @@ func TestPodsCannotPoseAsOneAnother(t *testing.T) {
 	frames, err := target.Capture("eth0")
 	require.NoError(t, err)
 	defer frames.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	_, err = thief.Echo(ctx, pt.Addresses[0], testnet.Echo{From: pv.Addresses[0]})
-	require.Error(t, err)
-	victim.ping(t, pt.Addresses[0]) // so much later, what the thief sent would have come
-	n, err := frames.Count(func(p testnet.Packet) bool {
+	pose := func() {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		_, err := thief.Echo(ctx, pt.Addresses[0], testnet.Echo{From: pv.Addresses[0]})
+		require.Error(t, err) // an answer is the victim's
+	}
+	ipv4 := func(p testnet.Packet) bool {
 		return !p.Sent && len(p.Frame) > 14 && p.Frame[12] == 8 && p.Frame[13] == 0
-	})
+	}
+	pose()
+	victim.ping(t, pt.Addresses[0]) // so much later, what the thief sent would have come
+	n, err := frames.Count(ipv4)
 	require.NoError(t, err)
 	assert.Equal(t, 1, n, "IPv4 packets: the victim's alone")
+
+	at := h.attach(t, p)
+	h.setSysctl(t, "net/ipv4/conf/"+at.Host.Name+"/rp_filter", "0")
+	posed := 0
+	for end := time.Now().Add(patience); posed == 0 && time.Now().Before(end); {
+		pose()
+		posed, err = frames.Count(ipv4)
+		require.NoError(t, err)
+	}
+	assert.NotZero(t, posed, "nothing else had kept it back")
 }
 
 // With its neighbour entry taken away, a pod asks, and the node's end answers for whatever it routes to.
@@ -260,6 +275,21 @@ func TestAddressGoesToTheLast(t *testing.T) {
 	for _, a := range ph.Addresses {
 		h.ping(t, a)
 	}
+}
+
+// An Attach that fails leaves an address with whom it was.
+func TestFailedAttachTakesNoAddress(t *testing.T) {
+	h := newHost(t, ptp.Config{})
+	_, p := h.attachNew(t, families[0], 2)
+	lo := h.link(t, "lo").Index
+	h.change(t, func(b *nl.Batch) {
+		b.AddRoute(nl.Route{RouteKey: nl.RouteKey{Table: nl.TableMain, Prefix: netip.MustParsePrefix("fd00:244::2/128")}, Protocol: unix.RTPROT_STATIC, Link: lo})
+	})
+	before := h.routes(t)
+	_, err := h.pods.Attach(t.Context(), port(dual, newMachine(t, "heir"), 2))
+	require.ErrorIs(t, err, podweft.ErrConflict)
+	assert.Equal(t, before, h.routes(t))
+	h.ping(t, p.Addresses[0])
 }
 
 // What is in the way is named and stays; so does everything else.

@@ -67,7 +67,8 @@ func (a *Attacher) attach(ctx context.Context, p Port) (at Attached, err error) 
 	return at, err
 }
 
-// connect makes the pair of a port work. The node's route comes last: it is what makes the pod reachable.
+// connect makes the pair of a port work. The node's route comes last: it is what makes the pod reachable, and may take an address
+// from another port of ours, which an Attach that fails could not give back.
 func (a *Attacher) connect(ctx context.Context, v *veth, pod *cable.Pod, made bool) (at Attached, err error) {
 	want := v.setup()
 	if !made {
@@ -88,9 +89,6 @@ func (a *Attacher) connect(ctx context.Context, v *veth, pod *cable.Pod, made bo
 	if err := pod.Complete(ctx, want); err != nil {
 		return at, err
 	}
-	if err := a.lead(ctx, v); err != nil {
-		return at, err
-	}
 	host, err := a.node.Operational(ctx, v.Host.Name)
 	if err != nil {
 		return at, err
@@ -103,6 +101,9 @@ func (a *Attacher) connect(ctx context.Context, v *veth, pod *cable.Pod, made bo
 			return at, err
 		}
 	}
+	if err := a.lead(ctx, v); err != nil {
+		return at, err
+	}
 	if made {
 		a.node.Log.DebugContext(ctx, "port attached", "link", v.Host.Name, "container", v.port.Container, "netns", v.port.NetNS)
 	}
@@ -111,7 +112,8 @@ func (a *Attacher) connect(ctx context.Context, v *veth, pod *cable.Pod, made bo
 
 func asLink(l nl.Link) Link { return Link{Index: l.Index, Name: l.Name, MAC: l.MAC, MTU: l.MTU} }
 
-// lead makes the node's routes to the pod. Usually nothing is there, and to try is cheaper than to look.
+// lead makes the node's routes to the pod. Usually nothing is there, and to try is cheaper than to look. No route of ours gives way
+// where another one cannot be had.
 func (a *Attacher) lead(ctx context.Context, v *veth) error {
 	var batch nl.Batch
 	routes := v.routes()
@@ -134,18 +136,22 @@ func (a *Attacher) lead(ctx context.Context, v *veth) error {
 	if err != nil {
 		return err
 	}
+	var steps []cable.Step
 	var errs []error
 	for _, r := range taken {
 		there, ok := have[r.RouteKey]
 		if ok && there.Protocol != v.protocol {
 			errs = append(errs, &podweft.OpError{Op: "create", Object: podweft.Named(r.Format(v.Host.Name)), Err: conflict(a.node.Conn, there)})
 		} else if !ok || !sameRoute(there, r) {
-			errs = append(errs, a.node.Do(ctx, cable.Step{
+			steps = append(steps, cable.Step{
 				Op: "update", Object: r.Format(v.Host.Name), Request: func(b *nl.Batch) { b.ReplaceRoute(r) },
-			}))
+			})
 		}
 	}
-	return errors.Join(errs...)
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	return a.node.Do(ctx, steps...)
 }
 
 // readRoutes are the routes of the main table. Of several at one key, as IPv6 may have, it is any.
