@@ -36,6 +36,9 @@ func (a *Attacher) checkHost(ctx context.Context, v *veth) error {
 	if !v.Have.Up {
 		errs = append(errs, cable.Missing("link "+v.Host.Name+" up"))
 	}
+	if v.Have.IPv4 != ipv4 {
+		errs = append(errs, cable.Missing("link "+v.Host.Name+" proxy_arp 1 rp_filter 1"))
+	}
 	have, err := a.node.Conn.Addresses(v.Have.Index)
 	if err != nil {
 		return err

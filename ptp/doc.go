@@ -34,8 +34,9 @@
 //
 // IPv4 packets from another address than the port's own are dropped (rp_filter of the node's end is 1), so pods cannot pose as one
 // another, unless net.ipv4.conf.all.rp_filter is 2, as some distributions have it: the larger of the two counts, and 2 asks no
-// more than that some link leads to the source (Documentation/networking/ip-sysctl.rst). The same goes for whoever sets the end's own
-// to another value later, as udev's rules for new links may. For IPv6 the kernel has no such setting: there it is a policy's work.
+// more than that some link leads to the source (Documentation/networking/ip-sysctl.rst). Where something sets the end's own to
+// another value later, as udev's rules for new links may, Check reports it, and Attach and a Driver's next pass put it back, of
+// which nothing tells the Driver. For IPv6 the kernel has no such setting: there it is a policy's work.
 //
 // The node's end answers ARP for everything (proxy_arp), which pods need only if somebody takes their permanent neighbour entry
 // away. For IPv6, the gateway's address is there and answers by itself.

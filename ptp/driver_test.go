@@ -119,6 +119,27 @@ func pingable(ctx context.Context, from *machine, to netip.Addr) bool {
 	return err == nil
 }
 
+// TestRepairOfIPv4Settings: of which no event tells, so the next pass finds them.
+func TestRepairOfIPv4Settings(t *testing.T) {
+	h := newHost(t, ptp.Config{})
+	d := h.driver(t)
+	p := port(dual, newMachine(t, "pod"), 2)
+	spec := ptp.Spec{Ports: []ptp.Port{p}}
+	_, err := d.Apply(t.Context(), spec)
+	require.NoError(t, err)
+	end := h.attach(t, p).Host.Name
+	for key, other := range map[string]string{"rp_filter": "2", "proxy_arp": "0"} {
+		key = "net/ipv4/conf/" + end + "/" + key
+		h.setSysctl(t, key, other)
+		require.ErrorIs(t, h.pods.Check(t.Context(), p), ptp.ErrMissing)
+		plan, err := d.Apply(t.Context(), spec)
+		require.NoError(t, err)
+		assert.Equal(t, "~ link "+end+" proxy_arp 1 rp_filter 1\n", plan.String())
+		assert.Equal(t, "1\n", h.sysctl(t, key))
+		require.NoError(t, h.pods.Check(t.Context(), p))
+	}
+}
+
 // TestDriverLeavesOthersAlone: ports that it does not know, and routes that are not ours.
 func TestDriverLeavesOthersAlone(t *testing.T) {
 	h := newHost(t, ptp.Config{})

@@ -14,6 +14,9 @@ import (
 // v6Metric is what the kernel makes of an IPv6 route without a metric, IP6_RT_PRIO_USER in linux/ipv6_route.h.
 const v6Metric = 1024
 
+// ipv4 is how the node's end deals with IPv4.
+var ipv4 = nl.IPv4Conf{ProxyARP: true, StrictSource: true}
+
 // protocolOf is that of an owner's routes.
 func protocolOf(owner string) uint8 { return fib.MarkOf("ptp/" + owner).Protocol }
 
@@ -64,9 +67,11 @@ func (v *veth) linkSteps() (steps []cable.Step) {
 	}
 	if v.Have.Alias == "" || !v.Have.Up {
 		update("up alias "+v.Host.Alias, func(b *nl.Batch) {
-			b.SetIPv4Conf(v.Host.Name, nl.IPv4Conf{ProxyARP: true, StrictSource: true})
+			b.SetIPv4Conf(v.Host.Name, ipv4)
 			b.Mark(v.Host)
 		})
+	} else if v.Have.IPv4 != ipv4 {
+		update("proxy_arp 1 rp_filter 1", func(b *nl.Batch) { b.SetIPv4Conf(v.Host.Name, ipv4) })
 	}
 	if v.Host.MTU != 0 && v.Have.MTU != v.Host.MTU {
 		update(fmt.Sprintf("mtu %d", v.Host.MTU), func(b *nl.Batch) { b.SetMTU(v.Have.Index, v.Host.MTU) })

@@ -30,3 +30,20 @@ func (b *Batch) SetIPv4Conf(name string, c IPv4Conf) {
 		})
 	})
 }
+
+// parseIPv4Conf reads what a link says of itself: the values in the order of their indexes, the first of which is 1
+// (inet_fill_link_af in net/ipv4/devinet.c).
+func parseIPv4Conf(body []byte) IPv4Conf {
+	conf := body[unix.SizeofIfInfomsg:]
+	for _, want := range []uint16{unix.IFLA_AF_SPEC, unix.AF_INET, iflaInetConf} {
+		var next []byte
+		attrs(conf, func(kind uint16, v []byte) {
+			if kind == want {
+				next = v
+			}
+		})
+		conf = next
+	}
+	at := func(index int) uint32 { return asU32(conf[min(4*(index-1), len(conf)):]) }
+	return IPv4Conf{ProxyARP: at(ipv4DevconfProxyARP) != 0, StrictSource: at(ipv4DevconfRPFilter) == 1}
+}

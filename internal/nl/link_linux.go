@@ -30,8 +30,9 @@ type Link struct {
 	// Operational: it is up, has a carrier, and the kernel has acted on that, which it does from a work queue. Until then
 	// frames sent through it are dropped. Never so for lo.
 	Operational bool
-	VXLAN       VXLAN // when Kind is "vxlan"
-	Pair        int   // index of the other end, when Kind is "veth"
+	VXLAN       VXLAN    // when Kind is "vxlan"
+	Pair        int      // index of the other end, when Kind is "veth"
+	IPv4        IPv4Conf // when Kind is "veth"
 }
 
 // VXLAN is what is particular to a VTEP.
@@ -80,7 +81,7 @@ func (c *Conn) link(ctx context.Context, name string, which func(m *message), mo
 		if l, failure = vnl.LinkDeserialize(nil, body); failure != nil {
 			return
 		}
-		link = fromVNL(l)
+		link = fromVNL(l, body)
 		if more != nil {
 			more(l, body)
 		}
@@ -124,14 +125,14 @@ func (c *Conn) dumpLinks(ctx context.Context, filter func(*message), keep func(L
 			failure = err
 			return
 		}
-		if found := fromVNL(l); keep(found) {
+		if found := fromVNL(l, body); keep(found) {
 			links = append(links, found)
 		}
 	})
 	return links, cmp.Or(err, failure)
 }
 
-func fromVNL(l vnl.Link) Link {
+func fromVNL(l vnl.Link, body []byte) Link {
 	a := l.Attrs()
 	link := Link{
 		Index: a.Index, Name: a.Name, Alias: a.Alias, MTU: a.MTU, Master: a.MasterIndex, Group: a.Group,
@@ -157,7 +158,7 @@ func fromVNL(l vnl.Link) Link {
 			link.VXLAN.Checksum = !v.UDP6ZeroCSumTx
 		}
 	case *vnl.Veth:
-		link.Pair = a.ParentIndex
+		link.Pair, link.IPv4 = a.ParentIndex, parseIPv4Conf(body)
 	}
 	return link
 }
