@@ -25,7 +25,7 @@
 //
 // A DEL needs nothing but what this package has recorded on the node: the pod's namespace, the lease, the configuration's
 // ranges and the previous result may be gone. It succeeds for what was never there. An ADD that fails leaves nothing
-// behind, and one that was killed is cleaned up by the DEL or the GC that follows, or completed by the next ADD. What was
+// behind, and one that was killed is cleaned up by the DEL or the GC that follows (but see below), or completed by the next ADD. What was
 // recorded before a reboot is void.
 //
 // A node that ran the bridge plugin with host-local is taken over as it is: its bridge, the addresses its pods hold, and
@@ -37,7 +37,12 @@
 //
 // # What will surprise you
 //
-// Without an agent a DEL takes some 20 ms, for which the kernel makes whoever deletes a link wait. That masquerading stands is
+// Without an agent a DEL takes some 20 ms, for which the kernel makes whoever deletes a link wait. An agent that is
+// killed while a DEL closes a host port may leave it open, until there is an agent again. Where an agent gives the addresses, an ADD that
+// was killed before its link bore a mark is cleaned up by its DEL and not by a GC, which knows such links by the addresses in the
+// plugin's own store.
+//
+// The Agent holds no pod back for its policies: package policy/gate is for agents that do. That masquerading stands is
 // seen by the kernel's numbers for its table and chain: what somebody does to the elements of its sets goes unnoticed here.
 //
 // A network is one owner: its links and tables bear its name, and two networks cannot share a bridge. Addresses and records
