@@ -90,11 +90,12 @@ var ours = house{
 
 		"policy":                   {may: []string{root}},
 		"policy/internal/scenario": {may: []string{root, "policy"}},
+		"policy/internal/enforce":  {may: []string{root, "policy"}},
 		"policy/internal/bridges":  {may: []string{root, internal}, brings: nftables},
 		"policy/internal/world":    {may: []string{root, "policy", "policy/internal/scenario", "testnet", internal}, brings: nftables},
 		"policy/gate":              {may: []string{root, "policy", "node/local", internal}, brings: []string{"golang.org/x/sys"}},
-		"policy/nftables":          {may: []string{root, "policy", "policy/internal/bridges", internal}, brings: nftables},
-		"policy/iptables":          {may: []string{root, "policy", "policy/internal/bridges", internal}, brings: nftables},
+		"policy/nftables":          {may: []string{root, "policy", "policy/internal/bridges", "policy/internal/enforce", internal}, brings: nftables},
+		"policy/iptables":          {may: []string{root, "policy", "policy/internal/bridges", "policy/internal/enforce", internal}, brings: nftables},
 
 		"vxlan":  {may: []string{root, "subnet", internal}, brings: rtnetlink},
 		"hostgw": {may: []string{root, "subnet", internal}, brings: rtnetlink},

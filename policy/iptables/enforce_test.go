@@ -87,7 +87,7 @@ func TestStats(t *testing.T) {
 		require.NoError(t, err)
 		web := m.Policies[0].ID()
 		require.Len(t, stats.Rules, 1)
-		assert.Equal(t, iptables.RuleCount{Policy: web, Direction: policy.Ingress, Action: policy.Accept, Count: stats.Rules[0].Count}, stats.Rules[0])
+		assert.Equal(t, policy.RuleCount{Policy: web, Direction: policy.Ingress, Action: policy.Accept, Count: stats.Rules[0].Count}, stats.Rules[0])
 		assert.GreaterOrEqual(t, stats.Rules[0].Packets, uint64(4))
 		require.Len(t, stats.Isolated, 1)
 		assert.Equal(t, []policy.ID{web}, stats.Isolated[0].Policies)

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/podweft/podweft/policy"
+	"github.com/podweft/podweft/policy/internal/enforce"
 )
 
 // image is what there is, or should be, of one family.
@@ -24,19 +25,11 @@ type rule struct {
 	text    string   // as iptables-save writes it, behind the chain's name
 	sets    []string // names in text of which versions are to be decided
 	meaning meaning
-	count   Count
+	count   policy.Count
 }
 
 // meaning is what a rule of ours counts.
-type meaning struct {
-	counts    bool
-	policy    policy.ID // zero where none has decided alone
-	direction policy.Direction
-	rule      int
-	action    policy.Action
-	isolated  []policy.ID // who isolates, where none allowed
-	unknown   bool        // packets of addresses that are closed
-}
+type meaning = enforce.Meaning
 
 // with returns the rule's text with these versions of its sets.
 func (r rule) with(versions map[string]version) string {

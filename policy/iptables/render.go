@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/podweft/podweft/policy"
+	"github.com/podweft/podweft/policy/internal/enforce"
 )
 
 // renderer turns a Spec into the image of one family.
@@ -44,7 +45,7 @@ func (r *renderer) concerned() bool {
 
 // closedHere are the prefixes of this family that are closed.
 func (r *renderer) closedHere() []netip.Prefix {
-	return slices.DeleteFunc(disjoint(r.spec.Closed), func(p netip.Prefix) bool { return !r.has(p.Addr()) })
+	return slices.DeleteFunc(enforce.Disjoint(r.spec.Closed), func(p netip.Prefix) bool { return !r.has(p.Addr()) })
 }
 
 const hook = "POSTROUTING"
@@ -77,7 +78,7 @@ func (r *renderer) frame() {
 				r.add(closed, meaning{}, "-m addrtype --src-type LOCAL", comment("the node has addresses there too"), "-j RETURN")
 			}
 			r.own(closed, d)
-			r.deny(closed, meaning{counts: true, direction: d, unknown: true}, "no known pod", "no known pod")
+			r.deny(closed, meaning{Counts: true, Direction: d, Unknown: true}, "no known pod", "no known pod")
 		}
 	}
 }
@@ -96,7 +97,7 @@ func (r *renderer) policies() {
 	}
 	for _, d := range directions {
 		// Nobody comes here: before a pod is in the set that leads to classes it is in one.
-		r.deny(r.names.frame(classesChain(d)), meaning{counts: true, direction: d, unknown: true}, "no class yet", "no class yet")
+		r.deny(r.names.frame(classesChain(d)), meaning{Counts: true, Direction: d, Unknown: true}, "no class yet", "no class yet")
 	}
 }
 
@@ -134,7 +135,7 @@ func (r *renderer) class(c *policy.Class) {
 		who = append(who, r.chainOf(name).Policy)
 	}
 	why := "isolated by " + joined(who)
-	r.deny(chain, meaning{counts: true, direction: c.Direction, isolated: who}, why, why)
+	r.deny(chain, meaning{Counts: true, Direction: c.Direction, Isolated: who}, why, why)
 }
 
 func mayPass(c *policy.Chain) bool {
@@ -145,7 +146,7 @@ func mayPass(c *policy.Chain) bool {
 func (r *renderer) matches(into string, c *policy.Chain, pass string) {
 	for i := range c.Matches {
 		m := &c.Matches[i]
-		what := meaning{counts: true, policy: c.Policy, direction: c.Direction, rule: m.Rule, action: m.Action}
+		what := meaning{Counts: true, Policy: c.Policy, Direction: c.Direction, Rule: m.Rule, Action: m.Action}
 		why := fmt.Sprintf("%s %s[%d]", c.Policy, c.Direction, m.Rule)
 		for _, set := range []string{m.Peers, m.PortNames} {
 			r.uses[set] |= [...]use{policy.Accept: accepts, policy.Deny: denies, policy.Pass: passes}[m.Action]
@@ -222,7 +223,7 @@ func (r *renderer) own(into string, d policy.Direction) {
 func (r *renderer) deny(into string, what meaning, logged, why string, conditions ...string) {
 	conditions = slices.Clip(conditions)
 	if r.group != 0 {
-		prefix := fmt.Sprintf("podweft %s: %s", what.direction, logged)
+		prefix := fmt.Sprintf("podweft %s: %s", what.Direction, logged)
 		r.add(into, meaning{}, append(conditions, comment(why), fmt.Sprintf("-j NFLOG --nflog-prefix %s --nflog-group %d", quoted(prefix, logLength), r.group))...)
 	}
 	end := "-j DROP"

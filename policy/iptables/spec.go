@@ -1,14 +1,10 @@
 package iptables
 
 import (
-	"errors"
-	"fmt"
-	"iter"
 	"net/netip"
-	"slices"
 
-	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/policy"
+	"github.com/podweft/podweft/policy/internal/enforce"
 )
 
 // Spec says what is enforced. The zero Spec enforces nothing and needs neither chain nor set.
@@ -28,53 +24,7 @@ type Spec struct {
 
 // Validate reports everything in the Spec that makes no sense, each as a [*podweft.FieldError]. It does not look into what a
 // Compiler vouches for.
-func (s Spec) Validate() error {
-	var errs []error
-	for i, p := range s.Closed {
-		field := fmt.Sprintf("Closed[%d]", i)
-		switch {
-		case !p.IsValid():
-			errs = append(errs, &podweft.FieldError{Field: field, Problem: "is not a prefix", Remedy: "write one like 10.244.1.0/24"})
-		case p.Addr().Is4In6():
-			errs = append(errs, &podweft.FieldError{
-				Field: field, Value: p, Problem: "is IPv4 written as IPv6", Remedy: "write it as IPv4: that is how its packets travel",
-			})
-		}
-	}
-	for i, name := range s.Bridges {
-		if name == "" || len(name) > 15 {
-			errs = append(errs, &podweft.FieldError{
-				Field: fmt.Sprintf("Bridges[%d]", i), Value: fmt.Sprintf("%q", name), Problem: "is not a link's name", Remedy: "write one like cni0",
-			})
-		}
-	}
-	if s.Rules != nil {
-		errs = append(errs, oneNode(nodeOf(s.Rules), s.Rules.Endpoints.All()))
-	}
-	return errors.Join(errs...)
-}
-
-// oneNode reports pods that are not of that node: whether a source is its pod's own node is asked of the kernel, which knows of
-// one.
-func oneNode(name string, list iter.Seq[policy.Endpoint]) error {
-	for e := range list {
-		if e.Pod.Node != name {
-			return &podweft.FieldError{
-				Field: "Rules", Problem: fmt.Sprintf("are for pods of %s and %s", name, e.Pod.Node),
-				Remedy: "compile them for this node: NewCompiler(name)",
-			}
-		}
-	}
-	return nil
-}
-
-// nodeOf is the node of the first pod, and so of all.
-func nodeOf(rules *policy.Ruleset) string {
-	for e := range rules.Endpoints.All() {
-		return e.Pod.Node
-	}
-	return ""
-}
+func (s Spec) Validate() error { return enforce.Validate(s.Rules, s.Closed, s.Bridges) }
 
 // bridged are the bridges that policies must reach.
 func (s Spec) bridged() []string {
@@ -82,20 +32,4 @@ func (s Spec) bridged() []string {
 		return nil
 	}
 	return s.Bridges
-}
-
-// disjoint sorts prefixes and leaves out those that another one contains: what is in a set twice would go with the first that goes.
-func disjoint(prefixes []netip.Prefix) []netip.Prefix {
-	masked := make([]netip.Prefix, 0, len(prefixes))
-	for _, p := range prefixes {
-		masked = append(masked, p.Masked())
-	}
-	slices.SortFunc(masked, netip.Prefix.Compare) // the wider first, at the same address
-	var kept []netip.Prefix
-	for _, p := range masked {
-		if len(kept) == 0 || !kept[len(kept)-1].Overlaps(p) {
-			kept = append(kept, p)
-		}
-	}
-	return kept
 }

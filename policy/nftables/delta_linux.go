@@ -6,13 +6,14 @@ import (
 	"strings"
 
 	"github.com/podweft/podweft/policy"
+	"github.com/podweft/podweft/policy/internal/enforce"
 )
 
 // between compares two Rulesets without looking at what they share, and renders only what differs, as it was and as it is to be.
 // lists counts the chains that use each list of ports, and is brought up to date.
 func between(was, is renderer, lists map[string]int) (*change, error) {
 	gone, added := is.rules.Endpoints.Diff(was.rules.Endpoints, policy.Endpoint.Compare)
-	if err := oneNode(nodeOf(is.rules), slices.Values(added)); err != nil {
+	if err := enforce.OneNode(is.rules, slices.Values(added)); err != nil {
 		return nil, err
 	}
 	was.frameSets()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/podweft/podweft/internal/nft"
 	"github.com/podweft/podweft/policy"
+	"github.com/podweft/podweft/policy/internal/enforce"
 )
 
 // renderer turns parts of a Ruleset into parts of a table.
@@ -29,15 +30,7 @@ type renderer struct {
 }
 
 // meaning is what a rule of ours counts.
-type meaning struct {
-	counts    bool
-	policy    policy.ID // zero where none has decided alone
-	direction policy.Direction
-	rule      int
-	action    policy.Action
-	isolated  []policy.ID // who isolates, where none allowed
-	unknown   bool        // packets of addresses that are closed
-}
+type meaning = enforce.Meaning
 
 var directions = [...]policy.Direction{policy.Egress, policy.Ingress}
 
@@ -112,7 +105,7 @@ func (r *renderer) frame(spec Spec) {
 		}
 	}
 	r.locals(r.rules.Locals)
-	for _, p := range disjoint(spec.Closed) {
+	for _, p := range enforce.Disjoint(spec.Closed) {
 		f := familyOf(p.Addr())
 		r.elements(nft.Set{Name: "closed" + f.suffix, Key: f.addr, Interval: true}, nft.Prefix(p))
 	}
@@ -178,7 +171,7 @@ func (r *renderer) closed(f family, d policy.Direction) {
 		r.add(c, meaning{}, "the node has addresses there too", fromHere(), accept())
 	}
 	r.add(c, meaning{}, "", jump(ownChain(d, f)))
-	r.add(c, meaning{counts: true, direction: d, unknown: true}, "no known pod", r.deny(d, "no known pod")...)
+	r.add(c, meaning{Counts: true, Direction: d, Unknown: true}, "no known pod", r.deny(d, "no known pod")...)
 }
 
 // deny drops, or does all but that.
@@ -340,7 +333,7 @@ func (r *renderer) matches(into *chain, f family, c *policy.Chain, pass statemen
 		default:
 			end = []statement{counter(), accept()}
 		}
-		what := meaning{counts: true, policy: c.Policy, direction: c.Direction, rule: m.Rule, action: m.Action}
+		what := meaning{Counts: true, Policy: c.Policy, Direction: c.Direction, Rule: m.Rule, Action: m.Action}
 		comment := fmt.Sprintf("%s %s[%d]", c.Policy, c.Direction, m.Rule)
 		r.add(into, what, comment, append(r.conditions(f, c.Direction, m), end...)...)
 	}
@@ -396,7 +389,7 @@ func (r *renderer) classChains(c *policy.Class) {
 		}
 		who := r.isolators(c)
 		why := "isolated by " + joined(who)
-		r.add(into, meaning{counts: true, direction: c.Direction, isolated: who}, why, r.deny(c.Direction, why)...)
+		r.add(into, meaning{Counts: true, Direction: c.Direction, Isolated: who}, why, r.deny(c.Direction, why)...)
 	}
 }
 
