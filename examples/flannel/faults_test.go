@@ -107,16 +107,7 @@ func (s *stage) serve(i int) {
 // serves waits until the server at the URL does.
 func (s *stage) serves(url string) {
 	s.t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		r, err := http.Get(url + "/health")
-		if err == nil {
-			_ = r.Body.Close()
-			if r.StatusCode == http.StatusOK {
-				return
-			}
-		}
-		require.True(s.t, time.Now().Before(deadline), "etcd does not serve at %s: %v", url, err)
-	}
+	serving(s.t, url)
 }
 
 // stop kills a server.

@@ -84,6 +84,21 @@ func startEtcd(t testing.TB, conf string) (url string, store *etcd.Store) {
 	return url, store
 }
 
+// serving waits until the etcd at the URL serves.
+func serving(t testing.TB, url string) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		r, err := http.Get(url + "/health")
+		if err == nil {
+			_ = r.Body.Close()
+			if r.StatusCode == http.StatusOK {
+				return
+			}
+		}
+		require.True(t, time.Now().Before(deadline), "etcd does not serve at %s: %v", url, err)
+	}
+}
+
 func freeURL(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

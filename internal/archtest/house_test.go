@@ -156,7 +156,7 @@ var ours = house{
 		"github.com/containernetworking/cni":     {"cniplugin", "cnitest"},
 		"github.com/containernetworking/plugins": nil,
 		"github.com/google/nftables":             {"internal/nft", "forward", "nat", "policy/internal/bridges", "policy/nftables"},
-		"go.etcd.io/etcd/client/v3":              {"subnet/etcd", "examples/flannel/embedded"}, // there, tests play the operator
+		"go.etcd.io/etcd/client/v3":              {"subnet/etcd", "examples/flannel", "examples/flannel/embedded"}, // in examples, tests play the operator
 		"google.golang.org/grpc":                 {"subnet/etcd"},
 		// The lab asks the kernel with it, not us, which way a packet goes.
 		"github.com/vishvananda/netlink": {"internal/nl", "testnet", "policy/internal/world", "examples/lab"},
