@@ -14,6 +14,7 @@ import (
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/sysctl"
+	"github.com/podweft/podweft/policy/internal/world"
 	"github.com/podweft/podweft/policy/iptables"
 	"github.com/podweft/podweft/testnet"
 )
@@ -27,11 +28,11 @@ func TestBridge(t *testing.T) {
 		n, web, client := testnet.NewNode(t, "node"), testnet.NewNode(t, "web"), testnet.NewNode(t, "client")
 		bridged(t, n, web, client)
 		d := newDriver(t, n, cfg)
-		spec := iptables.Spec{Rules: compiled(t, village(), "node-1"), Bridges: []string{"cni0"}}
+		spec := iptables.Spec{Rules: compiled(t, world.Village(), "node-1"), Bridges: []string{"cni0"}}
 		reaches := func(from *testnet.Node, to int, wait time.Duration) error {
 			ctx, cancel := context.WithTimeout(t.Context(), wait)
 			defer cancel()
-			_, err := from.Ping(ctx, village().Pods[to].Addresses[0])
+			_, err := from.Ping(ctx, world.Village().Pods[to].Addresses[0])
 			return err
 		}
 		apply(t, d, spec)
@@ -56,12 +57,12 @@ func TestBridgeTurnedOff(t *testing.T) {
 		n, web, client := testnet.NewNode(t, "node"), testnet.NewNode(t, "web"), testnet.NewNode(t, "client")
 		bridged(t, n, web, client)
 		loop := running(t, newDriver(t, n, cfg))
-		spec := iptables.Spec{Rules: compiled(t, village(), "node-1"), Bridges: []string{"cni0"}}
+		spec := iptables.Spec{Rules: compiled(t, world.Village(), "node-1"), Bridges: []string{"cni0"}}
 		set(t, loop, spec)
 		reaches := func() bool {
 			ctx, cancel := context.WithTimeout(t.Context(), refusal)
 			defer cancel()
-			_, err := client.Ping(ctx, village().Pods[0].Addresses[0])
+			_, err := client.Ping(ctx, world.Village().Pods[0].Addresses[0])
 			return err == nil
 		}
 		require.False(t, reaches(), "web is isolated")
@@ -90,7 +91,7 @@ func bridged(t testing.TB, n *testnet.Node, pods ...*testnet.Node) {
 		require.NoError(t, h.LinkSetUp(port))
 		eth0, err := handle(t, pod).LinkByName("eth0")
 		require.NoError(t, err)
-		for _, a := range village().Pods[i].Addresses {
+		for _, a := range world.Village().Pods[i].Addresses {
 			network := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen()-8, a.BitLen())}
 			require.NoError(t, handle(t, pod).AddrAdd(eth0, &netlink.Addr{IPNet: network, Flags: unix.IFA_F_NODAD}))
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/policy"
+	"github.com/podweft/podweft/policy/internal/world"
 	"github.com/podweft/podweft/policy/iptables"
 	"github.com/podweft/podweft/testnet"
 )
@@ -161,7 +162,7 @@ func TestChanges(t *testing.T) {
 			inSync(t, d, spec)
 			return plan
 		}
-		m := village()
+		m := world.Village()
 		change(m)
 		other := m.Pods[2]
 		other.Labels = map[string]string{"app": "client"}
@@ -236,7 +237,7 @@ func TestInUse(t *testing.T) {
 }
 
 func TestValidate(t *testing.T) {
-	everywhere := compiled(t, village(), "")
+	everywhere := compiled(t, world.Village(), "")
 	tests := []struct {
 		name string
 		spec iptables.Spec

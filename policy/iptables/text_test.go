@@ -14,6 +14,7 @@ import (
 
 	"github.com/podweft/podweft/policy"
 	"github.com/podweft/podweft/policy/internal/scenario"
+	"github.com/podweft/podweft/policy/internal/world"
 	"github.com/podweft/podweft/policy/iptables"
 	"github.com/podweft/podweft/testnet"
 )
@@ -53,11 +54,11 @@ func TestGolden(t *testing.T) {
 
 // tiers is the village with cluster policies around its policy: who is not a client is passed on, denied or accepted.
 func tiers() policy.Model {
-	m := village()
+	m := world.Village()
 	everybody := policy.Peer{Namespaces: &policy.Selector{}}
 	m.ClusterPolicies = []policy.ClusterPolicy{
 		{Name: "first", Tier: policy.Admin, Priority: 1, Ingress: []policy.ClusterRule{
-			{Action: policy.Pass, Peers: []policy.Peer{{Namespaces: &policy.Selector{}, Pods: new(app("client"))}}},
+			{Action: policy.Pass, Peers: []policy.Peer{{Namespaces: &policy.Selector{}, Pods: new(world.App("client"))}}},
 			{Action: policy.Deny, Peers: []policy.Peer{everybody}, Ports: []policy.Port{{Number: 22}}},
 		}},
 		{Name: "last", Tier: policy.Baseline, Egress: []policy.ClusterRule{
@@ -71,7 +72,7 @@ func tiers() policy.Model {
 // peers is the village with a policy of many kinds of peers and ports: blocks with holes, all addresses, names, more ports than one
 // rule has room for, and a policy whose name reads like a rule.
 func peers() policy.Model {
-	m := village()
+	m := world.Village()
 	prefix := netip.MustParsePrefix
 	m.Pods[2].Ports = []policy.NamedPort{{Name: "http", Protocol: policy.TCP, Number: 8080}, {Name: "http", Protocol: policy.UDP, Number: 8081}}
 	ports := []policy.Port{{Protocol: policy.SCTP}, {Name: "http"}}
@@ -79,7 +80,7 @@ func peers() policy.Model {
 		ports = append(ports, policy.Port{Protocol: policy.UDP, Number: 1000 + 10*i, End: 1001 + 10*i})
 	}
 	m.Policies = append(m.Policies, policy.Policy{
-		Namespace: "default", Name: `it's "quoted" --match-set foo y`, Pods: app("client"), Types: []policy.Direction{policy.Egress},
+		Namespace: "default", Name: `it's "quoted" --match-set foo y`, Pods: world.App("client"), Types: []policy.Direction{policy.Egress},
 		Egress: []policy.Rule{
 			{Peers: []policy.Peer{{Block: &policy.Block{CIDR: prefix("203.0.113.0/24"), Except: []netip.Prefix{prefix("203.0.113.64/26")}}}}},
 			{Peers: []policy.Peer{{Block: &policy.Block{CIDR: prefix("::/0")}}}},

@@ -12,11 +12,11 @@ import (
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft/internal/nft"
 	"github.com/podweft/podweft/policy"
+	"github.com/podweft/podweft/policy/internal/world"
 	"github.com/podweft/podweft/policy/nftables"
 	"github.com/podweft/podweft/testnet"
 )
@@ -188,7 +188,7 @@ func BenchmarkPacket(b *testing.B) {
 
 // road is a way from one pod to another through a node whose table of policies can be put to sleep.
 type road struct {
-	node    *node
+	node    *world.Node
 	someone *nft.Conn
 	send    int // raw
 	client  int // TCP
@@ -201,17 +201,17 @@ type road struct {
 var benchTable = nft.Table{Family: nft.INet, Name: "podweft-bench-policy"}
 
 func newRoad(b *testing.B, others bool, policies int) *road {
-	w := newWorld(b, "node-0", "node-x")
+	w := world.New(b, keep(b, nftables.Config{}), "node-0", "node-x")
 	m := policy.Model{Namespaces: []policy.Namespace{{Name: "default"}}}
 	if others {
 		m = crowd(1)
 		m.Namespaces = append(m.Namespaces, policy.Namespace{Name: "default"})
 	}
-	client, web := village().Pods[1], village().Pods[0]
+	client, web := world.Village().Pods[1], world.Village().Pods[0]
 	client.Node, web.Node = "node-0", "node-0"
 	m.Pods = append(m.Pods, client, web)
 	for i := range policies {
-		p := village().Policies[0]
+		p := world.Village().Policies[0]
 		p.Name = fmt.Sprintf("web-%03d", i)
 		p.Ingress = []policy.Rule{{Peers: []policy.Peer{{Pods: labels("number", fmt.Sprint(i))}}, Ports: []policy.Port{{Number: 80}, {Protocol: policy.UDP, Number: 80}}}}
 		if i == policies-1 {
@@ -219,24 +219,24 @@ func newRoad(b *testing.B, others bool, policies int) *road {
 		}
 		m.Policies = append(m.Policies, p)
 	}
-	n := w.nodes["node-0"]
+	n := w.Nodes["node-0"]
 	apply(b, newDriver(b, nftables.Config{NetNS: n.NetNS(), Owner: "bench"}), nftables.Spec{Rules: compiled(b, m, "node-0")})
-	list := cells(b, m, "client > web udp/80 v4, web > client udp/80 v4", "")
-	w.settle(m, list)
-	w.send(list[:1]) // routes and neighbours are there
+	list := world.Cells(b, m, "client > web udp/80 v4, web > client udp/80 v4", "")
+	w.Settle(m, list)
+	w.Send(list[:1]) // routes and neighbours are there
 	p := list[0].Packet
-	from, to := w.owners[p.Src], w.owners[p.Dst]
-	r := &road{node: n, someone: someone(b, n.Node), send: from.send[0], to: &unix.SockaddrInet4{Addr: p.Dst.As4(), Port: 80}}
+	from, to := w.Owner(p.Src), w.Owner(p.Dst)
+	r := &road{node: n, someone: someone(b, n.Node), send: socket(b, from, unix.SOCK_RAW, unix.IPPROTO_RAW), to: &unix.SockaddrInet4{Addr: p.Dst.As4(), Port: 80}}
 	for i := range 1 << 14 {
-		r.packets = append(r.packets, datagram(p, uint32(i)))
+		r.packets = append(r.packets, world.Datagram(p, uint32(i)))
 	}
 	establish(b, w, r.packets[0])
-	for _, m := range w.all() {
-		m.deaf()
+	for _, m := range w.Machines() {
+		m.Deaf() // what it would have to read is not what is measured
 	}
-	loud(b, from)
-	loud(b, to)
-	r.client, r.server = socket(b, from), socket(b, to)
+	from.Loud(b)
+	to.Loud(b)
+	r.client, r.server = socket(b, from, unix.SOCK_STREAM, 0), socket(b, to, unix.SOCK_STREAM, 0)
 	require.NoError(b, unix.Bind(r.server, r.to))
 	require.NoError(b, unix.Listen(r.server, 128))
 	return r
@@ -297,10 +297,7 @@ func median(list []float64) float64 {
 }
 
 // forget makes the kernel forget all connections.
-func (r *road) forget(b *testing.B) {
-	b.Helper()
-	require.NoError(b, r.node.handle.ConntrackTableFlush(netlink.ConntrackTable))
-}
+func (r *road) forget(b *testing.B) { r.node.Forget(b) }
 
 func (r *road) underWay(b *testing.B) int {
 	const n = 100
@@ -347,30 +344,21 @@ func (r *road) transmit(b *testing.B, packet []byte) {
 }
 
 // establish answers a packet, so that its connection is one.
-func establish(b *testing.B, w *world, packet []byte) {
+func establish(b *testing.B, w *world.World, packet []byte) {
 	b.Helper()
 	p := policy.Packet{Src: netip.AddrFrom4([4]byte(packet[12:16])), Dst: netip.AddrFrom4([4]byte(packet[16:20])), Protocol: policy.UDP}
-	answer := datagram(policy.Packet{Src: p.Dst, Dst: p.Src, Protocol: policy.UDP, Port: binary.BigEndian.Uint16(packet[20:])}, 0)
+	answer := world.Datagram(policy.Packet{Src: p.Dst, Dst: p.Src, Protocol: policy.UDP, Port: binary.BigEndian.Uint16(packet[20:])}, 0)
 	binary.BigEndian.PutUint16(answer[20:], 80)
 	binary.BigEndian.PutUint16(answer[26:], 0) // no checksum: the port has changed
-	w.owners[p.Src].transmit(b, packet)
-	w.owners[p.Dst].transmit(b, answer)
-	w.owners[p.Src].transmit(b, packet)
+	w.Owner(p.Src).Transmit(b, packet)
+	w.Owner(p.Dst).Transmit(b, answer)
+	w.Owner(p.Src).Transmit(b, packet)
 }
 
-// deaf closes the ears of a machine: what it would have to read is not what is measured.
-func (m *machine) deaf() { _ = unix.SetsockoptInt(m.receive, unix.SOL_SOCKET, unix.SO_RCVBUF, 1) }
-
-// loud makes a machine answer what comes to it.
-func loud(b *testing.B, m *machine) {
-	b.Helper()
-	commit(b, someone(b, m.Node), func(batch *nft.Batch) { batch.DeleteTable(nft.Table{Family: nft.INet, Name: "silence"}) })
-}
-
-func socket(b *testing.B, m *machine) (fd int) {
+func socket(b *testing.B, m *world.Machine, kind, protocol int) (fd int) {
 	b.Helper()
 	require.NoError(b, m.Do(func() (err error) {
-		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		fd, err = unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, protocol)
 		return err
 	}))
 	b.Cleanup(func() { unix.Close(fd) })

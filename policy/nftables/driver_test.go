@@ -13,35 +13,15 @@ import (
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/nft"
 	"github.com/podweft/podweft/policy"
+	"github.com/podweft/podweft/policy/internal/world"
 	"github.com/podweft/podweft/policy/nftables"
 	"github.com/podweft/podweft/testnet"
 )
 
 var ours = nft.Table{Family: nft.INet, Name: "podweft-policy"}
 
-// village is two pods of node-1, and a third elsewhere: web may be called by clients, on port 80.
-func village() policy.Model {
-	pod := func(name, node, label string, last byte) policy.Pod {
-		return policy.Pod{Namespace: "default", Name: name, Node: node, Labels: map[string]string{"app": label}, Addresses: []netip.Addr{
-			netip.AddrFrom4([4]byte{10, 244, 1, last}), netip.AddrFrom16([16]byte{0: 0xfd, 15: last})}}
-	}
-	clients := policy.Selector{MatchLabels: map[string]string{"app": "client"}}
-	return policy.Model{
-		Nodes: []policy.Node{
-			{Name: "node-1", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}},
-			{Name: "node-2", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::2")}},
-		},
-		Namespaces: []policy.Namespace{{Name: "default"}},
-		Pods:       []policy.Pod{pod("web", "node-1", "web", 10), pod("client", "node-1", "client", 11), pod("other", "node-2", "other", 12)},
-		Policies: []policy.Policy{{
-			Namespace: "default", Name: "web", Pods: policy.Selector{MatchLabels: map[string]string{"app": "web"}},
-			Ingress: []policy.Rule{{Peers: []policy.Peer{{Pods: &clients}}, Ports: []policy.Port{{Number: 80}, {Number: 8000, End: 8010}}}},
-		}},
-	}
-}
-
 func villageSpec(t testing.TB) nftables.Spec {
-	return nftables.Spec{Rules: compiled(t, village(), "node-1"), Closed: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}}
+	return nftables.Spec{Rules: compiled(t, world.Village(), "node-1"), Closed: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}}
 }
 
 func TestPlan(t *testing.T) {
@@ -154,7 +134,7 @@ func TestOwnWritesAreNoHint(t *testing.T) {
 	d := newDriver(t, nftables.Config{NetNS: n.NetNS()})
 	loop := running(t, d)
 	compiler := policy.NewCompiler("node-1")
-	rules, err := compiler.Update(village())
+	rules, err := compiler.Update(world.Village())
 	require.NoError(t, err)
 	set(t, loop, nftables.Spec{Rules: rules})
 	read := func() uint64 {
@@ -163,7 +143,7 @@ func TestOwnWritesAreNoHint(t *testing.T) {
 		return stats.Listings
 	}
 	before := read()
-	pod := village().Pods[2]
+	pod := world.Village().Pods[2]
 	for i := range 20 {
 		pod.Labels = map[string]string{"app": [...]string{"client", "other"}[i%2]}
 		rules, err := compiler.Update(policy.Model{Pods: []policy.Pod{pod}})
@@ -187,7 +167,7 @@ func TestConflict(t *testing.T) {
 }
 
 func TestValidate(t *testing.T) {
-	everywhere := compiled(t, village(), "")
+	everywhere := compiled(t, world.Village(), "")
 	tests := []struct {
 		name string
 		spec nftables.Spec
@@ -219,7 +199,7 @@ func TestValidate(t *testing.T) {
 
 // TestLongPortLists: a list of ports that is no name for a set is a set all the same, and goes with the last policy that has it.
 func TestLongPortLists(t *testing.T) {
-	m := village()
+	m := world.Village()
 	var ports []policy.Port
 	for i := range 60 {
 		ports = append(ports, policy.Port{Number: uint16(10_000 + 2*i)})

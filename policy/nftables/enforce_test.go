@@ -19,71 +19,62 @@ import (
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/sysctl"
 	"github.com/podweft/podweft/policy"
-	"github.com/podweft/podweft/policy/internal/scenario"
+	"github.com/podweft/podweft/policy/internal/world"
 	"github.com/podweft/podweft/policy/nftables"
 	"github.com/podweft/podweft/testnet"
 )
 
-// cells are connections in the model, written as scenarios write them.
-func cells(t testing.TB, m policy.Model, allow, deny string) []scenario.Cell {
-	t.Helper()
-	list, err := scenario.Step{Allow: allow, Deny: deny}.Cells(m)
-	require.NoError(t, err)
-	return list
-}
-
 // TestClosed: a pod that the compiler has not heard of is closed to all but its node, and opens with its rules.
 func TestClosed(t *testing.T) {
-	w := newWorld(t, "node-1", "node-2")
-	m := village()
+	w := world.New(t, keep(t, nftables.Config{}), "node-1", "node-2")
+	m := world.Village()
 	unknown := m
 	unknown.Pods = m.Pods[2:]
 	closed := []netip.Prefix{netip.MustParsePrefix("10.244.1.10/31"), netip.MustParsePrefix("fd00::a/127")}
-	w.nodes["node-1"].spec.Closed = closed
+	n := keeperOf(w, "node-1")
+	n.spec.Closed = closed
 
-	w.enforce(unknown)
-	list := cells(t, m, "node-1 > web+client", "client > web, web > client, other > web, web > other, node-2 > client")
-	w.settle(m, list)
-	w.try(list)
-	stats, err := w.nodes["node-1"].driver.Stats(t.Context(), w.nodes["node-1"].spec)
+	w.Enforce(unknown)
+	list := world.Cells(t, m, "node-1 > web+client", "client > web, web > client, other > web, web > other, node-2 > client")
+	w.Settle(m, list)
+	w.Try(list)
+	stats, err := n.driver.Stats(t.Context(), n.spec)
 	require.NoError(t, err)
 	assert.GreaterOrEqual(t, stats.Closed.Packets, uint64(10), "and more if some were sent again")
 
-	w.enforce(m)
-	w.try(cells(t, m, "node-1 > web+client, client > web, web > client+other, node-2 > client", "other > web"))
+	w.Enforce(m)
+	w.Try(world.Cells(t, m, "node-1 > web+client, client > web, web > client+other, node-2 > client", "other > web"))
 }
 
 // TestAudit lets through what it counts.
 func TestAudit(t *testing.T) {
-	w := newWorld(t, "node-1", "node-2")
-	m := village()
-	n := w.nodes["node-1"]
-	n.driver = newDriver(t, nftables.Config{NetNS: n.NetNS(), Owner: "audit", LogGroup: 7})
-	n.loop = running(t, n.driver)
+	w := world.New(t, keep(t, nftables.Config{LogGroup: 7}), "node-1", "node-2")
+	m := world.Village()
+	n := keeperOf(w, "node-1")
 	n.spec.Audit = true
-	w.enforce(m)
-	if text, ok := ruleset(t, n.Node); ok {
+	w.Enforce(m)
+	if text, ok := ruleset(t, w.Nodes["node-1"].Node); ok {
 		assert.Contains(t, text, `log prefix "podweft ingress: isolated by policy default/web " group 7`)
 	}
-	list := cells(t, m, "client > web, other > web", "")
-	w.settle(m, list)
-	before := w.denied()
-	w.send(list)
-	assert.GreaterOrEqual(t, w.denied(), before+2, "other's two, and more if some were sent again")
+	list := world.Cells(t, m, "client > web, other > web", "")
+	w.Settle(m, list)
+	before := w.Denied()
+	w.Send(list)
+	assert.GreaterOrEqual(t, w.Denied(), before+2, "other's two, and more if some were sent again")
 
 	n.spec.Audit = false
-	w.enforce(m)
-	w.try(cells(t, m, "client > web", "other > web"))
+	w.Enforce(m)
+	w.Try(world.Cells(t, m, "client > web", "other > web"))
 }
 
 func TestStats(t *testing.T) {
-	w := newWorld(t, "node-1", "node-2")
-	m := village()
-	w.enforce(m)
-	list := cells(t, m, "client > web tcp/80+tcp/8005, web > client", "client > web tcp/81, other > web")
-	w.settle(m, list)
-	w.try(list)
-	n := w.nodes["node-1"]
+	w := world.New(t, keep(t, nftables.Config{}), "node-1", "node-2")
+	m := world.Village()
+	w.Enforce(m)
+	list := world.Cells(t, m, "client > web tcp/80+tcp/8005, web > client", "client > web tcp/81, other > web")
+	w.Settle(m, list)
+	w.Try(list)
+	n := keeperOf(w, "node-1")
 	stats, err := n.driver.Stats(t.Context(), n.spec)
 	require.NoError(t, err)
 	web := m.Policies[0].ID()
@@ -99,83 +90,12 @@ func TestStats(t *testing.T) {
 // TestUpdatesDisturbNobody: while policies and pods change a thousand times, what is always denied never arrives and what is always
 // allowed always does.
 func TestUpdatesDisturbNobody(t *testing.T) {
-	w := newWorld(t, "node-1", "node-2")
-	m := village()
-	w.enforce(m)
-	list := cells(t, m, "client > web", "other > web")
-	w.settle(m, list)
-	w.try(list)
-	n := w.nodes["node-1"]
-	compiler := policy.NewCompiler("node-1")
-	_, err := compiler.Update(m)
-	require.NoError(t, err)
-
-	ctx, cancel := context.WithCancel(t.Context())
-	var updates sync.WaitGroup
-	defer updates.Wait() // also when a round fails
-	defer cancel()
-	updates.Go(func() {
-		defer cancel()
-		for i := range 1000 {
-			put := policy.Model{}
-			second, pod := m.Policies[0], m.Pods[1]
-			second.Name = "second"
-			switch i % 5 {
-			case 0: // the rule moves to other ports and back, in another policy
-				put.Policies = append(put.Policies, second)
-			case 1:
-				second.Ingress = []policy.Rule{{Ports: []policy.Port{{Number: 443}}}}
-				put.Policies = append(put.Policies, second)
-			case 2: // web's class is another's
-				second.Pods.MatchLabels = map[string]string{"app": "nobody"}
-				put.Policies = append(put.Policies, second)
-			case 3: // somebody else comes into the set of clients
-				pod.Name, pod.Addresses = "more", []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 2, byte(i)})}
-				put.Pods = append(put.Pods, pod)
-			case 4: // the policy itself is written anew
-				first := m.Policies[0]
-				first.Ingress = append(first.Ingress[:1:1], policy.Rule{Ports: []policy.Port{{Number: uint16(1000 + i)}}})
-				put.Policies = append(put.Policies, first)
-			}
-			rules, err := compiler.Update(put)
-			if !assert.NoError(t, err) {
-				return
-			}
-			inTime, done := context.WithTimeout(ctx, patience)
-			err = n.loop.Wait(inTime, n.loop.Set(nftables.Spec{Rules: rules}))
-			done()
-			if ctx.Err() != nil || !assert.NoError(t, err) {
-				return
-			}
-		}
+	world.Updates(t, keep(t, nftables.Config{}), 1000, func(ctx context.Context, k world.Keeper, rules *policy.Ruleset) error {
+		loop := k.(*keeper).loop
+		ctx, done := context.WithTimeout(ctx, patience)
+		defer done()
+		return loop.Wait(ctx, loop.Set(nftables.Spec{Rules: rules}))
 	})
-	rounds := 0
-	for ; ctx.Err() == nil && !t.Failed(); rounds++ { // one round after the other: a socket that overflows loses packets too
-		w.round(list)
-	}
-	t.Logf("%d packets of each kind", rounds*len(list)/2)
-}
-
-// round sends a packet of each connection and waits for those that must arrive.
-func (w *world) round(list []scenario.Cell) {
-	w.t.Helper()
-	waiting := map[uint32]bool{}
-	for _, c := range list {
-		w.sent++
-		waiting[w.sent] = c.Want == policy.Allowed
-		w.owners[c.Packet.Src].transmit(w.t, datagram(c.Packet, w.sent))
-	}
-	begin := time.Now()
-	for len(waiting) > len(list)/2 {
-		w.owners[list[0].Packet.Dst].drain(func(b []byte) {
-			if id, _, ok := received(b); ok {
-				assert.True(w.t, waiting[id], "a packet that is always denied")
-				delete(waiting, id)
-			}
-		})
-		require.Less(w.t, time.Since(begin), patience, "a packet that is always allowed")
-		time.Sleep(100 * time.Microsecond)
-	}
 }
 
 // TestConnectionsGoOn: a connection lives through the policy that forbids another like it, and its replies need no leave. With Strict
@@ -190,7 +110,7 @@ func testConnection(t *testing.T, strict bool) {
 	web, client := testnet.NewNode(t, "web"), testnet.NewNode(t, "client")
 	n := bridged(t, web, client)
 	loop := running(t, newDriver(t, nftables.Config{NetNS: n.NetNS()}))
-	m := village()
+	m := world.Village()
 	deny := m
 	m.Policies = nil
 	bridges := []string{"cni0"}
@@ -225,41 +145,41 @@ func testConnection(t *testing.T, strict bool) {
 // TestStrict sends a connection's packets one by one: while it is allowed both ends' pass, and when it is not none
 // of them does. An error about it passes anyway.
 func TestStrict(t *testing.T) {
-	w := newWorld(t, "node-1", "node-2")
-	m := village()
-	w.nodes["node-1"].spec.Strict = true
-	w.enforce(m)
+	w := world.New(t, keep(t, nftables.Config{}), "node-1", "node-2")
+	m := world.Village()
+	keeperOf(w, "node-1").spec.Strict = true
+	w.Enforce(m)
 	for _, family := range []string{"v4", "v6"} {
 		t.Run(family, func(t *testing.T) {
-			w.t = t
-			list := cells(t, m, "client > web tcp/80 "+family+", web > client tcp/80 "+family, "")
-			w.settle(m, list)
-			w.send(list) // routes and neighbours are there
+			w.T = t
+			list := world.Cells(t, m, "client > web tcp/80 "+family+", web > client tcp/80 "+family, "")
+			w.Settle(m, list)
+			w.Send(list) // routes and neighbours are there
 			forth := list[0].Packet
-			require.NoError(t, w.nodes["node-1"].handle.ConntrackTableFlush(netlink.ConntrackTable))
+			w.Nodes["node-1"].Forget(t)
 			const begins, answers, errs = 1 << 20, 1<<20 + 1, 1<<20 + 2
-			begin := datagram(forth, begins)
-			answer := datagram(policy.Packet{Src: forth.Dst, Dst: forth.Src, Protocol: policy.TCP, Port: sourcePort(begin)}, answers)
-			replyTo(answer, 80)
-			problem := unreachable(forth, begin, errs)
+			begin := world.Datagram(forth, begins)
+			answer := world.Datagram(policy.Packet{Src: forth.Dst, Dst: forth.Src, Protocol: policy.TCP, Port: world.SourcePort(begin)}, answers)
+			world.Answer(answer, 80)
+			problem := world.Unreachable(forth, begin, errs)
 			// Each packet of these is sent until it has arrived, or its denial been counted.
 			pass := func(from netip.Addr, to netip.Addr, packet []byte, id uint32) {
 				t.Helper()
-				w.owners[to].heard(0)
-				for begin := time.Now(); !w.owners[to].heard(id); time.Sleep(time.Millisecond) {
+				w.Owner(to).Heard(0)
+				for begin := time.Now(); !w.Owner(to).Heard(id); time.Sleep(time.Millisecond) {
 					require.Less(t, time.Since(begin), patience)
-					w.owners[from].transmit(t, packet)
+					w.Owner(from).Transmit(t, packet)
 				}
 			}
 			stop := func(from netip.Addr, to netip.Addr, packet []byte, id uint32) {
 				t.Helper()
-				w.owners[to].heard(0)
-				before := w.denied()
-				for begin := time.Now(); w.denied() == before; time.Sleep(time.Millisecond) {
+				w.Owner(to).Heard(0)
+				before := w.Denied()
+				for begin := time.Now(); w.Denied() == before; time.Sleep(time.Millisecond) {
 					require.Less(t, time.Since(begin), patience)
-					w.owners[from].transmit(t, packet)
+					w.Owner(from).Transmit(t, packet)
 				}
-				assert.False(t, w.owners[to].heard(id))
+				assert.False(t, w.Owner(to).Heard(id))
 			}
 			pass(forth.Src, forth.Dst, begin, begins)
 			pass(forth.Dst, forth.Src, answer, answers)
@@ -267,11 +187,11 @@ func TestStrict(t *testing.T) {
 			denied := m
 			denied.Policies = []policy.Policy{m.Policies[0]}
 			denied.Policies[0].Ingress = nil
-			w.enforce(denied)
+			w.Enforce(denied)
 			stop(forth.Src, forth.Dst, begin, begins)
 			stop(forth.Dst, forth.Src, answer, answers)
 			pass(forth.Dst, forth.Src, problem, errs)
-			w.enforce(m)
+			w.Enforce(m)
 			pass(forth.Dst, forth.Src, answer, answers)
 		})
 	}
@@ -282,9 +202,9 @@ func TestBridge(t *testing.T) {
 	web, client := testnet.NewNode(t, "web"), testnet.NewNode(t, "client")
 	n := bridged(t, web, client)
 	d := newDriver(t, nftables.Config{NetNS: n.NetNS()})
-	spec := nftables.Spec{Rules: compiled(t, village(), "node-1"), Bridges: []string{"cni0"}}
+	spec := nftables.Spec{Rules: compiled(t, world.Village(), "node-1"), Bridges: []string{"cni0"}}
 	apply(t, d, spec)
-	for _, address := range village().Pods[0].Addresses {
+	for _, address := range world.Village().Pods[0].Addresses {
 		allowed, denied := serve(t, web, netip.AddrPortFrom(address, 80)), serve(t, web, netip.AddrPortFrom(address, 81))
 		conn, err := dial(client, allowed, patience)
 		require.NoError(t, err)
@@ -299,9 +219,9 @@ func TestBridgeTurnedOff(t *testing.T) {
 	web, client := testnet.NewNode(t, "web"), testnet.NewNode(t, "client")
 	n := bridged(t, web, client)
 	loop := running(t, newDriver(t, nftables.Config{NetNS: n.NetNS()}))
-	spec := nftables.Spec{Rules: compiled(t, village(), "node-1"), Bridges: []string{"cni0"}}
+	spec := nftables.Spec{Rules: compiled(t, world.Village(), "node-1"), Bridges: []string{"cni0"}}
 	set(t, loop, spec)
-	denied := serve(t, web, netip.AddrPortFrom(village().Pods[0].Addresses[0], 81))
+	denied := serve(t, web, netip.AddrPortFrom(world.Village().Pods[0].Addresses[0], 81))
 	_, err := dial(client, denied, refusal)
 	require.Error(t, err)
 	require.NoError(t, sysctl.Ensure(n.NetNS(), "net/bridge/bridge-nf-call-iptables", "0"))
@@ -318,12 +238,12 @@ func TestBridgeCloses(t *testing.T) {
 	web, client := testnet.NewNode(t, "web"), testnet.NewNode(t, "client")
 	n := bridged(t, web, client)
 	d := newDriver(t, nftables.Config{NetNS: n.NetNS()})
-	spec := nftables.Spec{Rules: compiled(t, village(), "node-1"), Bridges: []string{"cni0"}}
+	spec := nftables.Spec{Rules: compiled(t, world.Village(), "node-1"), Bridges: []string{"cni0"}}
 	d.WithoutBridgeNetfilter(true)
 	plan, err := d.Apply(t.Context(), spec)
 	require.ErrorIs(t, err, podweft.ErrNotSupported)
 	assert.Contains(t, plan.String(), "~ table bridge podweft-policy  # closes ")
-	server := serve(t, web, netip.AddrPortFrom(village().Pods[0].Addresses[0], 80))
+	server := serve(t, web, netip.AddrPortFrom(world.Village().Pods[0].Addresses[0], 80))
 	_, err = dial(client, server, refusal)
 	require.Error(t, err)
 
@@ -345,7 +265,7 @@ func bridged(t testing.TB, pods ...*testnet.Node) *testnet.Node {
 	t.Helper()
 	n := testnet.NewNode(t, "node")
 	for i, pod := range pods {
-		attach(t, n, pod, fmt.Sprintf("pod%d", i), village().Pods[i].Addresses)
+		attach(t, n, pod, fmt.Sprintf("pod%d", i), world.Village().Pods[i].Addresses)
 	}
 	return n
 }

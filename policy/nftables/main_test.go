@@ -12,6 +12,7 @@ import (
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/nft"
 	"github.com/podweft/podweft/policy"
+	"github.com/podweft/podweft/policy/internal/world"
 	"github.com/podweft/podweft/policy/nftables"
 	"github.com/podweft/podweft/testnet"
 )
@@ -19,7 +20,7 @@ import (
 func TestMain(m *testing.M) { testnet.Main(m) }
 
 // patience is how long a busy machine may take for what is certain to come.
-const patience = 20 * time.Second
+const patience = world.Patience
 
 func newDriver(t testing.TB, cfg nftables.Config) *nftables.Driver {
 	t.Helper()
@@ -65,6 +66,49 @@ func set(t testing.TB, loop *podweft.Loop[nftables.Spec], spec nftables.Spec) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	require.NoError(t, loop.Wait(ctx, loop.Set(spec)))
+}
+
+// keeper keeps a node's table by a loop for a world.
+type keeper struct {
+	driver *nftables.Driver
+	loop   *podweft.Loop[nftables.Spec]
+	spec   nftables.Spec
+	before func(turn int) // if not nil, it is called with the number of each Enforce
+	turn   int
+	unread bool // what is there is not compared each time
+}
+
+func newKeeper(t testing.TB, n *testnet.Node, cfg nftables.Config) *keeper {
+	t.Helper()
+	cfg.NetNS = n.NetNS()
+	d := newDriver(t, cfg)
+	return &keeper{driver: d, loop: running(t, d)}
+}
+
+func keep(t testing.TB, cfg nftables.Config) func(*testnet.Node) world.Keeper {
+	return func(n *testnet.Node) world.Keeper { return newKeeper(t, n, cfg) }
+}
+
+func keeperOf(w *world.World, node string) *keeper { return w.Nodes[node].Keeper.(*keeper) }
+
+func (k *keeper) Enforce(t testing.TB, rules *policy.Ruleset) {
+	t.Helper()
+	if k.before != nil {
+		k.before(k.turn)
+	}
+	k.turn++
+	k.spec.Rules = rules
+	set(t, k.loop, k.spec)
+	if !k.unread {
+		inSync(t, k.driver, k.spec)
+	}
+}
+
+func (k *keeper) Denied(t testing.TB) uint64 {
+	t.Helper()
+	stats, err := k.driver.Stats(t.Context(), k.spec)
+	require.NoError(t, err)
+	return stats.Denied().Packets
 }
 
 // compiled is what the model says for the pods of node, or of all nodes.

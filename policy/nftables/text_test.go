@@ -10,6 +10,7 @@ import (
 
 	"github.com/podweft/podweft/policy"
 	"github.com/podweft/podweft/policy/internal/scenario"
+	"github.com/podweft/podweft/policy/internal/world"
 	"github.com/podweft/podweft/policy/nftables"
 	"github.com/podweft/podweft/testnet"
 )
@@ -37,7 +38,7 @@ func TestText(t *testing.T) {
 	const some = 12
 	for len(policies)+len(clusterPolicies) > 0 {
 		cluster := scenario.Cluster()
-		cluster.Policies = append(village().Policies, policies[:min(some, len(policies))]...)
+		cluster.Policies = append(world.Village().Policies, policies[:min(some, len(policies))]...)
 		cluster.ClusterPolicies = clusterPolicies[:min(some, len(clusterPolicies))]
 		policies, clusterPolicies = policies[min(some, len(policies)):], clusterPolicies[len(cluster.ClusterPolicies):]
 		sameByText(t, n, m, cluster, len(policies)%(2*some) < some)

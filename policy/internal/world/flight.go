@@ -6,8 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
 	"github.com/podweft/podweft/policy"
 	"github.com/podweft/podweft/policy/internal/scenario"
 )
@@ -47,11 +45,11 @@ func (w *World) Try(cells []scenario.Cell) {
 func (w *World) Send(cells []scenario.Cell) {
 	w.T.Helper()
 	w.flying = map[uint32]scenario.Cell{}
-	for _, m := range w.all() {
+	for _, m := range w.Machines() {
 		m.Drain(func([]byte) {})
 	}
 	for _, n := range w.Nodes {
-		must(w.T, n.handle.ConntrackTableFlush(netlink.ConntrackTable))
+		n.Forget(w.T)
 	}
 	for _, c := range cells {
 		id := w.Number()
@@ -79,6 +77,31 @@ func (w *World) Send(cells []scenario.Cell) {
 	}
 }
 
+// Round sends a packet of each connection, half of which are denied, and waits for the others, which must arrive all the same while
+// filters change. They have one destination.
+func (w *World) Round(list []scenario.Cell) {
+	w.T.Helper()
+	waiting := map[uint32]bool{}
+	for _, c := range list {
+		id := w.Number()
+		waiting[id] = c.Want == policy.Allowed
+		w.Owner(c.Packet.Src).Transmit(w.T, Datagram(c.Packet, id))
+	}
+	for begin := time.Now(); len(waiting) > len(list)/2; pause(w.T) {
+		w.Owner(list[0].Packet.Dst).Drain(func(b []byte) {
+			if id, _, ok := Received(b); ok {
+				if !waiting[id] {
+					w.T.Error("a packet arrived that is always denied")
+				}
+				delete(waiting, id)
+			}
+		})
+		if time.Since(begin) > Patience {
+			w.T.Fatal("a packet did not arrive that is always allowed")
+		}
+	}
+}
+
 // pause lets others work.
 func pause(t testing.TB) {
 	select {
@@ -99,7 +122,7 @@ func (w *World) Owner(a netip.Addr) *Machine { return w.owners[a] }
 // arrive reads what has come in and returns what must still come.
 func (w *World) arrive() (missing map[uint32]scenario.Cell) {
 	w.T.Helper()
-	for _, m := range w.all() {
+	for _, m := range w.Machines() {
 		m.Drain(func(b []byte) {
 			id, dst, ok := Received(b)
 			c, known := w.flying[id]
@@ -117,7 +140,8 @@ func (w *World) arrive() (missing map[uint32]scenario.Cell) {
 	return missing
 }
 
-func (w *World) all() (list []*Machine) {
+// Machines are all that there are: nodes, pods, and everybody else.
+func (w *World) Machines() (list []*Machine) {
 	for _, n := range w.Nodes {
 		list = append(list, n.Machine)
 	}

@@ -70,11 +70,32 @@ func (m *Machine) silence(t testing.TB) {
 	c, err := nft.Open(m.NetNS())
 	must(t, err)
 	defer c.Close()
-	table := nft.Table{Family: nft.INet, Name: "silence"}
 	var b nft.Batch
-	b.AddTable(table, 0)
-	b.AddChain(nft.Chain{Table: table, Name: "input", Base: nft.Base{Type: "filter", Hook: nft.Input, Priority: -300, Policy: nft.Drop}})
+	b.AddTable(silence, 0)
+	b.AddChain(nft.Chain{Table: silence, Name: "input", Base: nft.Base{Type: "filter", Hook: nft.Input, Priority: -300, Policy: nft.Drop}})
 	must(t, c.Commit(t.Context(), &b))
+}
+
+var silence = nft.Table{Family: nft.INet, Name: "silence"}
+
+// Loud makes the machine answer what comes to it, which machines do not do.
+func (m *Machine) Loud(t testing.TB) {
+	t.Helper()
+	c, err := nft.Open(m.NetNS())
+	must(t, err)
+	defer c.Close()
+	var b nft.Batch
+	b.DeleteTable(silence)
+	must(t, c.Commit(t.Context(), &b))
+}
+
+// Deaf has the kernel throw away what the machine would read.
+func (m *Machine) Deaf() { _ = unix.SetsockoptInt(m.receive, unix.SOL_SOCKET, unix.SO_RCVBUF, 1) }
+
+// Forget makes the machine's kernel forget all connections.
+func (m *Machine) Forget(t testing.TB) {
+	t.Helper()
+	must(t, m.handle.ConntrackTableFlush(netlink.ConntrackTable))
 }
 
 // lo is the machine's loopback link, which has the same number everywhere.
@@ -124,4 +145,13 @@ func (m *Machine) Drain(each func(b []byte)) {
 		}
 		each(buf[:n])
 	}
+}
+
+// Heard reads what has come in, and reports whether the packet of that number is in it.
+func (m *Machine) Heard(id uint32) (yes bool) {
+	m.Drain(func(b []byte) {
+		got, _, ok := Received(b)
+		yes = yes || ok && got == id
+	})
+	return yes
 }

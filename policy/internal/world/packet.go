@@ -93,6 +93,55 @@ func checksum(b []byte, initial uint32) uint16 {
 	return ^uint16(s)
 }
 
+// SourcePort is where a TCP packet comes from.
+func SourcePort(b []byte) uint16 { return binary.BigEndian.Uint16(b[transport(b):]) }
+
+// Answer makes a TCP packet of ours the answer of a server on that port to what was its first packet.
+func Answer(b []byte, port uint16) {
+	tcp := b[transport(b):]
+	binary.BigEndian.PutUint16(tcp, port)
+	binary.BigEndian.PutUint32(tcp[8:], 2) // acknowledges the sequence number 1
+	tcp[13] = 0x12                         // SYN, ACK
+	seal(b, 16)
+}
+
+// Unreachable is the error about a packet of which the destination says that its host is unreachable.
+func Unreachable(p policy.Packet, b []byte, id uint32) []byte {
+	about := policy.Packet{Src: p.Dst, Dst: p.Src, Protocol: unix.IPPROTO_ICMP}
+	payload := []byte{3, 1, 0, 0, 0, 0, 0, 0}
+	if p.Src.Is6() {
+		about.Protocol = unix.IPPROTO_ICMPV6
+		payload[0], payload[1] = 1, 3
+	}
+	payload = append(payload, b[:len(b)-8]...) // as much as a router sends, less the mark
+	payload = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(payload, magic), id)
+	whole := append(header(about, len(payload)), payload...)
+	seal(whole, 2)
+	return whole
+}
+
+// seal writes the checksum of a packet that is at that place behind its IP header.
+func seal(b []byte, at int) {
+	payload := b[transport(b):]
+	p := policy.Packet{Protocol: policy.Protocol(b[9])}
+	from, size := 12, 4
+	if b[0]>>4 == 6 {
+		p.Protocol, from, size = policy.Protocol(b[6]), 8, 16
+	}
+	p.Src, _ = netip.AddrFromSlice(b[from : from+size])
+	p.Dst, _ = netip.AddrFromSlice(b[from+size : from+2*size])
+	binary.BigEndian.PutUint16(payload[at:], 0)
+	binary.BigEndian.PutUint16(payload[at:], checksum(payload, pseudo(p, len(payload))))
+}
+
+// transport is where a packet's IP header ends.
+func transport(b []byte) int {
+	if b[0]>>4 == 6 {
+		return 40
+	}
+	return 20
+}
+
 // Received reads the number of a packet and where it went; ok is false for packets that are not ours.
 func Received(b []byte) (id uint32, dst netip.Addr, ok bool) {
 	if len(b) < 28 || binary.BigEndian.Uint32(b[len(b)-8:]) != magic {

@@ -15,9 +15,8 @@ import (
 
 // Scenarios sends the packets of the table: what arrives is what must come about, which is what Evaluate says. Each step is a change
 // to the filters that were there. Of every so many scenarios it takes one, the first of them being number first.
-func Scenarios(t *testing.T, keep func(*testnet.Node) Keeper, first, every int) {
+func Scenarios(t *testing.T, keep func(*testnet.Node) Keeper, first, every int) (connections int) {
 	w := New(t, keep, "node-1", "node-2")
-	connections := 0
 	for i, s := range scenario.All() {
 		if i%every != first {
 			continue
@@ -33,6 +32,7 @@ func Scenarios(t *testing.T, keep func(*testnet.Node) Keeper, first, every int) 
 	}
 	w.T = t
 	t.Logf("%d connections", connections)
+	return connections
 }
 
 // step sends the packets of one step and returns their number.
