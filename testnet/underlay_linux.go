@@ -28,7 +28,7 @@ func (f *Fabric) build(cfg FabricConfig) (err error) {
 		return err
 	}
 	defer sw.Close()
-	bridge, err := addBridge(sw, cfg.MTU)
+	bridge, err := addBridge(sw, bridgeName, cfg.MTU)
 	if err != nil {
 		return err
 	}
@@ -56,12 +56,12 @@ func (f *Fabric) build(cfg FabricConfig) (err error) {
 	return inParallel(members, (*member).awaitUplink)
 }
 
-// addBridge creates the switch: without addresses of its own, without spanning tree (the default; a port forwards at once)
+// addBridge creates a switch: without addresses of its own, without spanning tree (the default; a port forwards at once)
 // and without multicast snooping, which could hold back a neighbour solicitation.
-func addBridge(sw *netlink.Handle, mtu int) (index int, err error) {
+func addBridge(sw *netlink.Handle, name string, mtu int) (index int, err error) {
 	off := false
 	bridge := &netlink.Bridge{
-		LinkAttrs:         netlink.LinkAttrs{Name: bridgeName, MTU: mtu, TxQLen: -1},
+		LinkAttrs:         netlink.LinkAttrs{Name: name, MTU: mtu, TxQLen: -1},
 		MulticastSnooping: &off,
 	}
 	err = firstError(
@@ -69,7 +69,7 @@ func addBridge(sw *netlink.Handle, mtu int) (index int, err error) {
 		func() error { return noAutomaticAddresses(sw, bridge) },
 		func() error { return sw.LinkSetUp(bridge) },
 	)
-	return bridge.Index, opError("create", "bridge "+bridgeName, err)
+	return bridge.Index, opError("create", "bridge "+name, err)
 }
 
 // member is a machine on the underlay.
