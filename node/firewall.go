@@ -9,7 +9,6 @@ import (
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/forward"
-	"github.com/podweft/podweft/internal/sysctl"
 	"github.com/podweft/podweft/nat"
 	"github.com/podweft/podweft/subnet"
 )
@@ -25,18 +24,13 @@ type firewall struct {
 
 // enableForwarding lets the node forward packets of the families that the network has.
 func (r *run) enableForwarding(network *subnet.Network) error {
-	for key, needed := range map[string]bool{
-		"net/ipv4/ip_forward":          network.V4.Network.IsValid(),
-		"net/ipv6/conf/all/forwarding": network.V6.Network.IsValid(),
-	} {
-		if !needed {
-			continue
-		}
-		if err := sysctl.Ensure(r.cfg.NetNS, key, "1"); err != nil {
-			return err
+	var networks []netip.Prefix
+	for _, of := range []subnet.Range{network.V4, network.V6} {
+		if of.Network.IsValid() {
+			networks = append(networks, of.Network)
 		}
 	}
-	return nil
+	return forward.Enable(r.cfg.NetNS, networks...)
 }
 
 // startFirewall starts the loops that the node's configuration asks for.
