@@ -76,7 +76,7 @@ var ours = house{
 		"subnet":                 {may: []string{root}},
 		"subnet/memory":          {may: []string{root, "subnet", "subnet/internal/..."}},
 		"subnet/file":            {may: []string{root, "subnet", "subnet/internal/...", "internal/dirwatch", "internal/flock"}, brings: []string{"golang.org/x/sys"}},
-		"subnet/etcd":            {may: []string{root, "subnet", "subnet/internal/..."}, brings: etcdClient},
+		"subnet/etcd":            {may: []string{root, "subnet", "subnet/internal/...", "internal/etcdconn"}, brings: etcdClient},
 		"subnet/storetest":       {may: []string{root, "subnet"}},
 		"subnet/internal/ledger": {may: []string{root, "subnet"}},
 
@@ -127,6 +127,7 @@ var ours = house{
 		"internal/cable":     {may: []string{root, internal}, brings: rtnetlink},
 		"internal/delta":     {may: []string{root, internal}},
 		"internal/dirwatch":  {brings: []string{"golang.org/x/sys"}},
+		"internal/etcdconn":  {may: []string{root}, brings: etcdClient},
 		"internal/fib":       {may: []string{root, internal}, brings: rtnetlink},
 		"internal/links":     {may: []string{root, internal}, brings: rtnetlink},
 		"internal/flock":     {brings: []string{"golang.org/x/sys"}},
@@ -158,6 +159,8 @@ var ours = house{
 		"github.com/google/nftables":             {"internal/nft", "forward", "nat", "policy/internal/bridges", "policy/nftables"},
 		"go.etcd.io/etcd/client/v3":              {"subnet/etcd", "examples/flannel", "examples/flannel/embedded"}, // in examples, tests play the operator
 		"google.golang.org/grpc":                 {"subnet/etcd"},
+		"go.etcd.io/etcd/client/v3":              {"internal/etcdconn", "subnet/etcd", "examples/flannel/embedded"}, // there, tests play the operator
+		"google.golang.org/grpc":                 {"internal/etcdconn"},
 		// The lab asks the kernel with it, not us, which way a packet goes.
 		"github.com/vishvananda/netlink": {"internal/nl", "testnet", "policy/internal/world", "examples/lab"},
 		"github.com/vishvananda/netns":   {"internal/netns"},

@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/podweft/podweft/internal/etcdconn"
 	"github.com/podweft/podweft/subnet"
 )
 
@@ -27,7 +28,7 @@ func (s *Store) Acquire(ctx context.Context, c subnet.Claim) (*subnet.Lease, err
 	a := acquisition{Store: s, claim: c, marks: map[string]int64{}}
 	l, err := a.insist(ctx)
 	if a.granted != 0 && (err != nil || a.granted != a.used) {
-		s.discard(ctx, a.granted)
+		s.conn.Discard(ctx, a.granted)
 	}
 	return l, err
 }
@@ -111,9 +112,9 @@ func (st *state) nameFor(p subnet.Prefixes, own *entry) string {
 
 // life returns the etcd lease that is to keep the lease alive: the present one if it has the right TTL.
 func (a *acquisition) life(ctx context.Context, own *entry) (clientv3.LeaseID, time.Time, error) {
-	ttl := seconds(a.claim.TTL)
+	ttl := etcdconn.Seconds(a.claim.TTL)
 	if own != nil && own.alive != 0 {
-		expires, present, err := a.keepAlive(ctx, own.alive)
+		expires, present, err := a.conn.KeepAlive(ctx, own.alive)
 		if err == nil && present == ttl {
 			return own.alive, expires, nil
 		}
@@ -123,7 +124,7 @@ func (a *acquisition) life(ctx context.Context, own *entry) (clientv3.LeaseID, t
 	}
 	// One that was granted for an earlier try lasts for this one too, unless there were very many of them.
 	if a.granted == 0 || time.Until(a.expires) < a.claim.TTL/2 {
-		id, expires, err := a.grant(ctx, ttl)
+		id, expires, err := a.conn.Grant(ctx, ttl)
 		if err != nil {
 			return 0, time.Time{}, fmt.Errorf("grant a lease to %s: %w", a.claim.Node, err)
 		}
@@ -143,14 +144,14 @@ func (a *acquisition) commit(ctx context.Context, view *state, own *entry, l *su
 	when := []clientv3.Cmp{
 		// All claims of one configuration have subnets of one length: they overlap only where they are equal. Those of an
 		// earlier configuration are in the view.
-		unmodified(a.config(), view.netMod),
-		quiet(a.reservations(), a.reservations()+"\x00", view.revision),
+		etcdconn.Unmodified(a.config(), view.netMod),
+		etcdconn.Quiet(a.reservations(), a.reservations()+"\x00", view.revision),
 	}
 	var then []clientv3.Op
 	if own == nil {
-		when = append(when, unmodified(nodeClaim, a.marks[nodeClaim]))
+		when = append(when, etcdconn.Unmodified(nodeClaim, a.marks[nodeClaim]))
 	} else {
-		when = append(when, unmodified(a.subnet(own.name), own.modified))
+		when = append(when, etcdconn.Unmodified(a.subnet(own.name), own.modified))
 		if own.name != l.Key {
 			then = append(then, a.deletionBut(own, l)...)
 		}
@@ -158,14 +159,14 @@ func (a *acquisition) commit(ctx context.Context, view *state, own *entry, l *su
 	if own == nil || own.name != l.Key {
 		for _, form := range [...]string{"", leasedForm} {
 			from := a.subnet(form + stem(l.Prefixes))
-			when = append(when, quiet(from, clientv3.GetPrefixRangeEnd(from), view.revision))
+			when = append(when, etcdconn.Quiet(from, clientv3.GetPrefixRangeEnd(from), view.revision))
 		}
 	}
 	if v6 := l.Prefixes.V6; v6.IsValid() {
 		claim := a.prefixClaim(v6)
 		claims = append(claims, claim)
 		if own == nil || !own.named || own.prefixes.V6 != v6 {
-			when = append(when, unmodified(claim, a.marks[claim]))
+			when = append(when, etcdconn.Unmodified(claim, a.marks[claim]))
 		}
 	}
 	var otherwise []clientv3.Op
@@ -178,7 +179,7 @@ func (a *acquisition) commit(ctx context.Context, view *state, own *entry, l *su
 	if l.Prefixes.V6.IsValid() {
 		then = append(then, clientv3.OpGet(a.subnets(), clientv3.WithRange(a.listed()), clientv3.WithMinCreateRev(view.revision+1), clientv3.WithKeysOnly()))
 	}
-	done, err := a.txn(ctx, when, then, otherwise)
+	done, err := a.conn.Txn(ctx, when, then, otherwise)
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		a.granted = 0
 		return nil, errMoved
@@ -196,7 +197,7 @@ func (a *acquisition) commit(ctx context.Context, view *state, own *entry, l *su
 		return nil, a.giveWay(ctx, l)
 	}
 	if own != nil && own.alive != a.used && own.alive != 0 {
-		a.discard(ctx, own.alive)
+		a.conn.Discard(ctx, own.alive)
 	}
 	return l, nil
 }
@@ -234,7 +235,7 @@ func (a *acquisition) cameFirst(kv *mvccpb.KeyValue, l *subnet.Lease) bool {
 // giveWay takes l back.
 func (a *acquisition) giveWay(ctx context.Context, l *subnet.Lease) error {
 	e := &entry{name: l.Key, prefixes: l.Prefixes, lease: l, named: true}
-	if _, err := a.txn(ctx, []clientv3.Cmp{unmodified(a.subnet(l.Key), int64(l.Revision))}, a.deletion(e), nil); err != nil {
+	if _, err := a.conn.Txn(ctx, []clientv3.Cmp{etcdconn.Unmodified(a.subnet(l.Key), int64(l.Revision))}, a.deletion(e), nil); err != nil {
 		return fmt.Errorf("give %s back, which another node took first: %w", l.Prefixes, err)
 	}
 	return errMoved

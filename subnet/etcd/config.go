@@ -4,25 +4,19 @@ import (
 	"cmp"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
-	"net/url"
 	"path"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
-
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/etcdconn"
 )
 
 // Defaults of [Config].
 const (
 	DefaultPrefix  = "/coreos.com/network"
 	DefaultTTL     = 24 * time.Hour // as flannel's
-	DefaultTimeout = 5 * time.Second
+	DefaultTimeout = etcdconn.DefaultTimeout
 )
 
 // Config says how etcd is reached. Only Endpoints is required.
@@ -39,26 +33,9 @@ type Config struct {
 
 // Validate reports everything that is wrong with the configuration, each as a [*podweft.FieldError].
 func (c Config) Validate() error {
-	var errs []error
-	fail := func(field string, value any, problem, remedy string) {
-		errs = append(errs, &podweft.FieldError{Field: field, Value: value, Problem: problem, Remedy: remedy})
-	}
-	if len(c.Endpoints) == 0 {
-		fail("Endpoints", nil, "are missing", `give etcd's URL, such as "http://10.0.0.1:2379"`)
-	}
-	for _, e := range c.Endpoints {
-		if u, err := url.Parse(e); err != nil || u.Host == "" && u.Scheme != "unix" {
-			fail("Endpoints", fmt.Sprintf("%q", e), "is not a URL", `write "http://10.0.0.1:2379"`)
-		}
-	}
+	errs := []error{c.connection().Validate()}
 	if c.TTL < 0 {
-		fail("TTL", c.TTL, "is negative", "leave it zero for a day")
-	}
-	if c.Timeout < 0 {
-		fail("Timeout", c.Timeout, "is negative", "leave it zero for five seconds")
-	}
-	if c.Username == "" && c.Password != "" {
-		fail("Username", nil, "is missing", "say whose the password is")
+		errs = append(errs, &podweft.FieldError{Field: "TTL", Value: c.TTL, Problem: "is negative", Remedy: "leave it zero for a day"})
 	}
 	return errors.Join(errs...)
 }
@@ -66,25 +43,12 @@ func (c Config) Validate() error {
 func (c Config) filled() Config {
 	c.Prefix = path.Clean(cmp.Or(c.Prefix, DefaultPrefix))
 	c.TTL = cmp.Or(c.TTL, DefaultTTL)
-	c.Timeout = cmp.Or(c.Timeout, DefaultTimeout)
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
 	return c
 }
 
-// dial makes the client, which connects by itself. With a user name it asks for a token at once.
-func (c Config) dial() (*clientv3.Client, error) {
-	return clientv3.New(clientv3.Config{
-		Endpoints: c.Endpoints, TLS: c.TLS, Username: c.Username, Password: c.Password,
-		DialTimeout: c.Timeout,
-		// A peer that vanished without a word is noticed within 15 s. More often than every 5 s etcd would not have it.
-		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second,
-		Logger: zap.NewNop(), // it would write to stderr
-		// gRPC would wait up to two minutes between two tries, and nodes hear nothing meanwhile.
-		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.3, MaxDelay: time.Second},
-			MinConnectTimeout: 3 * time.Second,
-		})},
-	})
+// connection is the part of c that is no Store's matter.
+func (c Config) connection() etcdconn.Config {
+	return etcdconn.Config{
+		Endpoints: c.Endpoints, TLS: c.TLS, Username: c.Username, Password: c.Password, Timeout: c.Timeout, Logger: c.Logger,
+	}
 }

@@ -6,6 +6,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/podweft/podweft/internal/etcdconn"
 	"github.com/podweft/podweft/subnet"
 )
 
@@ -36,9 +37,9 @@ func (s *Store) Reserve(ctx context.Context, p subnet.Prefixes, node string) err
 		if i, known := view.find(name); known {
 			then = append(then, s.beside(view.entries[i])...)
 		}
-		done, err := s.txn(ctx, []clientv3.Cmp{
-			unmodified(s.config(), view.netMod),
-			quiet(s.subnets(), s.listed(), view.revision),
+		done, err := s.conn.Txn(ctx, []clientv3.Cmp{
+			etcdconn.Unmodified(s.config(), view.netMod),
+			etcdconn.Quiet(s.subnets(), s.listed(), view.revision),
 		}, then, nil)
 		if err != nil {
 			return fmt.Errorf("reserve %s: %w", p, err)
@@ -67,7 +68,7 @@ func (s *Store) beside(e *entry) []clientv3.Op {
 func (s *Store) Unreserve(ctx context.Context, p subnet.Prefixes) error {
 	name := formatName(p)
 	for {
-		found, err := s.get(ctx, s.subnet(name))
+		found, err := s.conn.Get(ctx, s.subnet(name))
 		if err != nil {
 			return fmt.Errorf("unreserve %s: %w", p, err)
 		}
@@ -75,7 +76,7 @@ func (s *Store) Unreserve(ctx context.Context, p subnet.Prefixes) error {
 			return nil
 		}
 		key := s.subnet(name)
-		done, err := s.txn(ctx, []clientv3.Cmp{unmodified(key, found.Kvs[0].ModRevision)}, []clientv3.Op{clientv3.OpDelete(key)}, nil)
+		done, err := s.conn.Txn(ctx, []clientv3.Cmp{etcdconn.Unmodified(key, found.Kvs[0].ModRevision)}, []clientv3.Op{clientv3.OpDelete(key)}, nil)
 		if err != nil {
 			return fmt.Errorf("unreserve %s: %w", p, err)
 		}

@@ -13,9 +13,6 @@ import (
 	"github.com/podweft/podweft/subnet/internal/ledger"
 )
 
-// pageSize bounds how many keys one answer has: a few hundred bytes each, and etcd serves nobody else meanwhile.
-const pageSize = 5000
-
 // state is what stands in etcd at one revision. Once it is shared it never changes.
 type state struct {
 	keys
@@ -33,20 +30,17 @@ func (s *Store) list(ctx context.Context) (*state, error) {
 	if last := s.latest.Load(); last != nil {
 		st.network = last.network // should the present one be bad
 	}
-	for from, more := st.config(), true; more; {
-		page, err := s.get(ctx, from, clientv3.WithRange(st.listed()), clientv3.WithRev(st.revision), clientv3.WithLimit(pageSize))
-		if err != nil {
-			return nil, fmt.Errorf("list leases: %w", err)
-		}
+	err := s.conn.List(ctx, st.config(), st.listed(), 0, func(page *clientv3.GetResponse) {
 		if st.revision == 0 {
 			st.revision, st.cluster = page.Header.Revision, page.Header.ClusterId
 			st.entries = make([]*entry, 0, page.Count)
 		}
 		for _, kv := range page.Kvs {
 			st.put(kv)
-			from = string(kv.Key) + "\x00"
 		}
-		more = page.More
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list leases: %w", err)
 	}
 	s.remember(st)
 	return st, nil
