@@ -85,6 +85,7 @@ var ours = house{
 		"ipam/block":                {may: []string{root, "ipam"}, brings: []string{"golang.org/x/sys"}},
 		"ipam/block/memory":         {may: []string{root, "ipam/block", "ipam/block/internal/..."}, brings: []string{"golang.org/x/sys"}},
 		"ipam/block/file":           {may: []string{root, "ipam/block", "ipam/block/internal/...", "internal/dirwatch", "internal/flock"}, brings: []string{"golang.org/x/sys"}},
+		"ipam/block/etcd":           {may: []string{root, "ipam/block", "internal/etcdconn"}, brings: etcdClient},
 		"ipam/block/blocktest":      {may: []string{root, "ipam/block"}, brings: []string{"golang.org/x/sys"}},
 		"ipam/block/internal/table": {may: []string{root, "ipam/block"}, brings: []string{"golang.org/x/sys"}},
 
@@ -157,9 +158,7 @@ var ours = house{
 		"github.com/containernetworking/cni":     {"cniplugin", "cnitest"},
 		"github.com/containernetworking/plugins": nil,
 		"github.com/google/nftables":             {"internal/nft", "forward", "nat", "policy/internal/bridges", "policy/nftables"},
-		"go.etcd.io/etcd/client/v3":              {"subnet/etcd", "examples/flannel", "examples/flannel/embedded"}, // in examples, tests play the operator
-		"google.golang.org/grpc":                 {"subnet/etcd"},
-		"go.etcd.io/etcd/client/v3":              {"internal/etcdconn", "subnet/etcd", "examples/flannel/embedded"}, // there, tests play the operator
+		"go.etcd.io/etcd/client/v3":              {"internal/etcdconn", "subnet/etcd", "ipam/block/etcd", "examples/flannel/embedded"}, // there, tests play the operator
 		"google.golang.org/grpc":                 {"internal/etcdconn"},
 		// The lab asks the kernel with it, not us, which way a packet goes.
 		"github.com/vishvananda/netlink": {"internal/nl", "testnet", "policy/internal/world", "examples/lab"},
