@@ -146,15 +146,22 @@ func (p *Ports) drop(ctx context.Context, all []flows) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		err := execute(sock, f.request(ctDelete, netlink.Acknowledge))
-		if errors.Is(err, unix.EINVAL) {
-			err = f.dropEach(sock)
-		}
-		if err != nil {
+		if err := f.drop(sock); err != nil {
 			return &podweft.OpError{Op: "delete", Object: podweft.Named("tracked connections"), Err: err}
 		}
 	}
 	return nil
+}
+
+func (f flows) drop(sock *netlink.Conn) error {
+	if end, _, _, _ := f.shared(); end.Addr().Is6() {
+		return f.dropEach(sock) // a filter cannot tell them by their address
+	}
+	err := execute(sock, f.request(ctDelete, netlink.Acknowledge))
+	if errors.Is(err, unix.EINVAL) {
+		return f.dropEach(sock)
+	}
+	return err
 }
 
 // execute sends a deletion. What is gone already was to be deleted.
@@ -243,7 +250,9 @@ func message(kind uint16, flags netlink.HeaderFlags, family byte, attrs []byte) 
 	}
 }
 
-// request deletes or lists the flows.
+// request deletes or lists the flows; of IPv6 those of every address that has the port. When kernels from 5.8 on compare an IPv6
+// address with that of a filter they take the different ones for equal and the equal ones for different: ipv6_addr_cmp is negated in
+// ctnetlink_filter_match_tuple in net/netfilter/nf_conntrack_netlink.c, in 6.1 among others.
 func (f flows) request(kind uint16, how netlink.HeaderFlags) netlink.Message {
 	end, tuple, ip, port := f.shared()
 	which, flags := uint16(ctFilterOrig), ctFilterDst|ctFilterNum|ctFilterDstPort
@@ -253,6 +262,7 @@ func (f flows) request(kind uint16, how netlink.HeaderFlags) netlink.Message {
 	family := byte(unix.AF_INET)
 	if end.Addr().Is6() {
 		family = unix.AF_INET6
+		flags &^= ctFilterSrc | ctFilterDst
 	}
 	e := netlink.NewAttributeEncoder()
 	e.ByteOrder = binary.BigEndian
