@@ -14,6 +14,9 @@ import (
 func BenchmarkClaim(b *testing.B) {
 	for _, n := range []int{0, 1000, 10_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			if n > 1000 && testing.Short() {
+				b.Skip("takes half a minute to set up")
+			}
 			s := memory.New()
 			for i := range n {
 				_, err := claimer(b, s, fmt.Sprint("node-", i), pools("10.0.0.0/8")...).Claim(b.Context(), anywhere)
