@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,7 +19,7 @@ type stream struct {
 	pinger *testnet.Pinger
 	wait   time.Duration // for each answer
 	stop   chan struct{}
-	sent   int
+	sent   atomic.Int64
 	group  sync.WaitGroup // of all that are under way, and of the one that sends them
 
 	mu   sync.Mutex
@@ -49,7 +50,7 @@ func (s *stream) run(ctx context.Context, to netip.Addr, every time.Duration) {
 		case <-s.stop:
 			return
 		case <-time.After(time.Until(next)):
-			s.sent++
+			s.sent.Add(1)
 			s.group.Go(func() { s.one(ctx, to, time.Now()) })
 		}
 	}
@@ -70,11 +71,12 @@ func (s *stream) result(t testing.TB) (sent, lost int, gap time.Duration) {
 	t.Helper()
 	s.group.Wait()
 	require.NoError(t, s.pinger.Close())
+	sent = int(s.sent.Load())
 	if len(s.lost) == 0 {
-		return s.sent, 0, 0
+		return sent, 0, 0
 	}
 	slices.SortFunc(s.lost, func(a, b loss) int { return a.sent.Compare(b.sent) })
-	return s.sent, len(s.lost), s.lost[len(s.lost)-1].sent.Sub(s.lost[0].sent)
+	return sent, len(s.lost), s.lost[len(s.lost)-1].sent.Sub(s.lost[0].sent)
 }
 
 // requireShort stops the streams, says how much of them was lost, and requires that it was bearable.
