@@ -26,7 +26,7 @@ type fire struct {
 	peer hostgw.Peer
 }
 
-// TestUnderFire does what TestRepair leaves out: what other programs do, and what befalls the underlay.
+// TestUnderFire breaks each object in each way in every mode, and sees the kernel agree with the Spec and packets flow again.
 func TestUnderFire(t *testing.T) {
 	for _, mode := range []struct {
 		name   string
@@ -41,7 +41,15 @@ func TestUnderFire(t *testing.T) {
 			c.apply1(t)
 			f := &fire{cluster: c, deaf: &sabotage.Deaf[hostgw.Spec]{Driver: c.drivers[0]}, peer: c.specs[0].Peers[0]}
 			f.loop = sabotage.Keep(t, f.deaf, c.specs[0])
-			f.requireBack(t, time.Now())
+			f.requireRepaired(t, 0)
+			f.requireReachable(t)
+			for _, b := range breakages {
+				t.Run(b.name, func(t *testing.T) {
+					start := f.now(t)
+					b.do(t, f.cluster, f.loop)
+					f.requireBack(t, start)
+				})
+			}
 			for _, m := range mishaps {
 				t.Run(m.name, func(t *testing.T) { m.do(f, t) })
 			}
@@ -53,13 +61,8 @@ var mishaps = []struct {
 	name string
 	do   func(f *fire, t *testing.T)
 }{
-	{"route deleted", func(f *fire, t *testing.T) {
-		start := time.Now()
-		f.deleteRoute(t)
-		f.requireBack(t, start)
-	}},
 	{"nexthop deleted", func(f *fire, t *testing.T) {
-		start := time.Now()
+		start := f.now(t)
 		f.deleteNexthop(t, f.route(t).Nexthop)
 		f.requireBack(t, start)
 	}},
@@ -70,12 +73,18 @@ var mishaps = []struct {
 	{"underlay address changed", (*fire).moveUnderlay}, // the last: the node stays there
 }
 
-// requireBack waits until the kernel agrees with the Spec and packets flow both ways, and says how long that took.
-func (f *fire) requireBack(t *testing.T, since time.Time) {
+// requireBack waits until the kernel agrees with the Spec and packets flow both ways, which must not take long.
+func (f *fire) requireBack(t *testing.T, since *sabotage.Stopwatch) {
 	t.Helper()
 	f.requireRepaired(t, 0)
 	f.requireReachable(t)
-	t.Logf("traffic was back after %v", time.Since(since).Round(time.Millisecond))
+	since.RequireBack(t)
+}
+
+// now is when something breaks.
+func (f *fire) now(t *testing.T) *sabotage.Stopwatch {
+	t.Helper()
+	return sabotage.Start(t, f.node())
 }
 
 func (f *fire) node() *testnet.Node { return f.fabric.Nodes[0] }
@@ -101,7 +110,7 @@ func (f *fire) deleteNexthop(t *testing.T, id uint32) {
 // replaceNexthop is `ip nexthop replace` by somebody who does not care whose it is: the kernel gives it away with its
 // routes. The stranger's stays, and ours moves to another id.
 func (f *fire) replaceNexthop(t *testing.T) {
-	start := time.Now()
+	start := f.now(t)
 	raw := f.peer.Underlay.AsSlice()
 	raw[len(raw)-1] = 200
 	wrong, _ := netip.AddrFromSlice(raw)
@@ -110,6 +119,7 @@ func (f *fire) replaceNexthop(t *testing.T) {
 	f.requireBack(t, start)
 	assert.Contains(t, sabotage.Nexthops(t, f.node()), theirs, "another program's is not ours to change")
 	assert.NotEqual(t, theirs.ID, f.route(t).Nexthop)
+	start = f.now(t)
 	f.deleteNexthop(t, theirs.ID)
 	f.requireBack(t, start)
 }
@@ -124,7 +134,7 @@ func (f *fire) replaceRoute(t *testing.T) {
 	require.Eventually(t, func() bool { return len(f.loop.Status().Failing) == 1 }, patience, time.Millisecond)
 	assert.ErrorIs(t, f.loop.Status().Failing[0].Err, podweft.ErrConflict)
 	assert.EqualValues(t, unix.RTPROT_STATIC, f.route(t).Protocol, "another program's is not ours to change")
-	start := time.Now()
+	start := f.now(t)
 	require.NoError(t, f.handles[0].RouteDel(theirs))
 	f.requireBack(t, start)
 	require.Eventually(t, func() bool { return len(f.loop.Status().Failing) == 0 }, patience, time.Millisecond)
@@ -143,13 +153,13 @@ func (f *fire) overflow(t *testing.T) {
 	storm(0, foreign, (*nl.Batch).AddRoute)
 	f.deleteNexthop(t, f.nexthopID(t))
 	require.Greater(t, sabotage.LostMessages(t, f.node()), before, "the storm fits in the socket")
-	start := time.Now()
+	start := f.now(t)
 	f.deaf.Unlock()
 	f.requireBack(t, start)
 
 	passes := f.loop.Status().Passes
-	start = time.Now()
 	storm(0, foreign/2, (*nl.Batch).DeleteRoute)
+	start = f.now(t)
 	f.deleteRoute(t)
 	storm(foreign/2, foreign, (*nl.Batch).DeleteRoute)
 	f.requireBack(t, start)
@@ -157,7 +167,7 @@ func (f *fire) overflow(t *testing.T) {
 	passes = f.loop.Status().Passes - passes
 	t.Logf("%d passes while %d foreign routes went", passes, foreign)
 	assert.Less(t, passes, uint64(100), "the loop runs in circles")
-	start = time.Now()
+	start = f.now(t)
 	f.deleteRoute(t)
 	f.requireBack(t, start)
 }
@@ -176,20 +186,9 @@ func (f *fire) nexthopID(t *testing.T) (id uint32) {
 
 // renameUnderlay gives the underlay interface another name, and then the Spec, as node finds it out.
 func (f *fire) renameUnderlay(t *testing.T) {
-	v6, err := f.handles[0].AddrList(f.link(t, 0, "eth0"), unix.AF_INET6)
-	require.NoError(t, err)
-	rename := func(from, to string) {
-		l := f.link(t, 0, from)
-		require.NoError(t, f.handles[0].LinkSetDown(l)) // kernels before 6.2 demand it
-		require.NoError(t, f.handles[0].LinkSetName(l, to))
-		require.NoError(t, f.handles[0].LinkSetUp(l))
-		for _, a := range v6 { // they went with the link
-			require.NoError(t, f.handles[0].AddrReplace(l, &vnl.Addr{IPNet: a.IPNet, Flags: unix.IFA_F_NODAD}))
-		}
-	}
 	for _, to := range []string{"uplink0", "eth0"} {
-		start := time.Now()
-		rename(f.specs[0].Device, to)
+		start := f.now(t)
+		sabotage.Rename(t, f.node(), f.specs[0].Device, to)
 		f.specs[0].Device = to
 		require.Eventually(t, func() bool {
 			return f.loop.Wait(t.Context(), f.loop.Set(f.specs[0])) == nil
@@ -201,18 +200,8 @@ func (f *fire) renameUnderlay(t *testing.T) {
 // moveUnderlay gives node 1 other underlay addresses, as a lease of DHCP does, and both nodes the Specs that follow.
 func (f *fire) moveUnderlay(t *testing.T) {
 	far := sabotage.Keep(t, f.drivers[1], f.specs[1])
-	moved := map[netip.Addr]netip.Addr{}
-	eth0 := f.link(t, 0, "eth0")
-	start := time.Now()
-	for _, old := range f.fabric.Nodes[0].Addrs() {
-		bits := map[bool]int{true: 24, false: 64}[old.Is4()]
-		raw := old.AsSlice()
-		raw[len(raw)-1] = 77
-		to, _ := netip.AddrFromSlice(raw)
-		moved[old] = to
-		require.NoError(t, f.handles[0].AddrDel(eth0, &vnl.Addr{IPNet: ipNet(netip.PrefixFrom(old, bits))}))
-		f.addAddress(t, 0, "eth0", netip.PrefixFrom(to, bits))
-	}
+	start := f.now(t)
+	moved := sabotage.Move(t, f.node())
 	spec := f.specs[1]
 	spec.Peers = slices.Clone(spec.Peers)
 	for i, p := range spec.Peers {

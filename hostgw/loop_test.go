@@ -39,61 +39,52 @@ func (c *cluster) requireRepaired(t testing.TB, i int) {
 	}
 }
 
-// TestRepair breaks what the driver made under a running Loop, alone and while ten other peers fail.
-func TestRepair(t *testing.T) {
-	for _, failing := range []int{0, 10} {
-		c := newCluster(t, testnet.FabricConfig{})
-		for i := range failing {
-			c.specs[0].Peers = append(c.specs[0].Peers, peer("failing", fmt.Sprintf("198.51.100.%d", 1+i), fmt.Sprintf("10.244.%d.0/24", 100+i)))
+// breakages are what happens to a node's routes behind the driver's back.
+var breakages = []struct {
+	name string
+	do   func(t *testing.T, c *cluster, loop *podweft.Loop[hostgw.Spec])
+}{
+	{"routes deleted", func(t *testing.T, c *cluster, _ *podweft.Loop[hostgw.Spec]) {
+		for _, to := range c.fabric.Nodes[1].Addrs() {
+			require.NoError(t, c.handles[0].RouteDel(&netlink.Route{Dst: ipNet(podSubnet(1, to))}))
 		}
-		c.apply1(t)
-		loop := c.runLoop(t, 0)
-		c.requireRepaired(t, 0)
-		// Taking a link down deletes its IPv6 addresses, also the link-local one, without which nobody asks for a neighbour;
-		// whoever configures the host puts them back.
-		addrs, err := c.handles[0].AddrList(c.link(t, 0, "eth0"), unix.AF_INET6)
-		require.NoError(t, err)
-		restore := func() {
-			for _, a := range addrs {
-				require.NoError(t, c.handles[0].AddrReplace(c.link(t, 0, "eth0"), &netlink.Addr{IPNet: a.IPNet, Flags: unix.IFA_F_NODAD}))
-			}
+	}},
+	{"underlay down and up", func(t *testing.T, c *cluster, _ *podweft.Loop[hostgw.Spec]) {
+		sabotage.Bounce(t, c.fabric.Nodes[0], "eth0")
+	}},
+	{"underlay address moved away and back", func(t *testing.T, c *cluster, loop *podweft.Loop[hostgw.Spec]) {
+		eth0, failing := c.link(t, 0, "eth0"), len(loop.Status().Failing)
+		for _, own := range c.fabric.Nodes[0].Addrs() {
+			a := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(own, map[bool]int{true: 24, false: 64}[own.Is4()])), Flags: unix.IFA_F_NODAD}
+			require.NoError(t, c.handles[0].AddrDel(eth0, a))
+			require.Eventually(t, func() bool { return len(loop.Status().Failing) > failing }, patience, time.Millisecond)
+			require.NoError(t, c.handles[0].AddrAdd(eth0, a))
+			require.Eventually(t, func() bool { return len(loop.Status().Failing) == failing }, patience, time.Millisecond)
 		}
-		for _, tt := range []struct {
-			name string
-			do   func(t *testing.T, h *netlink.Handle, eth0 netlink.Link)
-		}{
-			{"IPv4 route deleted", func(t *testing.T, h *netlink.Handle, _ netlink.Link) {
-				require.NoError(t, h.RouteDel(&netlink.Route{Dst: ipNet(netip.MustParsePrefix("10.244.2.0/24"))}))
-			}},
-			{"IPv6 route deleted", func(t *testing.T, h *netlink.Handle, _ netlink.Link) {
-				require.NoError(t, h.RouteDel(&netlink.Route{Dst: ipNet(netip.MustParsePrefix("fd00:244:0:2::/64"))}))
-			}},
-			{"link down and up", func(t *testing.T, h *netlink.Handle, eth0 netlink.Link) {
-				require.NoError(t, h.LinkSetDown(eth0))
-				require.NoError(t, h.LinkSetUp(eth0))
-				restore()
-			}},
-			{"address moved away and back", func(t *testing.T, h *netlink.Handle, eth0 netlink.Link) {
-				a := &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("192.0.2.1/24"))}
-				require.NoError(t, h.AddrDel(eth0, a))
-				require.Eventually(t, func() bool { return len(loop.Status().Failing) > failing }, patience, time.Millisecond)
-				require.NoError(t, h.AddrAdd(eth0, a))
-			}},
-			{"link renamed and back", func(t *testing.T, h *netlink.Handle, eth0 netlink.Link) {
-				require.NoError(t, h.LinkSetDown(eth0))
-				require.NoError(t, h.LinkSetName(eth0, "renamed"))
-				require.NoError(t, h.LinkSetName(eth0, "eth0"))
-				require.NoError(t, h.LinkSetUp(eth0))
-				restore()
-			}},
-		} {
-			t.Run(fmt.Sprintf("%s, %d failing peers", tt.name, failing), func(t *testing.T) {
-				tt.do(t, c.handles[0], c.link(t, 0, "eth0"))
-				require.Eventually(t, func() bool { return len(loop.Status().Failing) == failing }, patience, time.Millisecond)
-				c.requireRepaired(t, 0)
-				c.requireReach(t, 0, 1)
-			})
-		}
+	}},
+	{"underlay renamed and back", func(t *testing.T, c *cluster, _ *podweft.Loop[hostgw.Spec]) {
+		sabotage.Rename(t, c.fabric.Nodes[0], "eth0", "renamed")
+		sabotage.Rename(t, c.fabric.Nodes[0], "renamed", "eth0")
+	}},
+}
+
+// TestRepairBesideFailingPeers breaks what the driver made while ten other peers fail.
+func TestRepairBesideFailingPeers(t *testing.T) {
+	const failing = 10
+	c := newCluster(t, testnet.FabricConfig{})
+	for i := range failing {
+		c.specs[0].Peers = append(c.specs[0].Peers, peer("failing", fmt.Sprintf("198.51.100.%d", 1+i), fmt.Sprintf("10.244.%d.0/24", 100+i)))
+	}
+	c.apply1(t)
+	loop := c.runLoop(t, 0)
+	c.requireRepaired(t, 0)
+	for _, b := range breakages {
+		t.Run(b.name, func(t *testing.T) {
+			b.do(t, c, loop)
+			require.Eventually(t, func() bool { return len(loop.Status().Failing) == failing }, patience, time.Millisecond)
+			c.requireRepaired(t, 0)
+			c.requireReach(t, 0, 1)
+		})
 	}
 }
 

@@ -99,44 +99,15 @@ var breakages = []struct {
 	}},
 }
 
-// TestRepair breaks each object in each way under a running loop, for each tunnel.
-func TestRepair(t *testing.T) {
-	eachOverlay(t, func(t *testing.T, o *overlay) {
-		o.apply(t)
-		h := inNode(t, o.fabric.Nodes[0])
-		o.runLoop(t, 0)
-		o.requireRepaired(t, 0)
-		for _, tunnel := range o.specs[0].Tunnels {
-			for _, b := range breakages {
-				t.Run(b.name+" on "+ipip.LinkName(tunnel.Local), func(t *testing.T) {
-					b.do(t, h, linkNamed(t, h, ipip.LinkName(tunnel.Local)))
-					o.requireRepaired(t, 0)
-					o.requireReachable(t) // both ways: node 2's answers, and its own packets
-				})
-			}
-		}
-	})
-}
-
 // TestUnderlayRenamed: the tunnel goes on carrying traffic while nobody finds its underlay interface by name, and that is said.
 func TestUnderlayRenamed(t *testing.T) {
 	eachOverlay(t, func(t *testing.T, o *overlay) {
 		o.apply(t)
-		h := inNode(t, o.fabric.Nodes[0])
-		rename := func(from, to string) {
-			eth0 := linkNamed(t, h, from)
-			require.NoError(t, h.LinkSetDown(eth0))
-			require.NoError(t, h.LinkSetName(eth0, to))
-			require.NoError(t, h.LinkSetUp(eth0))
-			if n := o.fabric.Nodes[0]; n.V6.IsValid() { // lost with the link going down
-				require.NoError(t, h.AddrReplace(eth0, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(n.V6, 64)), Flags: unix.IFA_F_NODAD}))
-			}
-		}
-		rename("eth0", "moved")
+		sabotage.Rename(t, o.fabric.Nodes[0], "eth0", "moved")
 		_, err := o.drivers[0].Apply(t.Context(), o.specs[0])
 		require.ErrorContains(t, err, "find link eth0: no such link")
 		o.requireReachable(t)
-		rename("moved", "eth0")
+		sabotage.Rename(t, o.fabric.Nodes[0], "moved", "eth0")
 		o.apply(t)
 		o.requireReachable(t)
 	})

@@ -60,12 +60,18 @@ func lightFire(t *testing.T, fabric testnet.FabricConfig, change func(*vxlan.Spe
 	return f
 }
 
-// requireBack waits until the kernel agrees with the Spec and packets flow both ways, and says how long that took.
-func (f *fire) requireBack(t *testing.T, since time.Time) {
+// requireBack waits until the kernel agrees with the Spec and packets flow both ways, which must not take long.
+func (f *fire) requireBack(t *testing.T, since *sabotage.Stopwatch) {
 	t.Helper()
 	f.requireRepaired(t, 0)
 	f.requireReachable(t)
-	t.Logf("traffic was back after %v", time.Since(since).Round(time.Millisecond))
+	since.RequireBack(t)
+}
+
+// now is when something breaks.
+func (f *fire) now(t *testing.T) *sabotage.Stopwatch {
+	t.Helper()
+	return sabotage.Start(t, f.node())
 }
 
 // TestUnderFire breaks each object in each way in every mode, and sees the kernel agree with the Spec and packets flow again.
@@ -80,7 +86,7 @@ func TestUnderFire(t *testing.T) {
 					continue // there are none
 				}
 				t.Run(b.name, func(t *testing.T) {
-					start := time.Now()
+					start := f.now(t)
 					b.do(t, f.h, f.vtep(t), f.peer)
 					f.requireBack(t, start)
 				})
@@ -98,13 +104,13 @@ var mishaps = []struct {
 	do   func(f *fire, t *testing.T)
 }{
 	{"nexthop deleted", func(f *fire, t *testing.T) {
-		start, id := time.Now(), f.nexthop(t).ID
+		start, id := f.now(t), f.nexthop(t).ID
 		sabotage.Do(t, f.node(), func(b *nl.Batch) { b.DeleteNexthop(id) })
 		f.requireBack(t, start)
 	}},
 	{"nexthop replaced by a foreign one", (*fire).replaceNexthop},
 	{"foreign address added", func(f *fire, t *testing.T) {
-		start := time.Now()
+		start := f.now(t)
 		require.NoError(t, f.h.AddrAdd(f.vtep(t), &vnl.Addr{IPNet: ipNet(netip.MustParsePrefix("198.51.100.1/32"))}))
 		f.requireBack(t, start)
 	}},
@@ -133,13 +139,14 @@ func (f *fire) routeOf(t testing.TB) nl.Route {
 // replaceNexthop is `ip nexthop replace` by somebody who does not care whose it is: the kernel gives it away with its
 // routes. The stranger's stays, and ours moves to another id.
 func (f *fire) replaceNexthop(t *testing.T) {
-	start := time.Now()
+	start := f.now(t)
 	lost := f.nexthop(t)
 	theirs := nl.Nexthop{ID: lost.ID, Protocol: unix.RTPROT_STATIC, Gateway: other(f.peer.Underlay), Link: linkNamed(t, f.h, "eth0").Attrs().Index}
 	sabotage.SeizeNexthop(t, f.node(), theirs)
 	f.requireBack(t, start)
 	assert.Contains(t, sabotage.Nexthops(t, f.node()), theirs, "another program's is not ours to change")
 	assert.NotEqual(t, theirs.ID, f.routeOf(t).Nexthop)
+	start = f.now(t)
 	sabotage.Do(t, f.node(), func(b *nl.Batch) { b.DeleteNexthop(theirs.ID) })
 	f.requireBack(t, start)
 }
@@ -154,7 +161,7 @@ func (f *fire) replaceRoute(t *testing.T) {
 	require.NoError(t, f.h.RouteReplace(theirs))
 	f.requireConflict(t, "route "+f.peer.Prefixes[0].String())
 	assert.EqualValues(t, unix.RTPROT_STATIC, f.routeOf(t).Protocol, "another program's is not ours to change")
-	start := time.Now()
+	start := f.now(t)
 	require.NoError(t, f.h.RouteDel(theirs))
 	f.requireBack(t, start)
 	f.requireNothingFails(t)
@@ -166,7 +173,7 @@ func (f *fire) takeLink(t *testing.T) {
 	require.NoError(t, f.h.LinkSetAlias(taken, "theirs"))
 	f.requireConflict(t, "link "+taken.Attrs().Name)
 	assert.Equal(t, taken.Attrs().Index, f.vtep(t).Attrs().Index)
-	start := time.Now()
+	start := f.now(t)
 	require.NoError(t, f.h.LinkDel(taken))
 	f.requireBack(t, start)
 	f.requireNothingFails(t)
@@ -200,13 +207,13 @@ func (f *fire) overflow(t *testing.T) {
 	sabotage.Storm(t, f.node(), eth0, 0, foreign, (*nl.Batch).AddRoute)
 	cut()
 	require.Greater(t, sabotage.LostMessages(t, f.node()), before, "the storm fits in the socket")
-	start := time.Now()
+	start := f.now(t)
 	f.deaf.Unlock()
 	f.requireBack(t, start)
 
 	passes := f.loop.Status().Passes
-	start = time.Now()
 	sabotage.Storm(t, f.node(), eth0, 0, foreign/2, (*nl.Batch).DeleteRoute)
+	start = f.now(t)
 	cut()
 	sabotage.Storm(t, f.node(), eth0, foreign/2, foreign, (*nl.Batch).DeleteRoute)
 	f.requireBack(t, start)
@@ -214,7 +221,7 @@ func (f *fire) overflow(t *testing.T) {
 	passes = f.loop.Status().Passes - passes
 	t.Logf("%d passes while %d foreign routes went", passes, foreign)
 	assert.Less(t, passes, uint64(100), "the loop runs in circles")
-	start = time.Now()
+	start = f.now(t)
 	cut()
 	f.requireBack(t, start)
 }
@@ -223,15 +230,6 @@ func (f *fire) overflow(t *testing.T) {
 // Spec, which names an interface that is not there. The VTEP stays the same throughout.
 func (f *fire) renameUnderlay(t *testing.T) {
 	before := f.vtep(t).Attrs().Index
-	rename := func(from, to string) {
-		l := linkNamed(t, f.h, from)
-		require.NoError(t, f.h.LinkSetDown(l)) // kernels before 6.2 demand it
-		require.NoError(t, f.h.LinkSetName(l, to))
-		require.NoError(t, f.h.LinkSetUp(l))
-		if v6 := f.node().V6; v6.IsValid() { // it went with the link
-			require.NoError(t, f.h.AddrReplace(l, &vnl.Addr{IPNet: ipNet(netip.PrefixFrom(v6, 64)), Flags: unix.IFA_F_NODAD}))
-		}
-	}
 	follow := func(device string) {
 		spec := f.specs[0]
 		spec.VTEPs = slices.Clone(spec.VTEPs)
@@ -239,17 +237,18 @@ func (f *fire) renameUnderlay(t *testing.T) {
 		f.specs[0] = spec
 		require.NoError(t, f.loop.Wait(t.Context(), f.loop.Set(spec)))
 	}
-	start := time.Now()
-	rename("eth0", "uplink0")
+	start := f.now(t)
+	sabotage.Rename(t, f.node(), "eth0", "uplink0")
 	require.Eventually(t, func() bool {
 		return slices.ContainsFunc(f.loop.Status().Failing, func(failing podweft.Failure) bool { return errors.Is(failing.Err, nl.ErrNoLink) })
 	}, patience, time.Millisecond)
 	f.requireBack(t, start)
-	start = time.Now()
+	start = f.now(t)
 	follow("uplink0")
 	f.requireBack(t, start)
 	f.requireNothingFails(t)
-	rename("uplink0", "eth0")
+	start = f.now(t)
+	sabotage.Rename(t, f.node(), "uplink0", "eth0")
 	follow("eth0")
 	f.requireBack(t, start)
 	assert.Equal(t, before, f.vtep(t).Attrs().Index)
@@ -259,17 +258,8 @@ func (f *fire) renameUnderlay(t *testing.T) {
 func (f *fire) moveUnderlay(t *testing.T) {
 	before := f.vtep(t).Attrs().Index
 	far := sabotage.Keep(t, f.drivers[1], f.specs[1])
-	eth0 := linkNamed(t, f.h, "eth0")
-	moved := map[netip.Addr]netip.Addr{}
-	start := time.Now()
-	for _, old := range f.node().Addrs() {
-		bits := map[bool]int{true: 24, false: 64}[old.Is4()]
-		raw := old.AsSlice()
-		raw[len(raw)-1] = 77
-		moved[old], _ = netip.AddrFromSlice(raw)
-		require.NoError(t, f.h.AddrDel(eth0, &vnl.Addr{IPNet: ipNet(netip.PrefixFrom(old, bits))}))
-		require.NoError(t, f.h.AddrAdd(eth0, &vnl.Addr{IPNet: ipNet(netip.PrefixFrom(moved[old], bits)), Flags: unix.IFA_F_NODAD}))
-	}
+	start := f.now(t)
+	moved := sabotage.Move(t, f.node())
 	for i := range f.specs {
 		spec := f.specs[i]
 		spec.VTEPs, spec.Peers = slices.Clone(spec.VTEPs), slices.Clone(spec.Peers)
