@@ -1,0 +1,384 @@
+package calico
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/podweft/podweft/bgp"
+	"github.com/podweft/podweft/cniplugin"
+	"github.com/podweft/podweft/forward"
+	"github.com/podweft/podweft/ipam/block"
+	"github.com/podweft/podweft/nat"
+	"github.com/podweft/podweft/node"
+	"github.com/podweft/podweft/ptp"
+	"github.com/podweft/podweft/subnet"
+)
+
+// Agent is one node's part in the network. It is safe for concurrent use.
+type Agent struct {
+	cfg   Config
+	log   *slog.Logger
+	ready chan struct{}
+
+	mu     sync.Mutex
+	status Status // but for what is asked of others when somebody wants it
+	run    *run   // nil unless Run has it
+}
+
+// New returns an Agent that does nothing before Run. The error joins a [*podweft.FieldError] for each field that is wrong.
+func New(cfg Config) (*Agent, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	return &Agent{cfg: cfg, log: cfg.Logger.With("node", cfg.Node), ready: make(chan struct{})}, nil
+}
+
+// Ready is closed when pods can be attached: the node has its addresses, and everything that follows from what it has learned so far
+// has been put into the kernel once. No peer is waited for.
+func (a *Agent) Ready() <-chan struct{} { return a.ready }
+
+// The agent's own rhythm.
+const (
+	again  = time.Second      // after something has failed
+	renew  = 20 * time.Second // how often everything is looked at without a hint
+	trim   = 5 * time.Minute  // how often blocks are given back that nobody uses
+	spare  = 1                // of them are kept, in each family
+	asking = 5 * time.Second  // how long a store is given for one look
+)
+
+// Run takes part in the network until ctx ends; it then returns nil and leaves the network as it is, so that pods keep talking. It can
+// be called once. Its errors are about what the Config names and is not there or not permitted. A store that is away is none: the
+// agent waits for it.
+func (a *Agent) Run(ctx context.Context) error {
+	r, err := a.begin(ctx)
+	if err == nil {
+		err = r.work(ctx)
+	}
+	if ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err()) || errors.Is(err, context.Cause(ctx))) {
+		return nil
+	}
+	return err
+}
+
+// run is what one Run knows.
+type run struct {
+	*Agent
+	parts     *parts
+	claimers  []*block.Claimer
+	addresses *block.Allocator
+	plugins   *cniplugin.Agent
+	speaker   *bgp.Speaker // nil with ByStore
+	wake      chan struct{}
+
+	mu      sync.Mutex
+	learned *bgp.Snapshot // nil until there is one
+
+	// Those of follow's goroutine.
+	self      subnet.Node
+	networks  []netip.Prefix
+	tunnels   map[way][]netip.Addr
+	lastError string
+}
+
+// place finds the node on its underlay.
+func (a *Agent) place(ctx context.Context) (self subnet.Node, networks []netip.Prefix, err error) {
+	self, err = node.Choose(ctx, a.cfg.NetNS, a.cfg.Underlay)
+	if err != nil {
+		return self, nil, fmt.Errorf("underlay: %w", err)
+	}
+	self.Name = a.cfg.Node
+	if a.cfg.MTU != 0 {
+		self.MTU = a.cfg.MTU
+	}
+	networks, err = node.Networks(a.cfg.NetNS, self.Device)
+	return self, networks, err
+}
+
+// begin gets everything that work needs.
+func (a *Agent) begin(ctx context.Context) (r *run, err error) {
+	r = &run{Agent: a, wake: make(chan struct{}, 1)}
+	if r.self, r.networks, err = a.place(ctx); err != nil {
+		return nil, err
+	}
+	if err := forward.Enable(a.cfg.NetNS, prefixes(a.cfg.Pools)...); err != nil {
+		return nil, err
+	}
+	a.nameLeftovers(ctx)
+	if r.claimers, err = a.claimers(); err != nil {
+		return nil, err
+	}
+	if r.addresses, err = a.allocator(ctx, r.claimers); err != nil {
+		return nil, err
+	}
+	close := func() { _ = r.addresses.Close() }
+	if r.tunnels, err = a.claimTunnels(ctx, r.addresses); err != nil {
+		close()
+		return nil, err
+	}
+	if r.parts, err = openParts(a.cfg); err != nil {
+		close()
+		return nil, err
+	}
+	if a.cfg.Routes == ByBGP {
+		r.speaker, err = bgp.New(a.speakerConfig(r.self))
+	}
+	if err == nil {
+		r.plugins, err = cniplugin.NewAgent(cniplugin.AgentConfig{
+			StateDir: a.cfg.StateDir, NetNS: a.cfg.NetNS, Logger: a.log, Allocator: forPods{r.addresses},
+		})
+	}
+	if err != nil {
+		close()
+		return nil, errors.Join(err, r.parts.Close())
+	}
+	return r, nil
+}
+
+// work runs everything until ctx ends or something cannot go on.
+func (r *run) work(ctx context.Context) error {
+	defer r.addresses.Close()
+	defer r.parts.Close()
+	r.Agent.mu.Lock()
+	r.Agent.run = r
+	r.Agent.mu.Unlock()
+	defer func() {
+		r.Agent.mu.Lock()
+		r.Agent.run = nil
+		r.Agent.mu.Unlock()
+	}()
+	group, ctx := errgroup.WithContext(ctx)
+	for _, k := range r.parts.all {
+		group.Go(func() error { return k.run(ctx) })
+	}
+	group.Go(func() error { return r.plugins.Run(ctx) })
+	group.Go(func() error { return r.watch(ctx, "blocks", r.cfg.Blocks.Watch) })
+	group.Go(func() error { return r.watch(ctx, "nodes", r.cfg.Nodes.Watch) })
+	if r.speaker != nil {
+		group.Go(func() error { return r.speaker.Run(ctx) })
+		group.Go(func() error {
+			for snap := range r.speaker.Snapshots(ctx) {
+				r.mu.Lock()
+				r.learned = snap
+				r.mu.Unlock()
+				r.hint()
+			}
+			return nil
+		})
+	}
+	group.Go(func() error { return r.tidy(ctx) })
+	group.Go(func() error { return r.follow(ctx) })
+	return group.Wait()
+}
+
+// hint has follow look again. It never blocks.
+func (r *run) hint() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// watch hints whenever something may have changed, and begins anew when it breaks.
+func (r *run) watch(ctx context.Context, what string, watch func(context.Context, func()) error) error {
+	for {
+		if err := watch(ctx, r.hint); err != nil && ctx.Err() == nil {
+			r.log.WarnContext(ctx, "changes are not seen at once", "of", what, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(again):
+		}
+	}
+}
+
+// follow makes of everything that is known what should be, whenever there is a hint.
+func (r *run) follow(ctx context.Context) error {
+	first := true
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.wake:
+		case <-timer.C:
+		}
+		whole, err := r.sync(ctx)
+		next := renew
+		if r.report(ctx, err); err != nil {
+			next = again
+		}
+		if whole && err == nil && first {
+			first = false
+			if err := r.becomeReady(ctx); err != nil {
+				return err
+			}
+		}
+		timer.Reset(next)
+	}
+}
+
+// report logs what keeps sync from its work, once.
+func (r *run) report(ctx context.Context, err error) {
+	text := ""
+	if err != nil && ctx.Err() == nil {
+		text = err.Error()
+	}
+	if text != "" && text != r.lastError {
+		r.log.WarnContext(ctx, "what is in force stays", "err", err)
+	}
+	r.lastError = text
+	r.Agent.mu.Lock()
+	r.Agent.status.Problem = text
+	r.Agent.mu.Unlock()
+}
+
+// sync looks at everything and says what should be. It reports whether it could say so of other nodes too: a speaker that has just
+// started has not learned anything, and that is not for the kernel to know.
+func (r *run) sync(ctx context.Context) (whole bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, asking)
+	defer cancel()
+	if err := r.look(ctx); err != nil {
+		return false, err
+	}
+	v, problems, err := r.view(ctx)
+	if err != nil {
+		return false, err
+	}
+	if err := r.tell(ctx, v); err != nil {
+		return false, err
+	}
+	r.parts.ports.want(ptp.Spec{Local: v.own})
+	r.parts.nat.want(masquerade(r.cfg.Pools, v.own))
+	if r.parts.forward != nil {
+		r.parts.forward.want(forward.Spec{Networks: prefixes(r.cfg.Pools)})
+	}
+	if r.speaker != nil {
+		r.mu.Lock()
+		learned := r.learned
+		r.mu.Unlock()
+		if learned == nil {
+			return false, nil
+		}
+		v.paths = fromBGP(learned)
+	}
+	s := v.compile()
+	r.parts.direct.want(s.direct)
+	r.parts.vxlan.want(s.vxlan)
+	r.parts.ipip.want(s.ipip)
+	r.Agent.mu.Lock()
+	st := &r.Agent.status
+	st.Node, st.Device, st.Underlay, st.MTU = r.self.Name, r.self.Device, r.self.Underlay, v.podMTU()
+	st.Routes, st.Problems = s.routes, problems
+	r.Agent.mu.Unlock()
+	return true, nil
+}
+
+// look finds out whether the node has moved on its underlay. One that cannot be found stays where it was.
+func (r *run) look(ctx context.Context) error {
+	self, networks, err := r.place(ctx)
+	if err != nil {
+		return err
+	}
+	r.self, r.networks = self, networks
+	return nil
+}
+
+// view is what the node sees now. With ByBGP its paths are still to come.
+func (r *run) view(ctx context.Context) (v view, problems []string, err error) {
+	v = view{self: r.self, networks: r.networks, pools: r.cfg.Pools, tunnels: r.tunnels, vni: r.cfg.VNI, port: r.cfg.VXLANPort}
+	nodes, wrong, err := r.cfg.Nodes.Nodes(ctx)
+	if err != nil {
+		return v, nil, err
+	}
+	for _, w := range wrong {
+		problems = append(problems, w.Error())
+	}
+	v.nodes = nodes
+	shares, err := sharesOf(ctx, r.cfg.Blocks, r.cfg.Pools)
+	if err != nil {
+		return v, problems, err
+	}
+	v.own = shares[r.self.Name]
+	if r.cfg.Routes == ByStore {
+		v.paths = v.fromStore(shares)
+	}
+	return v, problems, nil
+}
+
+// masquerade gives pods of pools with NAT the node's address.
+func masquerade(pools []Pool, own []netip.Prefix) (spec nat.Spec) {
+	for _, p := range own {
+		if pool, ok := poolOf(pools, p); ok && pool.NAT {
+			spec.Masquerade = append(spec.Masquerade, p)
+		}
+	}
+	if len(spec.Masquerade) > 0 {
+		spec.Exempt = prefixes(pools)
+	}
+	return spec
+}
+
+// becomeReady waits until all that has been said is in the kernel as far as it can be, and then lets pods come.
+func (r *run) becomeReady(ctx context.Context) error {
+	for _, k := range r.parts.all {
+		if err := k.wait(ctx); err != nil && ctx.Err() == nil {
+			r.log.WarnContext(ctx, "ready, though not everything is in force", "of", k.name(), "err", err)
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	r.Agent.mu.Lock()
+	mtu := r.Agent.status.MTU
+	r.Agent.status.Ready = true
+	r.Agent.mu.Unlock()
+	if r.cfg.CNIConf != "" {
+		if err := r.cfg.writeCNI(mtu); err != nil {
+			return err
+		}
+	}
+	close(r.ready)
+	r.log.InfoContext(ctx, "ready", "mtu", mtu)
+	return nil
+}
+
+// tidy tells the store that the node lives, and gives back the blocks that nobody uses.
+func (r *run) tidy(ctx context.Context) error {
+	live, idle := time.NewTicker(renew), time.NewTicker(trim)
+	defer live.Stop()
+	defer idle.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-live.C:
+			err = r.stillHere(ctx)
+		case <-idle.C:
+			_, err = r.addresses.Trim(ctx, spare)
+		}
+		if err != nil && ctx.Err() == nil {
+			r.log.WarnContext(ctx, "blocks not looked after", "err", err)
+		}
+	}
+}
+
+func (r *run) stillHere(ctx context.Context) error {
+	lost, err := r.addresses.Sync(ctx)
+	for _, l := range lost {
+		r.log.WarnContext(ctx, "this node was taken for dead, and a pod's address is another's: start it anew",
+			"container", l.Owner.Container, "address", cmp.Or(l.Addr(), netip.Addr{}))
+	}
+	return err
+}

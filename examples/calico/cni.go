@@ -1,0 +1,39 @@
+package calico
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// CNI is the configuration by which a runtime attaches pods to an agent's network: that of podweft-cni, which asks the agent for
+// addresses.
+func (c Config) cni(mtu int) ([]byte, error) {
+	c = c.withDefaults()
+	type object = map[string]any
+	return json.MarshalIndent(object{
+		"cniVersion": "1.0.0",
+		"name":       c.Network,
+		"plugins": []object{{
+			"type": "podweft-cni", "mode": "ptp", "mtu": mtu, "stateDir": c.StateDir,
+			"ipam":         object{"type": "podweft-agent"},
+			"capabilities": object{"portMappings": true},
+		}},
+	}, "", "  ")
+}
+
+// writeCNI puts it where the runtime looks for it.
+func (c Config) writeCNI(mtu int) error {
+	raw, err := c.cni(mtu)
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(c.CNIConf), 0o755)
+	}
+	if err == nil {
+		err = replaceFile(c.CNIConf, append(raw, '\n'), 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("CNI configuration: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,191 @@
+package calico
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"regexp"
+	"time"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/bgp"
+	"github.com/podweft/podweft/cniplugin"
+	"github.com/podweft/podweft/ipam/block"
+	"github.com/podweft/podweft/node"
+)
+
+// The defaults of a [Config], as Calico has them.
+const (
+	DefaultNetwork = "k8s-pod-network"
+	DefaultAS      = 64512
+	DefaultVNI     = 4096
+	DefaultPort    = 4789 // of VXLAN
+)
+
+// Source is where an Agent learns the way to other nodes' blocks.
+type Source string
+
+// The sources. The zero Source is ByBGP.
+const (
+	ByBGP   Source = "bgp"   // from other speakers
+	ByStore Source = "store" // straight from the blocks and the directory of nodes
+)
+
+// Config says what an Agent is and where it works. Node, Pools, Blocks and Nodes are required.
+type Config struct {
+	// Node is this node's name, unique in the cluster, and Labels are what pools select nodes by.
+	Node   string
+	Labels map[string]string
+	// NetNS is the path of the node's network namespace; empty means the caller's. With ByBGP it has to be empty: the engine
+	// lives in the namespace of its process.
+	NetNS string
+	// Network is the CNI network's name, which also marks what the agent makes; empty means DefaultNetwork.
+	Network string
+	// Underlay says which interface leads to the other nodes; its zero value chooses that of the default route.
+	Underlay node.Choice
+	// MTU of the underlay in bytes; zero means that of the interface.
+	MTU int
+
+	Pools  []Pool
+	Blocks block.Store
+	Nodes  Directory
+
+	// Routes says where the way to other nodes comes from; empty means ByBGP, which BGP is about.
+	Routes Source
+	BGP    BGP
+	// VNI and VXLANPort are the overlay's; zero means DefaultVNI and DefaultPort.
+	VNI       uint32
+	VXLANPort uint16
+	// Forward has the host's firewall pass what comes from pods and goes to pods, where it drops by default: see package forward.
+	Forward bool
+
+	// StateDir holds what lives as long as the pods do; empty means cniplugin.DefaultStateDir.
+	StateDir string
+	// CNIConf is where to write the CNI configuration when pods can be attached, such as /etc/cni/net.d/10-podweft.conflist. Empty:
+	// nowhere.
+	CNIConf string
+
+	// Logger gets what happens; nil means silence.
+	Logger *slog.Logger
+}
+
+// BGP is how an Agent speaks to others. Its zero value is Calico's default: all nodes in one AS, in a full mesh.
+type BGP struct {
+	// AS of this node; zero means DefaultAS.
+	AS uint32
+	// RouterID is zero for the underlay's IPv4 address; without one of those it is made up from the node's name.
+	RouterID netip.Addr
+	// Port to listen at and to dial; zero means bgp.DefaultPort.
+	Port int
+	// Mesh says which nodes speak to each other; empty means FullMesh.
+	Mesh Mesh
+	// ClusterID makes the node a route reflector, for Mesh Reflectors.
+	ClusterID netip.Addr
+	// Password of the sessions of the mesh. Empty: they are not signed.
+	Password string
+	// Peers are those beside the mesh, such as the switch at the top of the rack.
+	Peers []bgp.Peer
+	// RestartTime is bgp.Config's.
+	RestartTime time.Duration
+	// Communities mark this node's blocks.
+	Communities []bgp.Community
+}
+
+// Mesh says which nodes have BGP sessions with each other.
+type Mesh string
+
+// The meshes. The zero Mesh is FullMesh.
+const (
+	FullMesh   Mesh = "full"       // every node with every other
+	Reflectors Mesh = "reflectors" // with nodes that have a ClusterID, and these with everybody
+	NoMesh     Mesh = "none"       // with nobody but BGP.Peers
+)
+
+func (c Config) withDefaults() Config {
+	c.Network = cmp.Or(c.Network, DefaultNetwork)
+	c.Routes = cmp.Or(c.Routes, ByBGP)
+	c.VNI = cmp.Or(c.VNI, DefaultVNI)
+	c.VXLANPort = cmp.Or(c.VXLANPort, DefaultPort)
+	c.StateDir = cmp.Or(c.StateDir, cniplugin.DefaultStateDir)
+	c.BGP.AS = cmp.Or(c.BGP.AS, DefaultAS)
+	c.BGP.Port = cmp.Or(c.BGP.Port, bgp.DefaultPort)
+	c.BGP.Mesh = cmp.Or(c.BGP.Mesh, FullMesh)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// networkForm is what CNI allows as a network's name and the kernel as a part of a table's.
+var networkForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
+
+// Validate reports everything that is wrong with c, joined, each as a [*podweft.FieldError].
+func (c Config) Validate() error {
+	c = c.withDefaults()
+	var errs []error
+	bad := func(field string, value any, problem, remedy string) {
+		errs = append(errs, &podweft.FieldError{Field: field, Value: value, Problem: problem, Remedy: remedy})
+	}
+	if c.Node == "" {
+		bad("Node", nil, "is missing", "name the node, uniquely in the cluster")
+	}
+	if c.Blocks == nil {
+		bad("Blocks", nil, "are missing", "make a store with a package below ipam/block")
+	}
+	if c.Nodes == nil {
+		bad("Nodes", nil, "are missing", "make a Directory, such as NewNodeFiles does")
+	}
+	if !networkForm.MatchString(c.Network) {
+		bad("Network", c.Network, "cannot name a network", "use up to 64 letters, digits, dots, dashes and underscores, a letter or digit first")
+	}
+	if c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535) {
+		bad("MTU", c.MTU, "is not an MTU", "use 1280 to 65535, or 0 for that of the interface")
+	}
+	switch c.Routes {
+	case ByStore:
+	case ByBGP:
+		if c.NetNS != "" {
+			bad("NetNS", c.NetNS, "is not where BGP can be spoken: its engine lives in the namespace of its process",
+				"start the process in that namespace, or take the routes from the store")
+		}
+	default:
+		bad("Routes", c.Routes, "is no source", "use bgp or store")
+	}
+	switch c.BGP.Mesh {
+	case FullMesh, Reflectors, NoMesh:
+	default:
+		bad("BGP.Mesh", c.BGP.Mesh, "is no mesh", "use full, reflectors or none")
+	}
+	if id := c.BGP.ClusterID; id.IsValid() && !id.Is4() {
+		bad("BGP.ClusterID", id, "is not an IPv4 address", "")
+	}
+	if c.VNI > 1<<24-1 {
+		bad("VNI", c.VNI, "is not a VNI", "use 1 to 16777215")
+	}
+	errs = append(errs, validatePools(c.Pools))
+	for _, v4 := range []bool{true, false} {
+		if len(poolsOf(c.Pools, v4)) > 0 && len(blocksOf(c.Pools, c.Labels, v4)) == 0 {
+			bad("Pools", nil, fmt.Sprintf("of %s select no node like this one", familyName(v4)), "")
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func familyName(v4 bool) string {
+	if v4 {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// poolsOf are those of a family.
+func poolsOf(pools []Pool, v4 bool) (all []Pool) {
+	for _, p := range pools {
+		if p.Prefix.IsValid() && p.is4() == v4 {
+			all = append(all, p)
+		}
+	}
+	return all
+}

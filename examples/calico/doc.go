@@ -1,0 +1,22 @@
+// Package calico is a node's agent for a pod network as Calico makes it, from this SDK's parts: each node is a router, with a link
+// and a route for each of its pods and no bridge. Nodes claim blocks of addresses from pools and tell each other of them by BGP, or
+// through the store. Packets to other nodes travel as they are where the fabric knows the way, and in VXLAN or IP-in-IP where it does
+// not: Never, CrossSubnet or Always, for each pool.
+//
+//	CALICO_IPV4POOL_CIDR=10.244.0.0/16 CALICO_IPV4POOL_VXLAN=CrossSubnet podweft-calico --store-dir=/var/lib/podweft
+//
+// The command is [Main]: the agent, what a start would change (plan), how a running one is doing (status), the addresses (ipam), and
+// the end of it all (cleanup). It understands the environment of calico/node and Calico's IPPool, BGPPeer and BGPConfiguration.
+//
+// An [Agent] can be had without the command, many in one process, each in a network namespace of its own:
+//
+//	agent, err := calico.New(calico.Config{Node: "node-1", Pools: pools, Blocks: blocks, Nodes: nodes})
+//	...
+//	err = agent.Run(ctx)
+//
+// Pods are attached by the CNI plugin podweft-cni, in mode ptp and with the addresses that the agent gives: see [Config.CNIConf].
+//
+// What Calico, or flannel, has left on a node is named at start and never touched. Where it stands in the way of a link or a route of
+// ours, that one fails, and [Status] says so. The agent does not take a cluster over from Calico, and speaks to none of its nodes but
+// by BGP.
+package calico

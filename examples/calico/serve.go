@@ -1,0 +1,190 @@
+package calico
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// socketOf is where an agent says how it is doing, to those who may read it.
+func (c Config) socket() string {
+	c = c.withDefaults()
+	return filepath.Join(c.StateDir, "calico-"+c.Network+".sock")
+}
+
+// Serve answers until ctx ends: /status as JSON, /healthz, /readyz and /metrics, on a unix socket in the state's directory that is
+// for this user alone, and at addr if that is not empty.
+func (a *Agent) Serve(ctx context.Context, addr string) error {
+	if err := os.MkdirAll(a.cfg.StateDir, 0o755); err != nil {
+		return fmt.Errorf("status: %w", err)
+	}
+	path := a.cfg.socket()
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("status: %w", err)
+	}
+	own, err := net.Listen("unix", path)
+	if err == nil {
+		err = os.Chmod(path, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("status: %w", err)
+	}
+	listeners := []net.Listener{own}
+	if addr != "" {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			return errors.Join(fmt.Errorf("health endpoints: %w", err), own.Close())
+		}
+		listeners = append(listeners, l)
+	}
+	server := &http.Server{Handler: a.handler(), ReadHeaderTimeout: 5 * time.Second}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	ended := make(chan error, len(listeners))
+	for _, l := range listeners {
+		go func() { ended <- server.Serve(l) }()
+	}
+	var errs []error
+	for range listeners {
+		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+			errs = append(errs, err)
+			server.Close()
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (a *Agent) handler() http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collector{a})
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "podweft-calico is running") })
+	mux.HandleFunc("/status", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		encoder := json.NewEncoder(w)
+		encoder.SetIndent("", "  ")
+		_ = encoder.Encode(a.Status(r.Context()))
+	})
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, r *http.Request) {
+		s := a.Status(r.Context())
+		if !s.Ready {
+			http.Error(w, "not ready: "+orElse(s.Problem, "the kernel is being programmed"), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = fmt.Fprintf(w, "ready: %d blocks, %d routes to others, %d objects failing\n", len(s.Blocks), len(s.Routes), s.Failing())
+	})
+	return mux
+}
+
+func orElse(text, otherwise string) string {
+	if text == "" {
+		return otherwise
+	}
+	return text
+}
+
+// The metrics. Each is read from the agent's status when somebody asks.
+var metrics = []struct {
+	desc *prometheus.Desc
+	of   func(Status) float64
+	kind prometheus.ValueType
+}{
+	{describeMetric("ready", "1 when pods can be attached to the node."), func(s Status) float64 { return count(s.Ready) }, prometheus.GaugeValue},
+	{describeMetric("blocks", "Blocks that the node has claimed."), func(s Status) float64 { return float64(len(s.Blocks)) }, prometheus.GaugeValue},
+	{describeMetric("addresses_held", "Addresses of the node's blocks that somebody holds."), func(s Status) (n float64) {
+		for _, b := range s.Blocks {
+			n += float64(b.Used)
+		}
+		return n
+	}, prometheus.GaugeValue},
+	{describeMetric("routes", "Prefixes of others that were learned."), func(s Status) float64 { return float64(len(s.Routes)) }, prometheus.GaugeValue},
+	{describeMetric("routes_unused", "Prefixes of others that were learned and cannot be used."), func(s Status) (n float64) {
+		for _, r := range s.Routes {
+			n += count(r.Way == string(noWay))
+		}
+		return n
+	}, prometheus.GaugeValue},
+	{describeMetric("bgp_peers", "Speakers that this one has, or wants, a session with."), func(s Status) float64 { return float64(len(s.bgp().Peers)) }, prometheus.GaugeValue},
+	{describeMetric("bgp_sessions", "BGP sessions that are up."), func(s Status) float64 { return float64(s.bgp().Established) }, prometheus.GaugeValue},
+	{describeMetric("objects_failing", "Objects of the kernel that could not be made."), func(s Status) float64 { return float64(s.Failing()) }, prometheus.GaugeValue},
+	{describeMetric("passes_total", "How often the kernel was compared with what should be there."), func(s Status) (n float64) {
+		for _, p := range s.Parts {
+			n += float64(p.Passes)
+		}
+		return n
+	}, prometheus.CounterValue},
+	{describeMetric("repairs_total", "Objects that were right, were changed by somebody else and were put right again."), func(s Status) (n float64) {
+		for _, p := range s.Parts {
+			n += float64(p.Drift)
+		}
+		return n
+	}, prometheus.CounterValue},
+	{describeMetric("pod_mtu_bytes", "MTU of pods."), func(s Status) float64 { return float64(s.MTU) }, prometheus.GaugeValue},
+	{describeMetric("leftovers", "What other pod networks have left on the node."), func(s Status) float64 { return float64(len(s.Leftovers)) }, prometheus.GaugeValue},
+}
+
+func count(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+// bgp is the speaker's part, which is all zero where none speaks.
+func (s Status) bgp() BGPStatus {
+	if s.BGP == nil {
+		return BGPStatus{}
+	}
+	return *s.BGP
+}
+
+func describeMetric(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc("podweft_calico_"+name, help, nil, nil)
+}
+
+type collector struct{ agent *Agent }
+
+// Describe implements prometheus.Collector.
+func (c collector) Describe(to chan<- *prometheus.Desc) {
+	for _, m := range metrics {
+		to <- m.desc
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c collector) Collect(to chan<- prometheus.Metric) {
+	s := c.agent.Status(context.Background())
+	for _, m := range metrics {
+		to <- prometheus.MustNewConstMetric(m.desc, m.kind, m.of(s))
+	}
+}
+
+// ask gets the status of the agent that runs on this node.
+func (c Config) ask(ctx context.Context) (s Status, err error) {
+	path := c.socket()
+	client := http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "unix", path) },
+	}}
+	defer client.CloseIdleConnections()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/status", nil)
+	if err != nil {
+		return s, err
+	}
+	answer, err := client.Do(request)
+	if err != nil {
+		return s, fmt.Errorf("no agent answers at %s: is it running? %w", path, err)
+	}
+	defer answer.Body.Close()
+	return s, json.NewDecoder(answer.Body).Decode(&s)
+}

@@ -1,0 +1,105 @@
+package calico
+
+import (
+	"context"
+	"crypto/sha256"
+	"net/netip"
+	"path/filepath"
+	"reflect"
+	"slices"
+
+	"github.com/podweft/podweft/bgp"
+	"github.com/podweft/podweft/subnet"
+)
+
+// speakerConfig is who the node is to its peers.
+func (a *Agent) speakerConfig(self subnet.Node) bgp.Config {
+	b := a.cfg.BGP
+	cfg := bgp.Config{
+		AS: b.AS, RouterID: b.RouterID, ClusterID: b.ClusterID, NextHop: self.Underlay, Port: b.Port, RestartTime: b.RestartTime,
+		StateFile: filepath.Join(a.cfg.StateDir, "bgp-"+a.cfg.Network+".json"), Logger: a.log,
+	}
+	if !cfg.RouterID.IsValid() && !self.Underlay.V4.IsValid() {
+		cfg.RouterID = routerID(a.cfg.Node)
+	}
+	return cfg
+}
+
+// routerID is a number in the form of an address, for a node that has no IPv4.
+func routerID(node string) netip.Addr {
+	sum := sha256.Sum256([]byte(node))
+	return netip.AddrFrom4([4]byte{sum[0]&0x7f | 1, sum[1], sum[2], sum[3] | 1})
+}
+
+// tell says to the others what the node is and has.
+func (r *run) tell(ctx context.Context, v view) error {
+	n := Node{
+		Name: r.cfg.Node, Underlay: r.self.Underlay, Labels: r.cfg.Labels,
+		VTEP4: vtepMAC(r.cfg.Node, true), VTEP6: vtepMAC(r.cfg.Node, false),
+	}
+	if r.speaker != nil {
+		n.AS, n.Cluster = r.cfg.BGP.AS, r.cfg.BGP.ClusterID
+	}
+	i := slices.IndexFunc(v.nodes, func(o Node) bool { return o.Name == n.Name })
+	if i < 0 || !reflect.DeepEqual(v.nodes[i], n) {
+		if err := r.cfg.Nodes.Put(ctx, n); err != nil {
+			return err
+		}
+	}
+	if r.speaker == nil {
+		return nil
+	}
+	if i < 0 { // the mesh has us in it
+		v.nodes = append(slices.Clone(v.nodes), n)
+	}
+	if err := r.speaker.SetPeers(r.peers(v.nodes)); err != nil {
+		return err
+	}
+	ads := make([]bgp.Advertisement, len(v.own))
+	for i, p := range v.own {
+		ads[i] = bgp.Advertisement{Prefix: p, Communities: r.cfg.BGP.Communities}
+	}
+	return r.speaker.Advertise(ads)
+}
+
+// peers are those that the node speaks to.
+func (r *run) peers(nodes []Node) []bgp.Peer {
+	like := bgp.Peer{Port: r.cfg.BGP.Port, Password: r.cfg.BGP.Password, Multihop: meshHops}
+	reflects := map[string]bool{}
+	var speakers []bgp.Node
+	for _, n := range nodes {
+		if n.AS != 0 {
+			speakers = append(speakers, n.speaks())
+			reflects[n.Name] = n.Cluster.IsValid()
+		}
+	}
+	var peers []bgp.Peer
+	if r.cfg.BGP.Mesh != NoMesh {
+		peers = bgp.Mesh(r.cfg.Node, speakers, like)
+	}
+	if r.cfg.BGP.Mesh == Reflectors {
+		own := r.cfg.BGP.ClusterID.IsValid()
+		peers = slices.DeleteFunc(peers, func(p bgp.Peer) bool { return !own && !reflects[p.Name] })
+		for i, p := range peers {
+			peers[i].ReflectorClient = own && !reflects[p.Name]
+		}
+	}
+	for _, p := range r.cfg.BGP.Peers {
+		if !slices.ContainsFunc(peers, func(o bgp.Peer) bool { return o.Addr == p.Addr }) {
+			peers = append(peers, p)
+		}
+	}
+	return peers
+}
+
+// meshHops is how many routers may be between two nodes of different AS.
+const meshHops = 16
+
+// fromBGP is what speakers have told.
+func fromBGP(learned *bgp.Snapshot) []path {
+	paths := make([]path, len(learned.Paths))
+	for i, p := range learned.Paths {
+		paths[i] = path{prefix: p.Prefix, nextHop: p.NextHop, peer: p.Peer, stale: p.Stale}
+	}
+	return paths
+}
