@@ -1,0 +1,48 @@
+package adopt_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+
+	"github.com/podweft/podweft/adopt"
+)
+
+// TestLeftovers: what others have left is named, and still there afterwards; what is nobody's, or ours, is not.
+func TestLeftovers(t *testing.T) {
+	n, h := host(t)
+	found, err := adopt.Leftovers(t.Context(), n.NetNS())
+	require.NoError(t, err)
+	assert.Empty(t, found)
+
+	for _, name := range []string{"cali0123456789a", "vxlan.calico", "podweft-vxlan", "flannel.1"} {
+		link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "peer" + name[len(name)-2:]}
+		require.NoError(t, h.LinkAdd(link))
+		require.NoError(t, h.LinkSetUp(link))
+	}
+	ours, err := h.LinkByName("podweft-vxlan")
+	require.NoError(t, err)
+	require.NoError(t, h.LinkSetAlias(ours, "podweft:calico"))
+	eth0, err := h.LinkByName("eth0")
+	require.NoError(t, err)
+	for prefix, protocol := range map[string]netlink.RouteProtocol{"10.244.1.0/26": 80, "10.244.2.0/26": 12, "10.244.3.0/26": 12, "10.244.4.0/26": 4} {
+		dst, err := netlink.ParseIPNet(prefix)
+		require.NoError(t, err)
+		require.NoError(t, h.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: dst, Protocol: protocol, Scope: netlink.SCOPE_LINK}))
+	}
+	want := []string{
+		"link cali0123456789a (Calico)", "link vxlan.calico (Calico)", "2 routes of proto 12, BIRD's (Calico)", "1 routes of proto 80, Felix's (Calico)",
+		"link flannel.1 (flannel)",
+	}
+	for range 2 {
+		found, err = adopt.Leftovers(t.Context(), n.NetNS())
+		require.NoError(t, err)
+		var got []string
+		for _, l := range found {
+			got = append(got, l.String())
+		}
+		assert.Equal(t, want, got)
+	}
+}
