@@ -89,6 +89,11 @@ var ours = house{
 		"ipam/block/blocktest":      {may: []string{root, "ipam/block"}, brings: []string{"golang.org/x/sys"}},
 		"ipam/block/internal/table": {may: []string{root, "ipam/block"}, brings: []string{"golang.org/x/sys"}},
 
+		"roster":                {may: []string{root, "subnet"}},
+		"roster/memory":         {may: []string{root, "roster", "roster/internal/..."}},
+		"roster/rostertest":     {may: []string{root, "roster", "subnet"}},
+		"roster/internal/table": {may: []string{root, "roster"}},
+
 		"policy":                   {may: []string{root}},
 		"policy/internal/scenario": {may: []string{root, "policy"}},
 		"policy/internal/enforce":  {may: []string{root, "policy"}},
