@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
 
@@ -87,6 +88,9 @@ func run(ctx context.Context, cfg Config, call Call) (out []byte, cniVersion str
 	defer closeLog()
 	state := cmp.Or(c.StateDir, cfg.StateDir, DefaultStateDir)
 	records, err := local.Open(state+"/attachments", cfg.BootID)
+	if err == nil {
+		cfg.BootID = records.Boot() // which package ipam need not read again
+	}
 	if err != nil {
 		return nil, c.CNIVersion, fail(CodeIO, "the records of attachments", err)
 	}
@@ -121,7 +125,26 @@ func render(r *types100.Result, cniVersion string) ([]byte, error) {
 	if err != nil {
 		return nil, fail(CodeVersion, "the result cannot be written in cniVersion "+cniVersion, err)
 	}
+	if latest, ok := as.(*types100.Result); ok {
+		return json.MarshalIndent(written(latest), "", "    ")
+	}
 	return json.MarshalIndent(as, "", "    ")
+}
+
+// written is what a Result looks like. Its own MarshalJSON writes it, reads that and writes it again, so as to leave out a dns
+// that is empty: as much time as half a configuration takes to be read.
+func written(r *types100.Result) any {
+	w := struct {
+		CNIVersion string                `json:"cniVersion,omitempty"`
+		Interfaces []*types100.Interface `json:"interfaces,omitempty"`
+		IPs        []*types100.IPConfig  `json:"ips,omitempty"`
+		Routes     []*types.Route        `json:"routes,omitempty"`
+		DNS        *types.DNS            `json:"dns,omitempty"`
+	}{CNIVersion: r.CNIVersion, Interfaces: r.Interfaces, IPs: r.IPs, Routes: r.Routes}
+	if !r.DNS.IsEmpty() {
+		w.DNS = &r.DNS
+	}
+	return w
 }
 
 // versions answers VERSION, which needs no valid configuration.

@@ -1,7 +1,6 @@
 package local
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -43,6 +42,9 @@ func Open(dir, boot string) (*Records, error) {
 	return &Records{dir: dir, boot: boot}, nil
 }
 
+// Boot is the ID of the kernel's life that records are of.
+func (r *Records) Boot() string { return r.boot }
+
 func (r *Records) path(k Key) string {
 	return filepath.Join(r.dir, k.Network+separator+k.Container+separator+k.Interface)
 }
@@ -56,11 +58,7 @@ func (r *Records) Put(rec Record) error {
 	if rec.Since.IsZero() {
 		rec.Since = time.Now().UTC()
 	}
-	raw, err := json.Marshal(rec)
-	if err == nil {
-		err = r.write(r.path(rec.Key()), raw)
-	}
-	if err != nil {
+	if err := r.write(r.path(rec.Key()), rec.encode()); err != nil {
 		return fmt.Errorf("record of %s: %w", rec.Key(), err)
 	}
 	return nil

@@ -1,7 +1,9 @@
 package local_test
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -89,6 +91,29 @@ func TestRecords(t *testing.T) {
 	all, _, err = r.All("cbr0")
 	require.NoError(t, err)
 	assert.Equal(t, []string{"cbr0/a/eth1"}, names(all))
+}
+
+// What is written by hand is what package json would write.
+func TestRecordsAreJSON(t *testing.T) {
+	bare := local.Record{Network: "n", Container: "c", Interface: "eth0"}
+	odd := full("odd")
+	odd.NetNS, odd.Pod = "/run/\"net\\ns\"/<a>\x01\u00e9\u2028", local.Pod{Name: "web"}
+	dated := full("dated")
+	dated.Since = time.Date(2026, 1, 2, 3, 4, 5, 60, time.UTC)
+	dir := t.TempDir()
+	r := records(t, dir, "boot-1")
+	for _, want := range []local.Record{full("a"), bare, odd, dated} {
+		require.NoError(t, r.Put(want))
+		got, err := os.ReadFile(filepath.Join(dir, strings.ReplaceAll(want.Key().String(), "/", ":")))
+		require.NoError(t, err)
+		back, err := r.Get(want.Key())
+		require.NoError(t, err)
+		want.Boot, want.Since = "boot-1", cmp.Or(want.Since, back.Since)
+		assert.Equal(t, want, back)
+		text, err := json.Marshal(want)
+		require.NoError(t, err)
+		assert.Equal(t, string(text), string(got))
+	}
 }
 
 func TestRecordIsChecked(t *testing.T) {
