@@ -91,6 +91,8 @@ var ours = house{
 
 		"roster":                {may: []string{root, "subnet"}},
 		"roster/memory":         {may: []string{root, "roster", "roster/internal/..."}},
+		"roster/file":           {may: []string{root, "roster", "roster/internal/...", "internal/dirwatch", "internal/flock"}, brings: []string{"golang.org/x/sys"}},
+		"roster/etcd":           {may: []string{root, "roster", "roster/internal/...", "internal/etcdconn"}, brings: etcdClient},
 		"roster/rostertest":     {may: []string{root, "roster", "subnet"}},
 		"roster/internal/table": {may: []string{root, "roster"}},
 
@@ -163,7 +165,7 @@ var ours = house{
 		"github.com/containernetworking/cni":     {"cniplugin", "cnitest"},
 		"github.com/containernetworking/plugins": nil,
 		"github.com/google/nftables":             {"internal/nft", "forward", "nat", "policy/internal/bridges", "policy/nftables"},
-		"go.etcd.io/etcd/client/v3":              {"internal/etcdconn", "subnet/etcd", "ipam/block/etcd", "examples/flannel/embedded"}, // there, tests play the operator
+		"go.etcd.io/etcd/client/v3":              {"internal/etcdconn", "subnet/etcd", "ipam/block/etcd", "roster/etcd", "examples/flannel/embedded"}, // there, tests play the operator
 		"google.golang.org/grpc":                 {"internal/etcdconn"},
 		// The lab asks the kernel with it, not us, which way a packet goes.
 		"github.com/vishvananda/netlink": {"internal/nl", "testnet", "policy/internal/world", "examples/lab"},
