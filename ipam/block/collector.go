@@ -1,0 +1,131 @@
+package block
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/podweft/podweft"
+)
+
+// DefaultGrace is how long a [Collector] doubts a node before it takes its shares.
+const DefaultGrace = time.Hour
+
+// CollectorConfig says whose shares a [Collector] takes back, and when. Store and Dead are required.
+type CollectorConfig struct {
+	Store Store
+	// Dead is asked on each pass which of the nodes that have shares are dead; see [Collect]. Its word is the proof: that a
+	// node is not heard of is a poor one where it may be cut off and its pods run on.
+	Dead func(ctx context.Context, nodes []string) ([]string, error)
+	// Lead says on each pass whether it is this process's turn, of all that have a Collector. Nil: it always is. Should two
+	// have their turn at once nothing breaks, since what they do is compared and swapped.
+	Lead func(ctx context.Context) (bool, error)
+	// Grace is for how long a node must have been dead. Zero: DefaultGrace.
+	Grace time.Duration
+	// Every is the time from one pass to the next. Zero: a quarter of the Grace, and a minute at the most.
+	Every time.Duration
+	// Freed hears of the shares that a pass freed. It may be nil.
+	Freed func([]Share)
+	// Logger hears at Info of shares that are freed, and at Warn of a pass that failed. Nil: silent.
+	Logger *slog.Logger
+}
+
+// Collector takes back what dead nodes had, for as long as it runs. Every node may run one: let Lead choose among them.
+type Collector struct {
+	cfg CollectorConfig
+
+	mu     sync.Mutex
+	status CollectorStatus
+}
+
+// CollectorStatus is how a [Collector] is doing.
+type CollectorStatus struct {
+	Leads  bool  // it was its turn last time
+	Passes int   // that were its turn
+	Freed  int   // shares
+	Err    error // why the last pass failed, whole or in part; nil when it did not
+}
+
+// NewCollector returns a Collector, which does nothing before Run. The error reports everything wrong with cfg, each as a
+// [*podweft.FieldError].
+func NewCollector(cfg CollectorConfig) (*Collector, error) {
+	var errs []error
+	bad := func(field string, value any, problem string) {
+		errs = append(errs, &podweft.FieldError{Field: field, Value: value, Problem: problem})
+	}
+	if cfg.Store == nil {
+		bad("Store", nil, "is missing")
+	}
+	if cfg.Dead == nil {
+		bad("Dead", nil, "is missing")
+	}
+	if cfg.Grace < 0 {
+		bad("Grace", cfg.Grace, "is negative")
+	}
+	if cfg.Every < 0 {
+		bad("Every", cfg.Every, "is negative")
+	}
+	cfg.Grace = cmp.Or(cfg.Grace, DefaultGrace)
+	cfg.Every = cmp.Or(cfg.Every, min(cfg.Grace/4, time.Minute), 1)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Collector{cfg: cfg}, errors.Join(errs...)
+}
+
+// Run makes passes until ctx ends; it then returns nil. A pass that fails is followed by the next one in its time.
+func (c *Collector) Run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		c.pass(ctx)
+		select {
+		case <-ctx.Done():
+		case <-time.After(c.cfg.Every - rand.N(1+c.cfg.Every/8)): // those of many nodes must not ask in one moment
+		}
+	}
+	return nil
+}
+
+// Status returns how the Collector is doing.
+func (c *Collector) Status() CollectorStatus {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.status
+}
+
+func (c *Collector) pass(ctx context.Context) {
+	leads, freed, err := true, []Share(nil), error(nil)
+	if c.cfg.Lead != nil {
+		leads, err = c.cfg.Lead(ctx)
+	}
+	leads = leads && err == nil
+	if leads {
+		freed, err = Collect(ctx, c.cfg.Store, c.cfg.Grace, c.cfg.Dead)
+	}
+	if ctx.Err() != nil && len(freed) == 0 {
+		return
+	}
+	c.note(leads, len(freed), err)
+	if err != nil {
+		c.cfg.Logger.WarnContext(ctx, "blocks of dead nodes were not collected", "err", err)
+	}
+	for _, s := range freed {
+		c.cfg.Logger.InfoContext(ctx, "block of a dead node freed", "share", s.Prefix, "node", s.Node)
+	}
+	if len(freed) > 0 && c.cfg.Freed != nil {
+		c.cfg.Freed(freed)
+	}
+}
+
+func (c *Collector) note(leads bool, freed int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.status.Leads, c.status.Err = leads, err
+	c.status.Freed += freed
+	if leads {
+		c.status.Passes++
+	}
+}

@@ -1,0 +1,247 @@
+package block_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/ipam/block"
+	"github.com/podweft/podweft/ipam/block/memory"
+	"github.com/podweft/podweft/roster"
+	rostermemory "github.com/podweft/podweft/roster/memory"
+)
+
+const (
+	grace  = time.Hour
+	silent = 30 * time.Second // after which a node counts as dead
+)
+
+// cluster is nodes whose agents share their Stores.
+type cluster struct {
+	*testing.T
+	blocks *memory.Store
+	roster *rostermemory.Store
+	freed  chan block.Share
+}
+
+func newCluster(t *testing.T) *cluster {
+	return &cluster{T: t, blocks: memory.New(), roster: rostermemory.New(), freed: make(chan block.Share, 100)}
+}
+
+// agent is what a node runs: it says that it lives, claims a block of the pool, looks now and then at what it has, and collects
+// when it leads.
+type agent struct {
+	name      string
+	claimer   *block.Claimer
+	collector *block.Collector
+	stop      func()
+}
+
+var clusterPool = block.Pool{Prefix: netip.MustParsePrefix("10.0.0.0/24")}
+
+func (c *cluster) start(name string) *agent {
+	c.Helper()
+	member, err := roster.NewMember(roster.MemberConfig{Store: c.roster, Node: roster.Node{Name: name}, TTL: silent})
+	require.NoError(c, err)
+	a := &agent{name: name, claimer: claimer(c, c.blocks, name, clusterPool)}
+	a.collector, err = block.NewCollector(block.CollectorConfig{
+		Store: c.blocks, Dead: roster.Silent(c.roster), Lead: roster.Leads(c.roster, name), Grace: grace,
+		Freed: func(freed []block.Share) {
+			for _, s := range freed {
+				c.freed <- s
+			}
+		},
+	})
+	require.NoError(c, err)
+	ctx, cancel := context.WithCancel(c.Context())
+	var wg sync.WaitGroup
+	a.stop = func() {
+		cancel()
+		wg.Wait()
+	}
+	wg.Go(func() { assert.NoError(c, member.Run(ctx)) })
+	synctest.Wait() // it is in the roster
+	wg.Go(func() { assert.NoError(c, a.collector.Run(ctx)) })
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			_, err := a.claimer.Shares(ctx)
+			assert.True(c, err == nil || ctx.Err() != nil, "%v", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(grace / 10):
+			}
+		}
+	})
+	synctest.Wait()
+	return a
+}
+
+// leader is who collects, and fails the test unless exactly one does.
+func (c *cluster) leader(agents ...*agent) string {
+	c.Helper()
+	synctest.Wait()
+	name := ""
+	for _, a := range agents {
+		if a.collector.Status().Leads {
+			require.Empty(c, name, "two collect")
+			name = a.name
+		}
+	}
+	require.NotEmpty(c, name, "nobody collects")
+	return name
+}
+
+// owners are who has a share.
+func (c *cluster) owners() (names []string) {
+	synctest.Wait()
+	for _, b := range stored(c, c.blocks) {
+		for _, s := range b.Shares {
+			names = append(names, s.Node)
+		}
+	}
+	return names
+}
+
+// One agent at a time collects. When it dies another one does, and what the dead one had comes back after proof and grace.
+func TestCollectorsTakeOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		a, b := c.start("a"), c.start("b")
+		defer b.stop()
+		lost := claim(t, a.claimer)
+		kept := claim(t, b.claimer)
+		time.Sleep(10 * grace)
+		require.Equal(t, "a", c.leader(a, b))
+		require.Empty(t, c.freed, "who lives keeps its own")
+		require.Zero(t, b.collector.Status().Passes)
+
+		died := time.Now()
+		a.stop()
+		time.Sleep(silent + 2*time.Minute)
+		require.Equal(t, "b", c.leader(b))
+		time.Sleep(grace - 5*time.Minute)
+		require.Empty(t, c.freed, "too early")
+		freed := <-c.freed
+		assert.GreaterOrEqual(t, time.Since(died), grace+silent)
+		assert.Less(t, time.Since(died), grace+silent+5*time.Minute)
+		assert.Equal(t, lost, freed.Prefix)
+		assert.Equal(t, "a", freed.Node)
+		assert.Equal(t, []netip.Prefix{kept}, shares(t, b.claimer))
+		assert.Equal(t, 1, b.collector.Status().Freed)
+
+		// It comes back to nothing, and is the last in the queue.
+		a = c.start("a")
+		defer a.stop()
+		assert.Empty(t, shares(t, a.claimer))
+		time.Sleep(grace)
+		assert.Equal(t, "b", c.leader(a, b))
+	})
+}
+
+// A node that comes back within the grace keeps its own, whenever that is, and has a whole grace the next time.
+func TestNodeComesBack(t *testing.T) {
+	for _, away := range []time.Duration{time.Second, silent + 5*time.Second, grace / 2, grace - time.Minute} {
+		t.Run(away.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t)
+				a := c.start("a")
+				defer a.stop()
+				b := c.start("b")
+				mine := claim(t, b.claimer)
+				for range 3 {
+					b.stop()
+					time.Sleep(away)
+					b = c.start("b")
+					time.Sleep(5 * time.Minute)
+				}
+				time.Sleep(10 * grace)
+				require.Empty(t, c.freed)
+				require.Equal(t, []netip.Prefix{mine}, shares(t, b.claimer))
+				b.stop()
+				freed := <-c.freed
+				assert.Equal(t, mine, freed.Prefix)
+				assert.Equal(t, []string(nil), c.owners())
+			})
+		})
+	}
+}
+
+// Proof is the word of Dead alone: without it, or while it cannot be asked, nothing is freed however long nobody was heard of.
+func TestCollectorNeedsProof(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memory.New()
+		claim(t, claimer(t, s, "b", clusterPool))
+		var away atomic.Bool
+		var gone atomic.Bool
+		c, err := block.NewCollector(block.CollectorConfig{Store: s, Grace: grace, Dead: func(_ context.Context, nodes []string) ([]string, error) {
+			switch {
+			case away.Load():
+				return nodes, errors.New("nobody can tell")
+			case gone.Load():
+				return nodes, nil
+			}
+			return nil, nil
+		}})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- c.Run(ctx) }()
+		for _, after := range []time.Duration{10 * grace, grace / 2} {
+			time.Sleep(after)
+			synctest.Wait()
+			require.Zero(t, c.Status().Freed)
+			require.Len(t, stored(t, s), 1)
+			gone.Store(true)
+		}
+		away.Store(true) // for longer than the grace has left
+		time.Sleep(grace)
+		synctest.Wait()
+		require.ErrorContains(t, c.Status().Err, "nobody can tell")
+		require.Len(t, stored(t, s), 1)
+		away.Store(false)
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		require.Equal(t, block.CollectorStatus{Leads: true, Passes: c.Status().Passes, Freed: 1}, c.Status())
+		require.Empty(t, stored(t, s))
+		cancel()
+		require.NoError(t, <-ended)
+	})
+}
+
+// Who cannot tell whether it leads does nothing.
+func TestCollectorThatCannotTell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memory.New()
+		claim(t, claimer(t, s, "b", clusterPool))
+		c, err := block.NewCollector(block.CollectorConfig{
+			Store: s, Dead: dead("b"), Grace: time.Nanosecond,
+			Lead: func(context.Context) (bool, error) { return true, errors.New("the roster is away") },
+		})
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Microsecond)
+		defer cancel()
+		require.NoError(t, c.Run(ctx))
+		status := c.Status()
+		assert.False(t, status.Leads)
+		assert.Zero(t, status.Passes)
+		require.ErrorContains(t, status.Err, "the roster is away")
+		assert.Len(t, stored(t, s), 1)
+	})
+}
+
+func TestCollectorConfigIsChecked(t *testing.T) {
+	_, err := block.NewCollector(block.CollectorConfig{Grace: -1, Every: -1})
+	require.ErrorIs(t, err, podweft.ErrInvalid)
+	for _, field := range []string{"Store", "Dead", "Grace", "Every"} {
+		assert.ErrorContains(t, err, field)
+	}
+}
