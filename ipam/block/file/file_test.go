@@ -27,6 +27,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, churn(dir, os.Args[1]))
 		os.Exit(1)
 	}
+	if dir := os.Getenv(agentVar); dir != "" {
+		fmt.Fprintln(os.Stderr, agent(context.Background(), dir, os.Args[1], nil))
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
 }
 
