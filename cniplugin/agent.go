@@ -30,6 +30,8 @@ type AgentConfig struct {
 	// Allocator gives pods their addresses, for plugins whose configuration has "ipam": {"type": "podweft-agent"}. Nil: this agent
 	// gives none. It stays the caller's to close.
 	Allocator Allocator
+	// Gate is asked before an ADD returns. Nil: no pod is held back. Attachments of before, it has to know by itself.
+	Gate Gate
 	// CollectEvery is how often addresses are looked for that nobody uses; what is seen so twice is free. Zero: a minute.
 	CollectEvery time.Duration
 }
@@ -362,9 +364,6 @@ func sameHostPort(a, b nat.HostPort) bool {
 // agentHandler answers plugins.
 type agentHandler struct{ *Agent }
 
-// Attach has nothing to wait for.
-func (h agentHandler) Attach(context.Context, local.Record) error { return nil }
-
 // Detach returns when the host ports of these attachments are closed; their links, which plugins have retired, go later, and also
 // when it fails.
 func (h agentHandler) Detach(ctx context.Context, keys []local.Key) error {
@@ -388,6 +387,9 @@ func (h agentHandler) Detach(ctx context.Context, keys []local.Key) error {
 		if err := h.settled(ctx, network); err != nil {
 			return err
 		}
+	}
+	if h.cfg.Gate != nil {
+		h.cfg.Gate.Detach(keys...)
 	}
 	return h.release(ctx, keys)
 }

@@ -76,8 +76,12 @@ func (t *task) add() (*types100.Result, error) {
 			return nil, stepsDown(err, undo)
 		}
 	}
+	undo = append(undo, t.unpublish)
 	if result.DNS, err = c.names(); err != nil {
-		return nil, stepsDown(err, append(undo, t.unpublish))
+		return nil, stepsDown(err, undo)
+	}
+	if err := t.admitted(rec); err != nil {
+		return nil, stepsDown(err, undo)
 	}
 	if result.DNS.IsEmpty() {
 		result.DNS = give.dns

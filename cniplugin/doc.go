@@ -42,7 +42,7 @@
 // was killed before its link bore a mark is cleaned up by its DEL and not by a GC, which knows such links by the addresses in the
 // plugin's own store.
 //
-// The Agent holds no pod back for its policies: package policy/gate is for agents that do. That masquerading stands is
+// An Agent holds pods back only where it is given a [Gate], as package policy/gate has one for policies. That masquerading stands is
 // seen by the kernel's numbers for its table and chain: what somebody does to the elements of its sets goes unnoticed here.
 //
 // A network is one owner: its links and tables bear its name, and two networks cannot share a bridge. Addresses and records
