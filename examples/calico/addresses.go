@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -33,17 +35,22 @@ func (a *Agent) claimers() (all []*block.Claimer, err error) {
 
 // allocator gives out the addresses of the node's blocks. It waits for the store.
 func (a *Agent) allocator(ctx context.Context, claimers []*block.Claimer) (*block.Allocator, error) {
-	cfg := block.AllocatorConfig{
-		Claimers: claimers, Gateways: []netip.Addr{ptp.Gateway4, ptp.Gateway6},
-		IPAM: ipam.Config{Path: filepath.Join(a.cfg.StateDir, "blocks-"+a.cfg.Network), Logger: a.log},
-	}
 	var given *block.Allocator
 	err := a.insist(ctx, "blocks", func() (err error) {
-		given, err = block.NewAllocator(ctx, cfg)
+		given, err = block.NewAllocator(ctx, a.allocatorConfig(claimers))
 		return err
 	})
 	return given, err
 }
+
+func (a *Agent) allocatorConfig(claimers []*block.Claimer) block.AllocatorConfig {
+	return block.AllocatorConfig{
+		Claimers: claimers, Gateways: []netip.Addr{ptp.Gateway4, ptp.Gateway6}, IPAM: ipam.Config{Path: a.addressFile(), Logger: a.log},
+	}
+}
+
+// addressFile has the addresses that are given out.
+func (a *Agent) addressFile() string { return filepath.Join(a.cfg.StateDir, "blocks-"+a.cfg.Network) }
 
 // insist does something until it works. What makes no sense never will.
 func (a *Agent) insist(ctx context.Context, what string, do func() error) error {
@@ -90,6 +97,32 @@ func (a *Agent) claimTunnels(ctx context.Context, from *block.Allocator) (map[wa
 		})
 		if err != nil {
 			return nil, fmt.Errorf("address of the %s link: %w", w, err)
+		}
+	}
+	return tunnels, nil
+}
+
+// knownTunnels are the addresses that the node's links have been given before.
+func (a *Agent) knownTunnels(ctx context.Context) (map[way][]netip.Addr, error) {
+	tunnels := map[way][]netip.Addr{}
+	if _, err := os.Stat(a.addressFile()); errors.Is(err, fs.ErrNotExist) {
+		return tunnels, nil
+	}
+	pool, err := ipam.Open(ipam.Config{Path: a.addressFile(), Logger: a.log})
+	if err != nil {
+		return nil, err
+	}
+	defer pool.Close()
+	for _, w := range []way{byVXLAN, byIPIP} {
+		held, err := pool.Lookup(ctx, a.cfg.tunnelOwner(w))
+		if errors.Is(err, ipam.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, addr := range held.Addresses {
+			tunnels[w] = append(tunnels[w], addr.Prefix.Addr())
 		}
 	}
 	return tunnels, nil

@@ -18,7 +18,6 @@ import (
 	"github.com/podweft/podweft/ipam/block"
 	"github.com/podweft/podweft/nat"
 	"github.com/podweft/podweft/node"
-	"github.com/podweft/podweft/ptp"
 	"github.com/podweft/podweft/subnet"
 )
 
@@ -77,6 +76,7 @@ type run struct {
 	addresses *block.Allocator
 	plugins   *cniplugin.Agent
 	speaker   *bgp.Speaker // nil with ByStore
+	policing  *policing    // nil without policies
 	wake      chan struct{}
 
 	mu      sync.Mutex
@@ -131,16 +131,33 @@ func (a *Agent) begin(ctx context.Context) (r *run, err error) {
 	if a.cfg.Routes == ByBGP {
 		r.speaker, err = bgp.New(a.speakerConfig(r.self))
 	}
+	plugins := cniplugin.AgentConfig{StateDir: a.cfg.StateDir, NetNS: a.cfg.NetNS, Logger: a.log, Allocator: forPods{r.addresses}}
+	if err == nil && a.cfg.Policies != nil {
+		if r.policing, err = newPolicing(a.cfg, r.parts.policy); err == nil {
+			plugins.Gate = r.policing.gate
+			err = r.police(ctx)
+		}
+	}
 	if err == nil {
-		r.plugins, err = cniplugin.NewAgent(cniplugin.AgentConfig{
-			StateDir: a.cfg.StateDir, NetNS: a.cfg.NetNS, Logger: a.log, Allocator: forPods{r.addresses},
-		})
+		r.plugins, err = cniplugin.NewAgent(plugins)
 	}
 	if err != nil {
 		close()
 		return nil, errors.Join(err, r.parts.Close())
 	}
 	return r, nil
+}
+
+// police reads the policies for the first time. Until it can, no pod is attached.
+func (r *run) police(ctx context.Context) error {
+	v, _, err := r.view(ctx)
+	if err == nil {
+		err = r.policing.settle(v)
+	}
+	if err != nil {
+		return err
+	}
+	return r.insist(ctx, "policies", func() error { return r.policing.read(ctx) })
 }
 
 // work runs everything until ctx ends or something cannot go on.
@@ -160,8 +177,8 @@ func (r *run) work(ctx context.Context) error {
 		group.Go(func() error { return k.run(ctx) })
 	}
 	group.Go(func() error { return r.plugins.Run(ctx) })
-	group.Go(func() error { return r.watch(ctx, "blocks", r.cfg.Blocks.Watch) })
-	group.Go(func() error { return r.watch(ctx, "nodes", r.cfg.Nodes.Watch) })
+	group.Go(func() error { return r.listen(ctx, "blocks", r.cfg.Blocks.Watch, r.hint) })
+	group.Go(func() error { return r.listen(ctx, "nodes", r.cfg.Nodes.Watch, r.hint) })
 	if r.speaker != nil {
 		group.Go(func() error { return r.speaker.Run(ctx) })
 		group.Go(func() error {
@@ -172,6 +189,15 @@ func (r *run) work(ctx context.Context) error {
 				r.hint()
 			}
 			return nil
+		})
+	}
+	if r.policing != nil {
+		group.Go(func() error {
+			return r.listen(ctx, "policies", r.cfg.Policies.Watch, func() {
+				if err := r.policing.read(ctx); err != nil && ctx.Err() == nil {
+					r.log.WarnContext(ctx, "no policy is taken away", "err", err)
+				}
+			})
 		})
 	}
 	group.Go(func() error { return r.tidy(ctx) })
@@ -187,10 +213,10 @@ func (r *run) hint() {
 	}
 }
 
-// watch hints whenever something may have changed, and begins anew when it breaks.
-func (r *run) watch(ctx context.Context, what string, watch func(context.Context, func()) error) error {
+// listen calls changed whenever something may have changed, and begins anew when it breaks.
+func (r *run) listen(ctx context.Context, what string, watch func(context.Context, func()) error, changed func()) error {
 	for {
-		if err := watch(ctx, r.hint); err != nil && ctx.Err() == nil {
+		if err := watch(ctx, changed); err != nil && ctx.Err() == nil {
 			r.log.WarnContext(ctx, "changes are not seen at once", "of", what, "err", err)
 		}
 		select {
@@ -258,10 +284,11 @@ func (r *run) sync(ctx context.Context) (whole bool, err error) {
 	if err := r.tell(ctx, v); err != nil {
 		return false, err
 	}
-	r.parts.ports.want(ptp.Spec{Local: v.own})
-	r.parts.nat.want(masquerade(r.cfg.Pools, v.own))
-	if r.parts.forward != nil {
-		r.parts.forward.want(forward.Spec{Networks: prefixes(r.cfg.Pools)})
+	r.parts.tellOwn(v)
+	if r.policing != nil {
+		if err := r.policing.settle(v); err != nil {
+			return false, err
+		}
 	}
 	if r.speaker != nil {
 		r.mu.Lock()
@@ -272,10 +299,7 @@ func (r *run) sync(ctx context.Context) (whole bool, err error) {
 		}
 		v.paths = fromBGP(learned)
 	}
-	s := v.compile()
-	r.parts.direct.want(s.direct)
-	r.parts.vxlan.want(s.vxlan)
-	r.parts.ipip.want(s.ipip)
+	s := r.parts.tell(v)
 	r.Agent.mu.Lock()
 	st := &r.Agent.status
 	st.Node, st.Device, st.Underlay, st.MTU = r.self.Name, r.self.Device, r.self.Underlay, v.podMTU()

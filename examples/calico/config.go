@@ -58,6 +58,8 @@ type Config struct {
 	// VNI and VXLANPort are the overlay's; zero means DefaultVNI and DefaultPort.
 	VNI       uint32
 	VXLANPort uint16
+	// Policies are in force before a pod's first process runs; nil means that there are none.
+	Policies PolicySource
 	// Forward has the host's firewall pass what comes from pods and goes to pods, where it drops by default: see package forward.
 	Forward bool
 

@@ -12,6 +12,7 @@ import (
 	"github.com/podweft/podweft/hostgw"
 	"github.com/podweft/podweft/ipip"
 	"github.com/podweft/podweft/nat"
+	"github.com/podweft/podweft/policy/nftables"
 	"github.com/podweft/podweft/ptp"
 	"github.com/podweft/podweft/vxlan"
 )
@@ -30,7 +31,7 @@ type part[S any] struct {
 	loop *podweft.Loop[S]
 
 	last S
-	set  uint64 // generation of last; zero before the first
+	told bool // to keep something
 }
 
 // keeper is any part.
@@ -48,15 +49,18 @@ func (p *part[S]) name() string { return p.named }
 
 // want has the part kept as spec says.
 func (p *part[S]) want(spec S) {
-	if p.set == 0 || !reflect.DeepEqual(p.last, spec) {
-		p.last, p.set = spec, p.loop.Set(spec)
+	if !p.told || !reflect.DeepEqual(p.last, spec) {
+		p.last, p.told = spec, true
+		p.loop.Set(spec)
 	}
 }
 
 func (p *part[S]) run(ctx context.Context) error { return p.loop.Run(ctx) }
 
 // wait returns when the part has worked through what it was last told to.
-func (p *part[S]) wait(ctx context.Context) error { return p.loop.Wait(ctx, p.set) }
+func (p *part[S]) wait(ctx context.Context) error {
+	return p.loop.Wait(ctx, p.loop.Status().Generation)
+}
 
 // plan is what it would do now.
 func (p *part[S]) plan(ctx context.Context) (podweft.Plan, error) { return p.Plan(ctx, p.last) }
@@ -70,7 +74,8 @@ type parts struct {
 	ipip    *part[ipip.Spec]
 	ports   *part[ptp.Spec]
 	nat     *part[nat.Spec]
-	forward *part[forward.Spec] // nil where it is not wanted
+	forward *part[forward.Spec]  // nil where it is not wanted
+	policy  *part[nftables.Spec] // nil where there are no policies; it is a gate's to say what it is kept at
 	all     []keeper
 }
 
@@ -93,6 +98,10 @@ func openParts(cfg Config) (*parts, error) {
 		loop.Resync = forward.Resync
 		fw, err := forward.New(forward.Config{Owner: cfg.Network, NetNS: cfg.NetNS, Logger: cfg.Logger})
 		p.forward = add(p, &errs, "forward", fw, err, loop)
+	}
+	if cfg.Policies != nil {
+		rules, err := nftables.New(nftables.Config{Owner: cfg.Network, NetNS: cfg.NetNS, Logger: cfg.Logger})
+		p.policy = add(p, &errs, "policy", rules, err, podweft.LoopConfig{Logger: cfg.Logger})
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(append(errs, p.Close())...)

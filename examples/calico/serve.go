@@ -174,7 +174,9 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 func (c Config) ask(ctx context.Context) (s Status, err error) {
 	path := c.socket()
 	client := http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "unix", path) },
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		},
 	}}
 	defer client.CloseIdleConnections()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/status", nil)

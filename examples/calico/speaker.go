@@ -17,12 +17,17 @@ func (a *Agent) speakerConfig(self subnet.Node) bgp.Config {
 	b := a.cfg.BGP
 	cfg := bgp.Config{
 		AS: b.AS, RouterID: b.RouterID, ClusterID: b.ClusterID, NextHop: self.Underlay, Port: b.Port, RestartTime: b.RestartTime,
-		StateFile: filepath.Join(a.cfg.StateDir, "bgp-"+a.cfg.Network+".json"), Logger: a.log,
+		StateFile: a.speakerFile(), Logger: a.log,
 	}
 	if !cfg.RouterID.IsValid() && !self.Underlay.V4.IsValid() {
 		cfg.RouterID = routerID(a.cfg.Node)
 	}
 	return cfg
+}
+
+// speakerFile has what was learned, for a restart.
+func (a *Agent) speakerFile() string {
+	return filepath.Join(a.cfg.StateDir, "bgp-"+a.cfg.Network+".json")
 }
 
 // routerID is a number in the form of an address, for a node that has no IPv4.

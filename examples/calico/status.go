@@ -79,6 +79,9 @@ func (a *Agent) Status(ctx context.Context) Status {
 		return s
 	}
 	s.Blocks = r.blocks(ctx)
+	if r.policing != nil {
+		s.Problems = append(s.Problems, r.policing.problems()...)
+	}
 	if r.speaker != nil {
 		s.BGP = describe(r.speaker.Status())
 	}

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -174,16 +173,4 @@ func waitFor(t testing.TB, agent *calico.Agent, what string, enough func(calico.
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-}
-
-// ways are how packets get to each node's blocks, in order: "node2 direct".
-func ways(s calico.Status) string {
-	var all []string
-	for _, r := range s.Routes {
-		text := r.Node + " " + r.Way
-		if len(all) == 0 || all[len(all)-1] != text {
-			all = append(all, text)
-		}
-	}
-	return strings.Join(all, ", ")
 }

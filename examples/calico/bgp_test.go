@@ -1,0 +1,167 @@
+package calico_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft/examples/calico"
+	"github.com/podweft/podweft/testnet"
+)
+
+// topOfRack is the router as a node's peer, by the address that all of them reach.
+const topOfRack = `apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: default}
+spec: {asNumber: 64512, nodeToNodeMeshEnabled: true}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: tor1}
+spec: {peerIP: 192.0.2.254, asNumber: 64600, nodeSelector: rack == '1'}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: tor2}
+spec: {peerIP: 198.51.100.254, asNumber: 64600, nodeSelector: rack == '2'}
+`
+
+// speaking is racks of agents that speak BGP with each other and with the router.
+func speaking(t testing.TB, nodes int) (w *world, agents []*process) {
+	t.Helper()
+	w = newWorld(t, nodes)
+	objects := filepath.Join(w.dir, "calico.yaml")
+	require.NoError(t, os.WriteFile(objects, []byte(topOfRack), 0o600))
+	tor := []string{"tor", "--id=192.0.2.254", "--links=rack1,rack2"}
+	for _, n := range w.Nodes() {
+		tor = append(tor, "--peer="+n.V4.String()+",64512")
+	}
+	router := command(context.Background(), w.Router, tor...)
+	log := &lockedBuffer{}
+	router.Stdout, router.Stderr = log, log
+	require.NoError(t, router.Start())
+	t.Cleanup(func() {
+		_ = router.Process.Kill()
+		_ = router.Wait()
+		if t.Failed() {
+			t.Logf("router:\n%s", log)
+		}
+	})
+	var starting sync.WaitGroup
+	agents = make([]*process, len(w.Nodes()))
+	for i, rack := range w.Racks.Racks {
+		for j, n := range rack {
+			labels := "--node-labels=rack=" + string(rune('1'+i))
+			starting.Go(func() {
+				agents[i*nodes+j] = w.launch(t, n, "--config="+objects, labels, "--ipv4-pool-vxlan=CrossSubnet", "--ipv6-pool-vxlan=CrossSubnet")
+			})
+		}
+	}
+	starting.Wait()
+	return w, agents
+}
+
+// TestBGP: a full mesh over two racks, with the router as everybody's peer; the router itself reaches pods by what it has learned; an
+// agent that is killed and started again loses nobody a packet.
+func TestBGP(t *testing.T) {
+	w, agents := speaking(t, 2)
+	for i, a := range agents {
+		s := a.wait(t, "sessions", func(s calico.Status) bool {
+			return s.BGP != nil && s.BGP.Established == 4 && len(s.Routes) == 6
+		})
+		near := agents[i^1].node.Name
+		for _, r := range s.Routes {
+			want := "vxlan"
+			if r.Node == near {
+				want = "direct"
+			}
+			assert.Equal(t, want, r.Way, r.String())
+		}
+	}
+	var pods []*pod
+	for i, n := range w.Nodes() {
+		pods = append(pods, w.add(t, n, "pod"+string(rune('a'+i))))
+	}
+	for _, from := range pods {
+		for _, to := range pods {
+			if from != to {
+				reaches(t, from.Node, to.addrs...)
+			}
+		}
+		reaches(t, w.Router, from.addrs[:1]...)
+	}
+	assert.Equal(t, "icmp", passes(t, w, pods[0], pods[1]))
+	assert.Equal(t, "vxlan", passes(t, w, pods[0], pods[2]))
+
+	time.Sleep(time.Second) // so that the speaker's note is written
+	stop := storm(t, pods[2].Node, pods[0])
+	back := storm(t, pods[0].Node, pods[1])
+	agents[0].kill(t)
+	agents[2].wait(t, "the loss of the session", func(s calico.Status) bool { return s.BGP.Established == 3 })
+	agents[0].start(t)
+	agents[0].wait(t, "sessions again", func(s calico.Status) bool { return s.Ready && s.BGP != nil && s.BGP.Established == 4 })
+	for what, stop := range map[string]func() (int, int){"to it": stop, "from it": back} {
+		lost, sent := stop()
+		assert.Zero(t, lost, "of %d %s", sent, what)
+		assert.Greater(t, sent, 20, what)
+	}
+	table := agents[0].do(t, "status")
+	for _, text := range []string{"node1 is ready", "BGP: AS 64512, router 192.0.2.1, 4 of 4 sessions up", "tor1", "direct", "vxlan", "default-ipv4-ippool"} {
+		assert.Contains(t, table, text)
+	}
+	assert.Empty(t, strings.Join(planned(agents[0].do(t, "plan")), "\n"), "what runs is what was planned")
+
+	// A pod that is made anew on another node, by its name.
+	pods[3].del(t)
+	moved := w.add(t, w.Nodes()[1], "moved")
+	begun := time.Now()
+	reaches(t, pods[0].Node, moved.addrs...)
+	reaches(t, pods[2].Node, moved.addrs...)
+	t.Logf("a pod on another node was reachable after %s", time.Since(begun))
+}
+
+// planned are the changes in what plan prints.
+func planned(text string) (changes []string) {
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "+ ") || strings.HasPrefix(line, "- ") || strings.HasPrefix(line, "~ ") {
+			changes = append(changes, strings.TrimSpace(line))
+		}
+	}
+	return changes
+}
+
+// storm pings a pod without a pause until stop; that returns how many answers were missed, of how many.
+func storm(t testing.TB, from *testnet.Node, to *pod) (stop func() (lost, sent int)) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	type result struct{ lost, sent int }
+	done := make(chan result)
+	go func() {
+		var r result
+		for ctx.Err() == nil {
+			try, giveUp := context.WithTimeout(context.Background(), 5*time.Second) // a loaded machine is late, not lossy
+			if _, err := from.Ping(try, to.addrs[r.sent%len(to.addrs)]); err != nil {
+				r.lost++
+			}
+			giveUp()
+			r.sent++
+			select {
+			case <-ctx.Done():
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+		done <- r
+	}()
+	return func() (int, int) {
+		cancel()
+		r := <-done
+		return r.lost, r.sent
+	}
+}

@@ -1,0 +1,61 @@
+package calico_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft/testnet"
+)
+
+// TestOnce: what can be asked and done without an agent, before one has run and after.
+func TestOnce(t *testing.T) {
+	w := newWorld(t, 1)
+	one, two := w.Nodes()[0], w.Nodes()[1]
+	vxlan := []string{"--backend=vxlan", "--ipv4-pool-vxlan=Always", "--ipv6-pool-vxlan=Always"}
+	w.launch(t, two, vxlan...)
+	p := &process{w: w, node: one, args: w.flags(one, vxlan...)}
+	before := planned(p.do(t, "plan"))
+	require.NotEmpty(t, before)
+	assert.Contains(t, before[0], "+ link podweft-vxlan type vxlan id 4096 local 192.0.2.1 dev eth0 dstport 4789 mtu 1450")
+	require.NoError(t, nothing(one))
+
+	first := w.launch(t, one, vxlan...)
+	pod := w.add(t, one, "pod")
+	other := w.add(t, two, "other")
+	reaches(t, pod.Node, other.addrs...)
+	assert.Empty(t, planned(p.do(t, "plan")))
+	assert.Contains(t, p.do(t, "ipam", "show"), "node2")
+	assert.Contains(t, p.do(t, "ipam", "check"), "blocks of 2 nodes")
+	first.kill(t)
+
+	gone := w.flags(one, append(vxlan, "ipam", "check")...)
+	pod.del(t) // while no agent runs
+	out, err := command(context.Background(), one, gone...).CombinedOutput()
+	require.Error(t, err)
+	assert.Contains(t, string(out), "ipam gc frees it")
+	assert.Contains(t, p.do(t, "ipam", "gc"), pod.addrs[0].String())
+	assert.Contains(t, p.do(t, "ipam", "check"), "blocks of 2 nodes")
+
+	removed := p.do(t, "cleanup")
+	assert.Contains(t, removed, "- block ")
+	assert.Contains(t, removed, "- link podweft-vxlan")
+	require.NoError(t, nothing(one))
+	assert.NotContains(t, p.do(t, "ipam", "show"), "node1")
+}
+
+// nothing says what a node has beside lo and eth0.
+func nothing(n *testnet.Node) error {
+	links, err := n.Links()
+	if err != nil {
+		return err
+	}
+	for _, l := range links {
+		if l.Name != "lo" && l.Name != "eth0" {
+			return assert.AnError
+		}
+	}
+	return nil
+}

@@ -1,0 +1,116 @@
+package calico_test
+
+import (
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/bgp"
+	"github.com/podweft/podweft/examples/calico"
+	"github.com/podweft/podweft/policy"
+)
+
+// TestEnvironment: calico/node's, flags over it, and objects.
+func TestEnvironment(t *testing.T) {
+	objects := filepath.Join(t.TempDir(), "calico.yaml")
+	require.NoError(t, os.WriteFile(objects, []byte(`
+kind: List
+items:
+- kind: IPPool
+  metadata: {name: gpus}
+  spec: {cidr: 10.9.0.0/16, blockSize: 28, ipipMode: CrossSubnet, natOutgoing: true, nodeSelector: has(gpu)}
+---
+kind: BGPConfiguration
+metadata: {name: default}
+spec: {asNumber: 65001, listenPort: 1179, nodeToNodeMeshEnabled: false, communities: [{name: pods, value: "65001:7"}]}
+---
+kind: BGPPeer
+metadata: {name: tor}
+spec: {peerIP: "192.0.2.254:1179", asNumber: 65000}
+---
+kind: BGPPeer
+metadata: {name: elsewhere}
+spec: {node: node-9, peerIP: 192.0.2.253, asNumber: 65000}
+---
+kind: FelixConfiguration
+metadata: {name: default}
+`), 0o600))
+	env := map[string]string{
+		"NODENAME": "node-1", "NODE_LABELS": "gpu=yes", "CALICO_IPV4POOL_CIDR": "10.244.0.0/16", "CALICO_IPV4POOL_VXLAN": "CrossSubnet",
+		"CALICO_IPV4POOL_BLOCK_SIZE": "24", "CALICO_IPV6POOL_CIDR": "fd00:244::/64", "FELIX_VXLANVNI": "77", "CALICO_STORE_DIR": t.TempDir(),
+		"IP": "192.0.2.1/24", "CALICO_ROUTER_ID": "10.0.0.1",
+	}
+	o, words, err := calico.ParseOptions([]string{"ipam", "--ipv4-pool-vxlan=Always", "show", "--config", objects}, func(name string) string { return env[name] }, io.Discard)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"ipam", "show"}, words)
+	c := o.Config
+	assert.Equal(t, []calico.Pool{
+		{Name: "default-ipv4-ippool", Prefix: netip.MustParsePrefix("10.244.0.0/16"), BlockBits: 24, VXLAN: calico.Always, IPIP: calico.Never, NAT: true},
+		{Name: "default-ipv6-ippool", Prefix: netip.MustParsePrefix("fd00:244::/64"), BlockBits: 122, VXLAN: calico.Never, IPIP: calico.Never},
+		{Name: "gpus", Prefix: netip.MustParsePrefix("10.9.0.0/16"), BlockBits: 28, VXLAN: calico.Never, IPIP: calico.CrossSubnet, NAT: true, Nodes: policy.Selector{
+			MatchExpressions: []policy.Requirement{{Key: "gpu", Operator: policy.Exists}},
+		}},
+	}, c.Pools)
+	assert.Equal(t, uint32(65001), c.BGP.AS)
+	assert.Equal(t, 1179, c.BGP.Port)
+	assert.Equal(t, calico.NoMesh, c.BGP.Mesh)
+	assert.Equal(t, []bgp.Peer{{Name: "tor", Addr: netip.MustParseAddr("192.0.2.254"), AS: 65000, Port: 1179}}, c.BGP.Peers)
+	assert.Equal(t, "192.0.2.1", c.Underlay.Name)
+	assert.Equal(t, uint32(77), c.VNI)
+	assert.NoError(t, c.Validate())
+}
+
+func TestOptionsSayWhatIsWrong(t *testing.T) {
+	for name, tt := range map[string]struct {
+		args []string
+		want string
+	}{
+		"no store":      {nil, "--store-dir: is missing"},
+		"mode":          {[]string{"--ipv4-pool-cidr=10.0.0.0/8", "--ipv4-pool-ipip=Sometimes"}, `--ipv4-pool-ipip: "Sometimes" is no mode`},
+		"family":        {[]string{"--ipv6-pool-cidr=10.0.0.0/8"}, `--ipv6-pool-cidr: "10.0.0.0/8" is of the other family`},
+		"detection":     {[]string{"--ip-autodetection=guess"}, `--ip-autodetection: "guess" is no method of ours`},
+		"number":        {[]string{"--vxlan-port=70000"}, `--vxlan-port: "70000" is not a number that it can be`},
+		"missing files": {[]string{"--config=/nowhere"}, "--config: open /nowhere"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, _, err := calico.ParseOptions(tt.args, func(string) string { return "" }, io.Discard)
+			require.ErrorContains(t, err, tt.want)
+		})
+	}
+}
+
+func TestConfigSaysWhatIsWrong(t *testing.T) {
+	err := calico.Config{
+		NetNS: "/run/netns/x", Network: "a b", Routes: "guess", BGP: calico.BGP{Mesh: "some"}, MTU: 100,
+		Pools: []calico.Pool{
+			{Prefix: netip.MustParsePrefix("10.0.0.0/8"), VXLAN: calico.Always, IPIP: calico.Always, BlockBits: 4},
+			{Prefix: netip.MustParsePrefix("10.1.0.0/16"), VXLAN: "x"},
+		},
+	}.Validate()
+	require.ErrorIs(t, err, podweft.ErrInvalid)
+	for _, field := range []string{"Node", "Blocks", "Nodes", "Network", "MTU", "Routes", "BGP.Mesh", "Pools[0].BlockBits", "Pools[0].IPIP", "Pools[1].VXLAN", "Pools[1].Prefix"} {
+		assert.ErrorContains(t, err, field)
+	}
+}
+
+func TestParseSelector(t *testing.T) {
+	labels := map[string]string{"rack": "a", "gpu": ""}
+	for text, want := range map[string]bool{
+		"": true, "all()": true, "rack == 'a'": true, `rack == "b"`: false, "rack != 'b'": true, "has(gpu)": true, "!has(gpu)": false,
+		"rack in {'b', 'a'}": true, "rack not in {'a'}": false, "has(gpu) && rack == 'b'": false, "all() && has(gpu)": true,
+	} {
+		s, err := calico.ParseSelector(text)
+		require.NoError(t, err, text)
+		assert.Equal(t, want, s.Matches(labels), text)
+	}
+	for _, text := range []string{"rack", "rack = 'a'", "rack in {}", "a == 'b' || c == 'd'"} {
+		_, err := calico.ParseSelector(text)
+		require.ErrorIs(t, err, podweft.ErrInvalid, text)
+	}
+}
