@@ -4,9 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/delta"
 )
 
 // Spec says which pod subnets are behind which neighbours. [Compile] makes one from leases; it may just as well be written
@@ -33,7 +33,7 @@ type Peer struct {
 }
 
 func (p Peer) equal(o Peer) bool {
-	return p.Node == o.Node && p.Underlay == o.Underlay && slices.Equal(p.Prefixes, o.Prefixes)
+	return p.Node == o.Node && p.Underlay == o.Underlay && delta.Equal(p.Prefixes, o.Prefixes)
 }
 
 // comparePeers orders by what no two peers share, their first prefix.

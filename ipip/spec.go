@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/delta"
 )
 
 // maxName is IFNAMSIZ of linux/if.h, without the closing zero.
@@ -61,7 +62,7 @@ type Peer struct {
 }
 
 func (p Peer) equal(o Peer) bool {
-	return p.Node == o.Node && p.Underlay == o.Underlay && slices.Equal(p.Prefixes, o.Prefixes)
+	return p.Node == o.Node && p.Underlay == o.Underlay && delta.Equal(p.Prefixes, o.Prefixes)
 }
 
 // comparePeers orders by what no two peers share, their first prefix.

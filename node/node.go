@@ -261,7 +261,8 @@ func (r *run) set(ctx context.Context, snap *subnet.Snapshot) error {
 	if lease == nil {
 		return nil // hold.Run says why
 	}
-	generation, problems, err := r.cfg.Backend.Set(r.self, withOwn(snap, lease))
+	snap = withOwn(snap, lease)
+	generation, problems, err := r.cfg.Backend.Set(r.self, snap)
 	if err != nil {
 		r.log.WarnContext(ctx, "snapshot not applied", "revision", snap.Revision, "err", err)
 		return nil // the last good one stays in force
@@ -271,10 +272,7 @@ func (r *run) set(ctx context.Context, snap *subnet.Snapshot) error {
 	first := false
 	r.update(func(s *Status) {
 		first = s.Lease == nil
-		s.Network, s.Lease, s.Problems, s.Peers = snap.Network, lease, problems, len(snap.Leases)
-		if snap.Lease(r.self.Name) != nil {
-			s.Peers--
-		}
+		s.Network, s.Lease, s.Problems, s.Peers = snap.Network, lease, problems, len(snap.Leases)-1
 	})
 	r.firewall.set(snap.Network, lease)
 	if first {
@@ -286,7 +284,14 @@ func (r *run) set(ctx context.Context, snap *subnet.Snapshot) error {
 // withOwn is the snapshot with our lease as we hold it: right after it was acquired, and while the store has lost it, the
 // snapshot does not say so.
 func withOwn(snap *subnet.Snapshot, own *subnet.Lease) *subnet.Snapshot {
-	if snap.Lease(own.Node) == own {
+	count, seen := 0, (*subnet.Lease)(nil)
+	for _, l := range snap.Leases {
+		if l.Node == own.Node {
+			count, seen = count+1, l
+		}
+	}
+	if count == 1 && seen.Key == own.Key && seen.Prefixes == own.Prefixes && seen.Underlay == own.Underlay &&
+		seen.Backend == own.Backend && seen.Data.Equal(own.Data) {
 		return snap
 	}
 	leases := make([]*subnet.Lease, 0, len(snap.Leases)+1)

@@ -10,6 +10,6 @@ import (
 func NewCompiler() func(subnet.Node, *subnet.Snapshot) (Spec, []subnet.Problem, error) {
 	return recompile.New(recompile.Kind[Spec, Peer]{
 		Compile: Compile, Peers: func(s *Spec) *[]Peer { return &s.Peers }, Order: comparePeers, SameRest: Spec.equalButPeers,
-		Clash: func(a, b Peer) bool { return a.MAC == b.MAC && a.Underlay.Is4() == b.Underlay.Is4() },
+		Clash: func(a, b *Peer) bool { return a.MAC == b.MAC && a.Underlay.Is4() == b.Underlay.Is4() },
 	})
 }

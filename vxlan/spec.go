@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/delta"
 )
 
 const (
@@ -88,7 +89,7 @@ type Peer struct {
 }
 
 func (p Peer) equal(o Peer) bool {
-	return p.MAC == o.MAC && p.Underlay == o.Underlay && slices.Equal(p.Prefixes, o.Prefixes)
+	return p.MAC == o.MAC && p.Underlay == o.Underlay && delta.Equal(p.Prefixes, o.Prefixes)
 }
 
 // Validate reports everything that is wrong with s, joined, each as a [*podweft.FieldError].

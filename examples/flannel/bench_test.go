@@ -130,27 +130,29 @@ func BenchmarkPut(b *testing.B) {
 			c.agent.start()
 			c.agent.ready()
 			routes := routeEvents(b, c.agent.node)
+			own, err := c.operator.Grant(b.Context(), 24*60*60) // etcd looks at all keys of a lease when there is one more
+			require.NoError(b, err)
 			var called, answered []time.Duration
 			for i := 0; b.Loop(); i++ {
 				b.StopTimer()
 				time.Sleep(20 * time.Millisecond)
-				own, key, value := c.lease(b, kind, crowd+i%1000)
+				dst, key, value := c.lease(b, kind, crowd+i%1000)
 				b.StartTimer()
 				call := time.Now()
-				_, err := c.operator.Put(b.Context(), key, value, clientv3.WithLease(c.alive))
+				_, err := c.operator.Put(b.Context(), key, value, clientv3.WithLease(own.ID))
 				answer := time.Now()
 				require.NoError(b, err)
-				done := routes.next(b, unix.RTM_NEWROUTE, own)
+				done := routes.next(b, unix.RTM_NEWROUTE, dst)
 				b.StopTimer()
 				called, answered = append(called, done.Sub(call)), append(answered, done.Sub(answer))
 				_, err = c.operator.Delete(b.Context(), key)
 				require.NoError(b, err)
-				routes.next(b, unix.RTM_DELROUTE, own)
+				routes.next(b, unix.RTM_DELROUTE, dst)
 				b.StartTimer()
 			}
 			b.ReportMetric(median(called), "ms/put")
-			b.ReportMetric(median(answered), "ms/after-answer")
 			b.ReportMetric(rss(b, c.agent), "MiB")
+			b.ReportMetric(median(answered), "ms/after-answer")
 		})
 	}
 }

@@ -11,9 +11,38 @@ func InOrder[T any](list []T, compare func(a, b T) int) []T {
 	return slices.SortedFunc(slices.Values(list), compare)
 }
 
+// InOrderLike is InOrder for a list of which most is as it was in another, which is in order: only the rest is looked at.
+func InOrderLike[T any](list, other []T, compare func(a, b T) int, same func(a, b T) bool) []T {
+	head, tail := common(list, other, same)
+	if from, to := max(head-1, 0), min(len(list)-tail+1, len(list)); slices.IsSortedFunc(list[from:to], compare) {
+		return list
+	}
+	return InOrder(list, compare)
+}
+
+// Equal is slices.Equal, which does not look at the elements where both slices are one.
+func Equal[T comparable](a, b []T) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
+}
+
+// common is how many elements are the same at the beginning of both lists, and how many of the others at their end.
+func common[T any](a, b []T, same func(a, b T) bool) (head, tail int) {
+	n := min(len(a), len(b))
+	for head < n && same(a[head], b[head]) {
+		head++
+	}
+	for tail < n-head && same(a[len(a)-1-tail], b[len(b)-1-tail]) {
+		tail++
+	}
+	return head, tail
+}
+
 // Sorted compares two lists that are in the order of compare, in which no two elements of one list are equal. What differs
-// by same is in both results.
+// by same is in both results; what is the same has to be equal by compare.
 func Sorted[T any](have, want []T, compare func(a, b T) int, same func(a, b T) bool) (removed, added []T) {
+	// Most is the same as a rule, and to compare takes more than to see that.
+	head, tail := common(have, want, same)
+	have, want = have[head:len(have)-tail], want[head:len(want)-tail]
 	for len(have) > 0 && len(want) > 0 {
 		switch order := compare(have[0], want[0]); {
 		case order < 0:

@@ -93,3 +93,33 @@ func ExampleSorted() {
 	fmt.Println(removed, added)
 	// Output: [b] [c]
 }
+
+// TestInOrderLikeIsInOrder: what another list says must not matter.
+func TestInOrderLikeIsInOrder(t *testing.T) {
+	lists := rapid.SliceOfNDistinct(rapid.IntRange(0, 9), 0, 8, rapid.ID[int])
+	same := func(a, b int) bool { return a == b }
+	rapid.Check(t, func(t *rapid.T) {
+		list, other := lists.Draw(t, "list"), slices.Sorted(slices.Values(lists.Draw(t, "other")))
+		if rapid.Bool().Draw(t, "alike") {
+			list = slices.Clone(other)
+			if i := rapid.IntRange(0, len(list)).Draw(t, "at"); rapid.Bool().Draw(t, "insert") {
+				list = slices.Insert(list, i, 10+rapid.IntRange(-11, 1).Draw(t, "new"))
+			}
+		}
+		before := slices.Clone(list)
+		want := delta.InOrder(list, number)
+		got := delta.InOrderLike(list, other, number, same)
+		if !slices.Equal(want, got) || !slices.Equal(before, list) {
+			t.Fatalf("%v like %v is %v, want %v", before, other, got, want)
+		}
+	})
+}
+
+func TestEqual(t *testing.T) {
+	list := []int{1, 2}
+	assert.True(t, delta.Equal(list, list))
+	assert.True(t, delta.Equal(list, []int{1, 2}))
+	assert.True(t, delta.Equal[int](nil, []int{}))
+	assert.False(t, delta.Equal(list, list[:1]))
+	assert.False(t, delta.Equal(list, []int{1, 3}))
+}

@@ -96,7 +96,11 @@ func (k *Keeper[S, P, L, X]) Apply(ctx context.Context, spec S) (podweft.Plan, e
 	defer k.mu.Unlock()
 	given, last := spec, k.last
 	list := k.kind.Peers(&spec)
-	*list = delta.InOrder(*list, k.kind.Order)
+	var before []P
+	if last != nil {
+		before = *k.kind.Peers(&last.spec)
+	}
+	*list = delta.InOrderLike(*list, before, k.kind.Order, k.kind.Same)
 	k.last = nil
 	if k.trusts(ctx, last, spec) {
 		return k.change(ctx, last, spec)

@@ -9,6 +9,7 @@
 package recompile
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -29,7 +30,7 @@ type Kind[S, P any] struct {
 	// SameRest reports whether nothing but peers differs.
 	SameRest func(a, b S) bool
 	// Clash reports whether Compile would not have both in one Spec, though their prefixes do not overlap.
-	Clash func(a, b P) bool
+	Clash func(a, b *P) bool
 }
 
 // most is how many leases may have changed for one by one to be the shorter way: each is compared with all the others.
@@ -48,6 +49,7 @@ type memory[S, P any] struct {
 	mu   sync.Mutex
 	node subnet.Node
 	snap *subnet.Snapshot // nil: none whose answer can be built upon
+	own  []*subnet.Lease  // the node's, in snap
 	spec S
 }
 
@@ -61,7 +63,12 @@ func (m *memory[S, P]) compile(node subnet.Node, snap *subnet.Snapshot) (S, []su
 	m.snap = nil
 	spec, problems, err := m.kind.Compile(node, snap)
 	if err == nil && len(problems) == 0 {
-		m.node, m.snap, m.spec = node, snap, spec
+		m.node, m.snap, m.spec, m.own = node, snap, spec, nil
+		for _, l := range snap.Leases {
+			if l != nil && l.Node == node.Name {
+				m.own = append(m.own, l)
+			}
+		}
 	}
 	return spec, problems, err
 }
@@ -107,13 +114,7 @@ func (m *memory[S, P]) alone(snap *subnet.Snapshot, some []*subnet.Lease) ([]P, 
 	if len(some) == 0 {
 		return nil, true
 	}
-	part := subnet.Snapshot{Revision: snap.Revision, Network: snap.Network}
-	for _, l := range snap.Leases {
-		if l.Node == m.node.Name {
-			part.Leases = append(part.Leases, l)
-		}
-	}
-	part.Leases = append(part.Leases, some...)
+	part := subnet.Snapshot{Revision: snap.Revision, Network: snap.Network, Leases: slices.Concat(m.own, some)}
 	spec, problems, err := m.kind.Compile(m.node, &part)
 	if err != nil || len(problems) > 0 || !m.kind.SameRest(spec, m.spec) {
 		return nil, false
@@ -125,12 +126,17 @@ func (m *memory[S, P]) alone(snap *subnet.Snapshot, some []*subnet.Lease) ([]P, 
 func overlap(some, leases []*subnet.Lease) bool {
 	for _, a := range some {
 		for _, b := range leases {
-			if a != b && a.Prefixes.Overlaps(b.Prefixes) {
+			if a != b && !(apart(a.Prefixes.V4, b.Prefixes.V4) && apart(a.Prefixes.V6, b.Prefixes.V6)) && a.Prefixes.Overlaps(b.Prefixes) {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// apart reports that two subnets without host bits do not overlap, in what nearly always is the case.
+func apart(a, b netip.Prefix) bool {
+	return a.Bits() == b.Bits() && a != b || !a.IsValid() || !b.IsValid()
 }
 
 // replace puts come in the place of gone. It is false where they do not fit: something else is, or is not, in their places.
@@ -159,8 +165,9 @@ func (m *memory[S, P]) clash(come, peers []P) bool {
 		return false
 	}
 	for _, a := range come {
-		for _, b := range peers {
-			if m.kind.Clash(a, b) && m.kind.Order(a, b) != 0 {
+		for i := range peers {
+			b := &peers[i] // a copy of each takes longer than the rest
+			if m.kind.Clash(&a, b) && m.kind.Order(a, *b) != 0 {
 				return true
 			}
 		}

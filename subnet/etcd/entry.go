@@ -64,6 +64,11 @@ func (e *entry) same(o *entry) bool {
 		a.Backend == b.Backend && a.Data.Equal(b.Data)
 }
 
+// plain reports whether e is a lease that is shown as it is, or no entry at all.
+func (e *entry) plain() bool {
+	return e == nil || e.lease != nil && !e.reservation() && len(e.problems) == 0
+}
+
 // permanent reports whether e is a lease that some operator made to last for ever, the way flannel reserves: it is somebody's
 // who can be reached, as well as a reservation.
 func (e *entry) permanent() bool {

@@ -22,6 +22,15 @@ type state struct {
 	netErr   error           // what is wrong with the present one
 	netMod   int64           // revision of the present one; zero: there is none
 	entries  []*entry        // sorted by name
+	shown    *view           // what a Snapshot shows of them; nil: not known
+}
+
+// view is a Snapshot's part that comes of entries. To make it anew looks at all of them, so it is kept and changed with them while each
+// entry is shown, or not, whatever the others are.
+type view struct {
+	leases   []*subnet.Lease // shared with Snapshots
+	problems []subnet.Problem
+	alone    bool // none depends on another
 }
 
 // list reads everything, at one revision.
@@ -42,6 +51,7 @@ func (s *Store) list(ctx context.Context) (*state, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list leases: %w", err)
 	}
+	st.settle()
 	s.remember(st)
 	return st, nil
 }
@@ -49,9 +59,15 @@ func (s *Store) list(ctx context.Context) (*state, error) {
 // clone returns a state that can be changed.
 func (st *state) clone() *state {
 	c := *st
-	c.entries = slices.Clone(st.entries)
+	c.entries = cloneWithRoom(st.entries)
+	if st.shown != nil {
+		c.shown = &view{cloneWithRoom(st.shown.leases), st.shown.problems, st.shown.alone}
+	}
 	return &c
 }
+
+// cloneWithRoom is a copy that a few elements more do not make move, which would leave room for a quarter more.
+func cloneWithRoom[T any](list []T) []T { return append(make([]T, 0, len(list)+8), list...) }
 
 // apply makes st what it is after the events, and reports whether a Snapshot shows a difference.
 func (st *state) apply(events []*clientv3.Event) (changed bool) {
@@ -79,6 +95,7 @@ func (st *state) put(kv *mvccpb.KeyValue) (changed bool) {
 	i, known := st.find(name)
 	if !known {
 		st.entries = slices.Insert(st.entries, i, e)
+		st.show(name, nil, e)
 		return true
 	}
 	old := st.entries[i]
@@ -87,7 +104,29 @@ func (st *state) put(kv *mvccpb.KeyValue) (changed bool) {
 		e.lease = old.lease // a renewal is no change
 		return false
 	}
+	st.show(name, old, e)
 	return true
+}
+
+// show changes what is shown where one entry comes, goes or is replaced.
+func (st *state) show(name string, old, now *entry) {
+	if st.shown == nil {
+		return
+	}
+	if !st.shown.alone || !old.plain() || !now.plain() {
+		st.shown = nil
+		return
+	}
+	at, _ := slices.BinarySearchFunc(st.shown.leases, name, func(l *subnet.Lease, name string) int { return strings.Compare(l.Key, name) })
+	rest := at
+	if old != nil {
+		rest++
+	}
+	if now == nil {
+		st.shown.leases = slices.Delete(st.shown.leases, at, rest)
+		return
+	}
+	st.shown.leases = slices.Replace(st.shown.leases, at, rest, now.lease)
 }
 
 func (st *state) remove(key string) (changed bool) {
@@ -97,7 +136,9 @@ func (st *state) remove(key string) (changed bool) {
 	}
 	i, known := st.find(strings.TrimPrefix(key, st.subnets()))
 	if known {
+		old := st.entries[i]
 		st.entries = slices.Delete(st.entries, i, i+1)
+		st.show(old.name, old, nil)
 	}
 	return known
 }
@@ -132,16 +173,30 @@ func (st *state) configured() error {
 	return nil
 }
 
-// snapshot is what watchers are shown.
-func (st *state) snapshot() *subnet.Snapshot {
-	s := &subnet.Snapshot{Revision: uint64(st.revision), Network: st.network, Leases: make([]*subnet.Lease, 0, len(st.entries))}
-	if st.netErr != nil {
-		s.Problems = append(s.Problems, subnet.Problem{Key: "config", Err: st.netErr})
+// settle finds out what is shown, where that is not known, before st is shared.
+func (st *state) settle() {
+	if st.shown == nil {
+		st.shown = st.look()
 	}
+}
+
+// snapshot is what watchers are shown, of a state that is settled.
+func (st *state) snapshot() *subnet.Snapshot {
+	s := &subnet.Snapshot{Revision: uint64(st.revision), Network: st.network, Leases: st.shown.leases, Problems: st.shown.problems}
+	if st.netErr != nil {
+		s.Problems = slices.Concat([]subnet.Problem{{Key: "config", Err: st.netErr}}, s.Problems)
+	}
+	return s
+}
+
+// look finds out what is shown.
+func (st *state) look() *view {
+	s := &view{leases: make([]*subnet.Lease, 0, len(st.entries)), alone: true}
 	for _, e := range st.entries {
-		s.Problems = append(s.Problems, e.problems...)
+		s.problems = append(s.problems, e.problems...)
+		s.alone = s.alone && !e.permanent()
 		if e.lease != nil && (!e.reservation() || e.permanent() && !st.inUse(e)) {
-			s.Leases = append(s.Leases, e.lease)
+			s.leases = append(s.leases, e.lease)
 		}
 	}
 	return s

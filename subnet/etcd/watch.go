@@ -82,6 +82,7 @@ func (s *Store) follow(ctx context.Context, show func(*state) bool) error {
 					break drain
 				}
 			}
+			st.settle()
 			s.remember(st)
 			if !changed {
 				continue
