@@ -189,6 +189,49 @@ func TestLeaderLost(t *testing.T) {
 	seen.until("a lease under the new leader", has("node-2"))
 }
 
+// TestStop: a server that is stopped does not wait until its clients end their watches, and a client goes on with the watch that it has
+// when the server is back.
+func TestStop(t *testing.T) {
+	cfg := embedded.Config{Dir: t.TempDir(), Client: freeURL(t)}
+	server, err := embedded.Start(t.Context(), cfg)
+	require.NoError(t, err)
+	p := place{server: cfg.Client, prefix: "/stop", operator: operator(t, cfg.Client)}
+	p.configure(t, parse(t, sixteen))
+	s := p.store(t, cfg.Client)
+	feed := subnet.NewFeed(subnet.FeedConfig{Store: s})
+	snaps := make(chan *subnet.Snapshot, 16)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for snap := range feed.Snapshots(ctx) {
+			snaps <- snap
+		}
+	})
+	t.Cleanup(wg.Wait)
+	t.Cleanup(cancel)
+	<-snaps
+
+	begun := time.Now()
+	server.Stop()
+	t.Logf("stopped in %s", time.Since(begun))
+	assert.Less(t, time.Since(begun), 7*time.Second, "etcd has cut off its clients, which it does after as long")
+
+	server, err = embedded.Start(t.Context(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(server.Stop)
+	deadline := time.Now().Add(patience)
+	for _, err = s.Acquire(t.Context(), claim(1)); err != nil; _, err = s.Acquire(t.Context(), claim(1)) {
+		require.True(t, time.Now().Before(deadline), "no claim: %v", err)
+		time.Sleep(20 * time.Millisecond)
+	}
+	for snap := range snaps {
+		if snap.Lease("node-1") != nil {
+			break
+		}
+	}
+	assert.Zero(t, feed.Status().Restarts, "all leases were listed again")
+}
+
 // TestByHand: what people and strangers do to the keys.
 func TestByHand(t *testing.T) {
 	url := startEmbedded(t)

@@ -34,8 +34,9 @@ type Config struct {
 
 // Server is an etcd in this process.
 type Server struct {
-	etcd *embed.Etcd
-	cfg  Config
+	etcd    *embed.Etcd
+	streams streams
+	cfg     Config
 }
 
 // Start starts the server and waits until it serves or ctx ends. A member of three serves when a second one is there.
@@ -45,11 +46,14 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	open := newStreams()
+	conf.GRPCAdditionalServerOptions = append(conf.GRPCAdditionalServerOptions, open.option())
 	etcd, err := embed.StartEtcd(conf)
 	if err != nil {
+		open.end()
 		return nil, fmt.Errorf("embedded etcd: %w", err)
 	}
-	s := &Server{etcd: etcd, cfg: cfg}
+	s := &Server{etcd: etcd, streams: open, cfg: cfg}
 	select {
 	case <-etcd.Server.ReadyNotify():
 		return s, nil
@@ -100,5 +104,8 @@ func (s *Server) Leader() bool { return s.etcd.Server.Leader() == s.etcd.Server.
 // Failed yields the error that ended the server, if one does.
 func (s *Server) Failed() <-chan error { return s.etcd.Err() }
 
-// Stop ends the server and waits until it has. The data stay.
-func (s *Server) Stop() { s.etcd.Close() }
+// Stop ends the server, and what clients have open there, and waits until it has ended. The data stay.
+func (s *Server) Stop() {
+	s.streams.end()
+	s.etcd.Close()
+}
