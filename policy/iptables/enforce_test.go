@@ -21,7 +21,7 @@ func keeperOf(w *world.World, node string) *keeper { return w.Nodes[node].Keeper
 // TestClosed: a pod that the compiler has not heard of is closed to all but its node, and opens with its rules.
 func TestClosed(t *testing.T) {
 	eachVariant(t, func(t *testing.T, cfg iptables.Config) {
-		w := world.New(t, keep(t, cfg), "node-1", "node-2")
+		w := world.New(t, keep(cfg), "node-1", "node-2")
 		m := world.Village()
 		unknown := m
 		unknown.Pods = m.Pods[2:]
@@ -45,7 +45,7 @@ func TestClosed(t *testing.T) {
 func TestAudit(t *testing.T) {
 	eachVariant(t, func(t *testing.T, cfg iptables.Config) {
 		cfg.LogGroup = 7
-		w := world.New(t, keep(t, cfg), "node-1", "node-2")
+		w := world.New(t, keep(cfg), "node-1", "node-2")
 		m := world.Village()
 		n := keeperOf(w, "node-1")
 		n.spec.Audit = true
@@ -65,7 +65,7 @@ func TestAudit(t *testing.T) {
 
 func TestStats(t *testing.T) {
 	eachVariant(t, func(t *testing.T, cfg iptables.Config) {
-		w := world.New(t, keep(t, cfg), "node-1", "node-2")
+		w := world.New(t, keep(cfg), "node-1", "node-2")
 		m := world.Village()
 		w.Enforce(m)
 		list := world.Cells(t, m, "client > web tcp/80+tcp/8005, web > client", "client > web tcp/81, other > web")
@@ -89,7 +89,7 @@ func TestStats(t *testing.T) {
 // does. -updates=1000 is the long run.
 func TestUpdatesDisturbNobody(t *testing.T) {
 	eachVariant(t, func(t *testing.T, cfg iptables.Config) {
-		world.Updates(t, keep(t, cfg), *updates, func(ctx context.Context, k world.Keeper, rules *policy.Ruleset) error {
+		world.Updates(t, keep(cfg), *updates, func(ctx context.Context, k world.Keeper, rules *policy.Ruleset) error {
 			_, err := k.(*keeper).driver.Apply(ctx, iptables.Spec{Rules: rules})
 			return err
 		})

@@ -81,8 +81,8 @@ type keeper struct {
 	spec   iptables.Spec
 }
 
-func keep(t testing.TB, cfg iptables.Config) func(*testnet.Node) world.Keeper {
-	return func(n *testnet.Node) world.Keeper { return &keeper{driver: newDriver(t, n, cfg)} }
+func keep(cfg iptables.Config) func(testing.TB, *testnet.Node) world.Keeper {
+	return func(t testing.TB, n *testnet.Node) world.Keeper { return &keeper{driver: newDriver(t, n, cfg)} }
 }
 
 func (k *keeper) Enforce(t testing.TB, rules *policy.Ruleset) {

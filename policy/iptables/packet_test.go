@@ -10,7 +10,7 @@ import (
 
 var (
 	clusters = flag.Int("clusters", 10, "random clusters whose packets are sent, of each variant")
-	whole    = flag.Bool("whole", false, "each variant goes through all scenarios, and not only its quarter")
+	whole    = flag.Bool("whole", false, "each variant goes through all scenarios and stands beside all others, and not only its part of them")
 	seed     = flag.Uint64("seed", 0, "of the random clusters; 0 is another one each time")
 )
 
@@ -19,14 +19,14 @@ func TestScenarios(t *testing.T) {
 	first := 0
 	eachVariant(t, func(t *testing.T, cfg iptables.Config) {
 		if *whole {
-			world.Scenarios(t, keep(t, cfg), 0, 1)
+			world.Scenarios(t, keep(cfg), 0, 1)
 			return
 		}
-		world.Scenarios(t, keep(t, cfg), first, 2*len(variants))
+		world.Scenarios(t, keep(cfg), first, 2*len(variants))
 		first++
 	})
 }
 
 func TestRandomClusters(t *testing.T) {
-	eachVariant(t, func(t *testing.T, cfg iptables.Config) { world.RandomClusters(t, keep(t, cfg), *clusters, *seed) })
+	eachVariant(t, func(t *testing.T, cfg iptables.Config) { world.RandomClusters(t, keep(cfg), *clusters, *seed) })
 }

@@ -201,7 +201,7 @@ type road struct {
 var benchTable = nft.Table{Family: nft.INet, Name: "podweft-bench-policy"}
 
 func newRoad(b *testing.B, others bool, policies int) *road {
-	w := world.New(b, keep(b, nftables.Config{}), "node-0", "node-x")
+	w := world.New(b, keep(nftables.Config{}), "node-0", "node-x")
 	m := policy.Model{Namespaces: []policy.Namespace{{Name: "default"}}}
 	if others {
 		m = crowd(1)

@@ -26,7 +26,7 @@ import (
 
 // TestClosed: a pod that the compiler has not heard of is closed to all but its node, and opens with its rules.
 func TestClosed(t *testing.T) {
-	w := world.New(t, keep(t, nftables.Config{}), "node-1", "node-2")
+	w := world.New(t, keep(nftables.Config{}), "node-1", "node-2")
 	m := world.Village()
 	unknown := m
 	unknown.Pods = m.Pods[2:]
@@ -48,7 +48,7 @@ func TestClosed(t *testing.T) {
 
 // TestAudit lets through what it counts.
 func TestAudit(t *testing.T) {
-	w := world.New(t, keep(t, nftables.Config{LogGroup: 7}), "node-1", "node-2")
+	w := world.New(t, keep(nftables.Config{LogGroup: 7}), "node-1", "node-2")
 	m := world.Village()
 	n := keeperOf(w, "node-1")
 	n.spec.Audit = true
@@ -68,7 +68,7 @@ func TestAudit(t *testing.T) {
 }
 
 func TestStats(t *testing.T) {
-	w := world.New(t, keep(t, nftables.Config{}), "node-1", "node-2")
+	w := world.New(t, keep(nftables.Config{}), "node-1", "node-2")
 	m := world.Village()
 	w.Enforce(m)
 	list := world.Cells(t, m, "client > web tcp/80+tcp/8005, web > client", "client > web tcp/81, other > web")
@@ -90,7 +90,7 @@ func TestStats(t *testing.T) {
 // TestUpdatesDisturbNobody: while policies and pods change a thousand times, what is always denied never arrives and what is always
 // allowed always does.
 func TestUpdatesDisturbNobody(t *testing.T) {
-	world.Updates(t, keep(t, nftables.Config{}), 1000, func(ctx context.Context, k world.Keeper, rules *policy.Ruleset) error {
+	world.Updates(t, keep(nftables.Config{}), 1000, func(ctx context.Context, k world.Keeper, rules *policy.Ruleset) error {
 		loop := k.(*keeper).loop
 		ctx, done := context.WithTimeout(ctx, patience)
 		defer done()
@@ -145,7 +145,7 @@ func testConnection(t *testing.T, strict bool) {
 // TestStrict sends a connection's packets one by one: while it is allowed both ends' pass, and when it is not none
 // of them does. An error about it passes anyway.
 func TestStrict(t *testing.T) {
-	w := world.New(t, keep(t, nftables.Config{}), "node-1", "node-2")
+	w := world.New(t, keep(nftables.Config{}), "node-1", "node-2")
 	m := world.Village()
 	keeperOf(w, "node-1").spec.Strict = true
 	w.Enforce(m)

@@ -85,8 +85,8 @@ func newKeeper(t testing.TB, n *testnet.Node, cfg nftables.Config) *keeper {
 	return &keeper{driver: d, loop: running(t, d)}
 }
 
-func keep(t testing.TB, cfg nftables.Config) func(*testnet.Node) world.Keeper {
-	return func(n *testnet.Node) world.Keeper { return newKeeper(t, n, cfg) }
+func keep(cfg nftables.Config) func(testing.TB, *testnet.Node) world.Keeper {
+	return func(t testing.TB, n *testnet.Node) world.Keeper { return newKeeper(t, n, cfg) }
 }
 
 func keeperOf(w *world.World, node string) *keeper { return w.Nodes[node].Keeper.(*keeper) }

@@ -22,7 +22,7 @@ var (
 func TestScenarios(t *testing.T) {
 	for _, strict := range []bool{false, true} {
 		t.Run(fmt.Sprintf("strict=%t", strict), func(t *testing.T) {
-			connections := world.Scenarios(t, func(n *testnet.Node) world.Keeper {
+			connections := world.Scenarios(t, func(t testing.TB, n *testnet.Node) world.Keeper {
 				k := newKeeper(t, n, nftables.Config{})
 				k.spec.Strict, k.unread = strict, strict
 				return k
@@ -34,7 +34,7 @@ func TestScenarios(t *testing.T) {
 
 // TestRandomClusters: Strict comes and goes too. -clusters=10000 is the long run.
 func TestRandomClusters(t *testing.T) {
-	world.RandomClusters(t, func(n *testnet.Node) world.Keeper {
+	world.RandomClusters(t, func(t testing.TB, n *testnet.Node) world.Keeper {
 		k := newKeeper(t, n, nftables.Config{})
 		k.before = func(turn int) { k.spec.Strict = turn%4 > 1 }
 		return k

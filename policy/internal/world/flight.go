@@ -29,6 +29,9 @@ func (w *World) Try(cells []scenario.Cell) {
 			pause(w.T)
 		}
 		w.arrive()
+		if w.T.Failed() {
+			return
+		}
 		if counted >= want {
 			if counted > sent*want {
 				w.T.Errorf("%d packets were dropped, of %d sent %d times", counted, want, sent)

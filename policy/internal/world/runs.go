@@ -15,7 +15,7 @@ import (
 
 // Scenarios sends the packets of the table: what arrives is what must come about, which is what Evaluate says. Each step is a change
 // to the filters that were there. Of every so many scenarios it takes one, the first of them being number first.
-func Scenarios(t *testing.T, keep func(*testnet.Node) Keeper, first, every int) (connections int) {
+func Scenarios(t *testing.T, keep func(testing.TB, *testnet.Node) Keeper, first, every int) (connections int) {
 	w := New(t, keep, "node-1", "node-2")
 	for i, s := range scenario.All() {
 		if i%every != first {
@@ -61,7 +61,7 @@ func travels(a netip.Addr) bool { return !a.IsLoopback() && !a.IsMulticast() && 
 
 // RandomClusters sends a packet between every two addresses of clusters that nobody has thought of, and compares what arrives with an
 // evaluator that reads the model. Half of the clusters are changes to the one before. seed 0 is another one each time.
-func RandomClusters(t *testing.T, keep func(*testnet.Node) Keeper, clusters int, seed uint64) {
+func RandomClusters(t *testing.T, keep func(testing.TB, *testnet.Node) Keeper, clusters int, seed uint64) {
 	if seed == 0 {
 		seed = rand.Uint64()
 	}

@@ -47,7 +47,7 @@ func Cells(t testing.TB, m policy.Model, allow, deny string) []scenario.Cell {
 
 // Updates sends packets in the Village while its policies and pods change so many times: what is always denied never arrives and what
 // is always allowed always does. apply makes node-1's filter what the rules say.
-func Updates(t *testing.T, keep func(*testnet.Node) Keeper, updates int, apply func(context.Context, Keeper, *policy.Ruleset) error) {
+func Updates(t *testing.T, keep func(testing.TB, *testnet.Node) Keeper, updates int, apply func(context.Context, Keeper, *policy.Ruleset) error) {
 	w := New(t, keep, "node-1", "node-2")
 	m := Village()
 	w.Enforce(m)

@@ -54,13 +54,13 @@ const linkTo = "169.254.0.1" // whoever is at the other end of a link, in both f
 const linkTo6 = "fe80::1"
 
 // New makes a world of nodes of these names.
-func New(t testing.TB, keep func(*testnet.Node) Keeper, names ...string) *World {
+func New(t testing.TB, keep func(testing.TB, *testnet.Node) Keeper, names ...string) *World {
 	t.Helper()
 	w := &World{T: t, Nodes: map[string]*Node{}, whole: t, machines: map[string]*Machine{}, owners: map[netip.Addr]*Machine{}}
 	w.outside = newMachine(t, "outside", true)
 	for _, name := range names {
 		n := &Node{Machine: newMachine(t, name, true)}
-		n.Keeper = keep(n.Node)
+		n.Keeper = keep(t, n.Node)
 		for _, other := range w.Nodes {
 			w.link(n.Machine, other.Machine)
 		}
