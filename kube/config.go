@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
 
@@ -32,17 +33,21 @@ type Config struct {
 
 // Validate reports everything that is wrong with the configuration, each as a [*podweft.FieldError].
 func (c Config) Validate() error {
-	var errs []error
-	if c.Client == nil {
-		errs = append(errs, &podweft.FieldError{Field: "Client", Problem: "is missing", Remedy: "say how the API server is reached"})
-	}
-	if c.Timeout < 0 {
-		errs = append(errs, &podweft.FieldError{Field: "Timeout", Value: c.Timeout, Problem: "is negative", Remedy: "leave it zero for fifteen seconds"})
-	}
+	errs := reachable(c.Client, c.Timeout)
 	if c.Network != nil {
 		errs = append(errs, c.Network.Validate())
 	}
 	return errors.Join(append(errs, c.Annotations.Validate())...)
+}
+
+func reachable(client *rest.Config, timeout time.Duration) (errs []error) {
+	if client == nil {
+		errs = append(errs, &podweft.FieldError{Field: "Client", Problem: "is missing", Remedy: "say how the API server is reached"})
+	}
+	if timeout < 0 {
+		errs = append(errs, &podweft.FieldError{Field: "Timeout", Value: timeout, Problem: "is negative", Remedy: "leave it zero for fifteen seconds"})
+	}
+	return errs
 }
 
 func (c Config) filled() Config {
@@ -53,30 +58,49 @@ func (c Config) filled() Config {
 	return c
 }
 
-// dial makes the client; it connects when it is first used. It knows core/v1 and nothing else: the usual clientset's scheme, with
-// the types of all of Kubernetes, would be most of a node daemon's memory.
+// dial makes the client; it connects when it is first used.
 func (c Config) dial() (rest.Interface, *http.Client, error) {
-	scheme := runtime.NewScheme()
-	if err := corev1.AddToScheme(scheme); err != nil {
-		return nil, nil, err
+	cfg := settled(c.Client)
+	web, err := rest.HTTPClientFor(cfg)
+	if err != nil {
+		return nil, nil, fmt.Errorf("API server: %w", err)
 	}
-	cfg := rest.CopyConfig(c.Client)
-	cfg.APIPath, cfg.GroupVersion = "/api", &corev1.SchemeGroupVersion
-	cfg.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	cfg.ContentType = runtime.ContentTypeProtobuf
-	cfg.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	client, err := clientOf(cfg, web, corev1.SchemeGroupVersion, corev1.AddToScheme)
+	return client, web, err
+}
+
+// settled is how the API server is reached, with what a daemon on each node of a cluster needs.
+func settled(client *rest.Config) *rest.Config {
+	cfg := rest.CopyConfig(client)
 	cfg.WarningHandler = rest.NoWarnings{} // it would write to stderr
 	if cfg.Dial == nil && cfg.Transport == nil {
 		// By default it waits half a minute for a machine that is off, and misses that the machine is back.
 		cfg.Dial = (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 10 * time.Second}).DialContext
 	}
-	web, err := rest.HTTPClientFor(cfg)
-	if err != nil {
-		return nil, nil, fmt.Errorf("API server: %w", err)
+	return cfg
+}
+
+// clientOf makes a client of one group, whose types add names. It knows no others: the usual clientset's scheme, with the types of
+// all of Kubernetes, would be most of a node daemon's memory. Groups of Kubernetes itself speak protobuf, and others do not.
+func clientOf(cfg *rest.Config, web *http.Client, group schema.GroupVersion, add func(*runtime.Scheme) error) (rest.Interface, error) {
+	scheme := runtime.NewScheme()
+	if err := add(scheme); err != nil {
+		return nil, err
+	}
+	cfg = rest.CopyConfig(cfg)
+	cfg.APIPath, cfg.GroupVersion = "/apis", &group
+	if group.Group == "" {
+		cfg.APIPath = "/api"
+	}
+	cfg.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	cfg.ContentType, cfg.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
+	if group != clusterPolicies {
+		cfg.ContentType = runtime.ContentTypeProtobuf
+		cfg.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	}
 	client, err := rest.RESTClientForConfigAndClient(cfg, web)
 	if err != nil {
-		return nil, nil, fmt.Errorf("API server: %w", err)
+		return nil, fmt.Errorf("API server: %w", err)
 	}
-	return client, web, nil
+	return client, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"math/rand/v2"
 	"strconv"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
 
 	"github.com/podweft/podweft/subnet"
 )
@@ -83,13 +85,18 @@ func (s *Store) list(ctx context.Context, before *state) (*state, error) {
 func (s *Store) page(ctx context.Context, limit int, next string) (*corev1.NodeList, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
-	// No resourceVersion is asked for: that would be whatever the API server remembers, and may be older than our own last write.
-	request := s.client.Get().Resource("nodes").Param("limit", strconv.Itoa(limit))
+	var page corev1.NodeList
+	return &page, pageOf(s.client, "nodes", limit, next).Do(ctx).Into(&page)
+}
+
+// pageOf asks for some objects of a resource. No resourceVersion is asked for: that would be whatever the API server remembers, and may
+// be older than our own last write.
+func pageOf(client rest.Interface, resource string, limit int, next string) *rest.Request {
+	request := client.Get().Resource(resource).Param("limit", strconv.Itoa(limit))
 	if next != "" {
 		request.Param("continue", next)
 	}
-	var page corev1.NodeList
-	return &page, request.Do(ctx).Into(&page)
+	return request
 }
 
 // follower is one watch.
@@ -97,7 +104,7 @@ type follower struct {
 	*Store
 	show func(*state) bool // what it is to be shown; false: enough
 	st   *state
-	away time.Time // since when the API server does not answer; zero: it does
+	away absence
 }
 
 // run shows the present state and each change. Its error is never nil.
@@ -106,7 +113,7 @@ func (f *follower) run(ctx context.Context) error {
 		return err
 	}
 	next := f.stream
-	for pause := f.patience(); ; next = f.resume {
+	for pause := patience(); ; next = f.resume {
 		begun := time.Now()
 		err := next(ctx)
 		switch {
@@ -120,10 +127,10 @@ func (f *follower) run(ctx context.Context) error {
 				return err
 			}
 		case err != nil:
-			f.lost(err)
+			f.away.lost(f.cfg.Logger, err)
 		}
 		if time.Since(begun) > time.Minute {
-			pause = f.patience() // it had been well, and was to end some day
+			pause = patience() // it had been well, and was to end some day
 		}
 		select {
 		case <-ctx.Done():
@@ -134,7 +141,7 @@ func (f *follower) run(ctx context.Context) error {
 
 // patience is how long to wait from one try to the next: never much more than a second, for what is missed meanwhile is a peer
 // that cannot be reached, and never as long as the next node.
-func (f *follower) patience() *wait.Backoff {
+func patience() *wait.Backoff {
 	return &wait.Backoff{Duration: 50 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 100, Cap: time.Second}
 }
 
@@ -170,15 +177,11 @@ func (f *follower) resume(ctx context.Context) error {
 
 // stream shows the changes that one request brings. It ends without an error when the API server has had enough of it.
 func (f *follower) stream(ctx context.Context) error {
-	// Nodes that were started together must not come again together.
-	until := 5*time.Minute + rand.N(5*time.Minute)
-	stream, err := f.client.Get().Resource("nodes").
-		Param("watch", "true").Param("allowWatchBookmarks", "true").Param("resourceVersion", f.st.version).
-		Param("timeoutSeconds", strconv.Itoa(int(until.Seconds()))).Watch(ctx)
+	stream, err := watchFrom(ctx, f.client, "nodes", f.st.version)
 	if err != nil {
 		return fmt.Errorf("watch nodes: %w", err)
 	}
-	f.found()
+	f.away.found(f.cfg.Logger)
 	events, stop := gather(stream)
 	defer stop()
 	for {
@@ -208,6 +211,15 @@ func (f *follower) stream(ctx context.Context) error {
 	}
 }
 
+// watchFrom asks for what comes after a version of a resource.
+func watchFrom(ctx context.Context, client rest.Interface, resource, version string) (watch.Interface, error) {
+	// Nodes that were started together must not come again together.
+	until := 5*time.Minute + rand.N(5*time.Minute)
+	return client.Get().Resource(resource).
+		Param("watch", "true").Param("allowWatchBookmarks", "true").Param("resourceVersion", version).
+		Param("timeoutSeconds", strconv.Itoa(int(until.Seconds()))).Watch(ctx)
+}
+
 // gather reads ahead, so that what comes while a snapshot is being looked at can be one snapshot together. stop ends the stream and
 // waits until nothing of it is left.
 func gather(stream watch.Interface) (_ <-chan watch.Event, stop func()) {
@@ -231,17 +243,20 @@ func gather(stream watch.Interface) (_ <-chan watch.Event, stop func()) {
 	}
 }
 
+// absence is since when the API server does not answer; zero: it does.
+type absence struct{ since time.Time }
+
 // lost notes that the API server could not be asked, and says so the first time.
-func (f *follower) lost(err error) {
-	if f.away.IsZero() {
-		f.away = time.Now()
-		f.cfg.Logger.Warn("the API server does not answer; what was read last stays in force", "err", err)
+func (a *absence) lost(log *slog.Logger, err error) {
+	if a.since.IsZero() {
+		a.since = time.Now()
+		log.Warn("the API server does not answer; what was read last stays in force", "err", err)
 	}
 }
 
-func (f *follower) found() {
-	if !f.away.IsZero() {
-		f.cfg.Logger.Info("the API server answers again", "away", time.Since(f.away).Round(time.Second))
-		f.away = time.Time{}
+func (a *absence) found(log *slog.Logger) {
+	if !a.since.IsZero() {
+		log.Info("the API server answers again", "away", time.Since(a.since).Round(time.Second))
+		a.since = time.Time{}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kjson "sigs.k8s.io/json"
 
 	"github.com/podweft/podweft/policy"
 )
@@ -64,6 +65,26 @@ type clusterPorts struct {
 			End   int32 `json:"end"`
 		} `json:"range"`
 	} `json:"destinationPort"`
+}
+
+// ClusterPolicy turns the JSON of a ClusterNetworkPolicy into a policy. The error joins what cannot be read, as that of [Policy] does;
+// where ok is false nobody can tell whom the policy is about, or when it is asked, and there is none.
+func ClusterPolicy(data []byte) (p policy.ClusterPolicy, ok bool, err error) {
+	p, ok, errs := clusterPolicy(data)
+	return p, ok, errors.Join(errs...)
+}
+
+func clusterPolicy(data []byte) (p policy.ClusterPolicy, ok bool, errs []error) {
+	var c clusterNetworkPolicy
+	unknown, err := kjson.UnmarshalStrict(data, &c)
+	if err != nil {
+		return p, false, []error{err}
+	}
+	p, ok, err = c.policy()
+	if err != nil {
+		unknown = append(unknown, err)
+	}
+	return p, ok, unknown
 }
 
 // policy returns the policy; where ok is false nobody can tell whom it is about, or when it is asked.

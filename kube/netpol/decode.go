@@ -133,12 +133,10 @@ func (d *decoder) policy(data []byte) {
 }
 
 func (d *decoder) clusterPolicy(data []byte) {
-	var c clusterNetworkPolicy
-	if !d.strict(data, &c) {
-		return
+	p, ok, errs := clusterPolicy(data)
+	for _, err := range errs {
+		d.fail(err)
 	}
-	p, ok, err := c.policy()
-	d.fail(err)
 	if ok {
 		d.model.ClusterPolicies = append(d.model.ClusterPolicies, p)
 	}
