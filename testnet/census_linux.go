@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -59,7 +60,7 @@ func (c census) leftBehind() []string {
 
 // lasting reports whether the Go runtime or package testing keeps the descriptor until the process ends.
 func (d descriptor) lasting() bool {
-	if d.target == "anon_inode:[eventpoll]" || d.target == "anon_inode:[eventfd]" {
+	if d.target == "anon_inode:[eventpoll]" || d.target == "anon_inode:[eventfd]" || d.splices() {
 		return true
 	}
 	for _, name := range []string{"test.cpuprofile", "test.trace", "test.testlogfile"} {
@@ -68,6 +69,18 @@ func (d descriptor) lasting() bool {
 		}
 	}
 	return false
+}
+
+// splices reports whether the descriptor is a pipe that io.Copy has copied through from one connection to another. Go keeps those
+// for the next time, until its collector takes them (internal/poll/splice_linux.go), and no others are that large.
+func (d descriptor) splices() bool {
+	const size = 1 << 20
+	fd, err := strconv.Atoi(d.number)
+	if err != nil || !strings.HasPrefix(d.target, "pipe:[") {
+		return false
+	}
+	has, err := unix.FcntlInt(uintptr(fd), unix.F_GETPIPE_SZ, 0)
+	return err == nil && has == size
 }
 
 // ownLinks names the links of the process's own namespace, where tests have no business.

@@ -2,6 +2,7 @@ package testnet_test
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft/testnet"
@@ -222,4 +224,31 @@ func firstOf(errs ...error) error {
 		}
 	}
 	return nil
+}
+
+// TestCopyingIsNoLeak leaves a pipe behind that Go keeps: if that were a leak, all tests of this package would fail at their end.
+func TestCopyingIsNoLeak(t *testing.T) {
+	n := testnet.NewNode(t, "n")
+	require.NoError(t, n.Do(func() error {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		echo, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		defer echo.Close()
+		if _, err := c.Write([]byte("word")); err != nil {
+			return err
+		}
+		_, err = io.CopyN(echo, echo, 4)
+		return err
+	}))
 }

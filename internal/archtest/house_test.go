@@ -165,10 +165,8 @@ var ours = house{
 		"github.com/containernetworking/cni":     {"cniplugin", "cnitest"},
 		"github.com/containernetworking/plugins": nil,
 		"github.com/google/nftables":             {"internal/nft", "forward", "nat", "policy/internal/bridges", "policy/nftables"},
-		"go.etcd.io/etcd/client/v3":              {"internal/etcdconn", "subnet/etcd", "ipam/block/etcd", "roster/etcd", "examples/flannel/embedded"}, // there, tests play the operator
-		"google.golang.org/grpc":                 {"internal/etcdconn"},
-		"go.etcd.io/etcd/client/v3":              {"subnet/etcd", "examples/flannel", "examples/flannel/embedded"}, // in examples, tests play the operator
-		"google.golang.org/grpc":                 {"subnet/etcd", "examples/flannel/embedded"},
+		"go.etcd.io/etcd/client/v3":              {"internal/etcdconn", "subnet/etcd", "ipam/block/etcd", "roster/etcd", "examples/flannel", "examples/flannel/embedded"}, // there, tests play the operator
+		"google.golang.org/grpc":                 {"internal/etcdconn", "examples/flannel/embedded"},
 		// The lab asks the kernel with it, not us, which way a packet goes.
 		"github.com/vishvananda/netlink": {"internal/nl", "testnet", "policy/internal/world", "examples/lab"},
 		"github.com/vishvananda/netns":   {"internal/netns"},
