@@ -24,19 +24,10 @@ func (c *cluster) runLoop(t testing.TB, i int) *podweft.Loop[hostgw.Spec] {
 	return sabotage.Keep(t, c.drivers[i], c.specs[i])
 }
 
-// requireRepaired waits until the driver of node number i has nothing to do but what cannot be done.
+// requireRepaired waits until the driver of node number i has nothing to do.
 func (c *cluster) requireRepaired(t testing.TB, i int) {
 	t.Helper()
-	start := time.Now()
-	for {
-		plan, err := c.drivers[i].Plan(t.Context(), c.specs[i])
-		todo := slices.DeleteFunc(slices.Clone(plan), func(c podweft.Change) bool { return c.Err != nil })
-		if err == nil && len(todo) == 0 {
-			return
-		}
-		require.Less(t, time.Since(start), patience, "not repaired: %v\n%s", err, plan)
-		time.Sleep(time.Millisecond)
-	}
+	sabotage.RequireRepaired(t, c.drivers[i], c.specs[i])
 }
 
 // breakages are what happens to a node's routes behind the driver's back.

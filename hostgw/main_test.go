@@ -1,24 +1,21 @@
 package hostgw_test
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft/hostgw"
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/testnet"
 )
 
-// patience is how long tests wait for what takes milliseconds: the kernel has one lock for the links of all namespaces, which
-// tests of other packages may hold for long.
-const patience = 20 * time.Second
+const patience = sabotage.Patience
 
 // cluster is a host-gw network over a testnet fabric, its Specs written by hand: node i (from 1) has the pod subnets
 // 10.244.i.0/24 and fd00:244:0:i::/64, and one address of each on its lo, for a pod.
@@ -98,22 +95,7 @@ func (c *cluster) requireReachable(t testing.TB) {
 func (c *cluster) requireReach(t testing.TB, i, j int) {
 	t.Helper()
 	for k, to := range c.pods(j) {
-		require.NoError(t, reach(t.Context(), c.fabric.Nodes[i], c.pods(i)[k], to), "%s to %s", c.pods(i)[k], to)
-	}
-}
-
-// reach pings until an answer comes: the kernel makes an IPv6 address its own in a work queue, some time after it has accepted
-// it (addrconf_dad_work in net/ipv6/addrconf.c). It waits the longer the more pings were lost.
-func reach(ctx context.Context, n *testnet.Node, from, to netip.Addr) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for wait := 100 * time.Millisecond; ; wait *= 2 {
-		try, cancel := context.WithTimeout(ctx, wait)
-		_, err := n.Echo(try, to, testnet.Echo{From: from})
-		cancel()
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
+		require.NoError(t, sabotage.Reach(t.Context(), c.fabric.Nodes[i], to, testnet.Echo{From: c.pods(i)[k]}), "%s to %s", c.pods(i)[k], to)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/podweft/podweft/bridge"
 	"github.com/podweft/podweft/hostgw"
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/internal/sysctl"
 	"github.com/podweft/podweft/subnet"
 	"github.com/podweft/podweft/testnet"
@@ -29,7 +30,7 @@ func TestMTU(t *testing.T) {
 				pod, own := c.attach(t, 0, mtu)
 				_, far := c.attach(t, 1, mtu)
 				for i, to := range far {
-					require.NoError(t, reach(t.Context(), pod, own[i], to))
+					require.NoError(t, sabotage.Reach(t.Context(), pod, to, testnet.Echo{From: own[i]}))
 					_, err := pod.Echo(t.Context(), to, testnet.Echo{Size: published, DontFragment: true})
 					require.NoError(t, err, "%d bytes to %s", published, to)
 					_, err = pod.Echo(t.Context(), to, testnet.Echo{Size: published + 1, DontFragment: true})

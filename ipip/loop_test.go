@@ -26,15 +26,7 @@ func (o *overlay) runLoop(t testing.TB, i int) *podweft.Loop[ipip.Spec] {
 // requireRepaired waits until the driver of node number i has nothing to do.
 func (o *overlay) requireRepaired(t testing.TB, i int) {
 	t.Helper()
-	start := time.Now()
-	for {
-		plan, err := o.drivers[i].Plan(t.Context(), o.specs[i])
-		if err == nil && len(plan) == 0 {
-			return
-		}
-		require.Less(t, time.Since(start), patience, "not repaired: %v\n%s", err, plan)
-		time.Sleep(time.Millisecond)
-	}
+	sabotage.RequireRepaired(t, o.drivers[i], o.specs[i])
 }
 
 // breakages are what happens to a node's tunnel and its entries behind the driver's back.

@@ -1,27 +1,24 @@
 package ipip_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/ipip"
 	"github.com/podweft/podweft/testnet"
 )
 
-// patience is how long tests wait for what takes milliseconds: the kernel has one lock for the links of all namespaces, which tests
-// of other packages may hold for long, and hack/vmtest's kernel runs on an emulated processor.
-const patience = 10 * time.Second
+const patience = sabotage.Patience
 
 var (
 	underlay4 = netip.MustParsePrefix(testnet.DefaultV4)
@@ -190,23 +187,8 @@ func (o *overlay) requireReachable(t testing.TB) {
 				continue
 			}
 			for _, to := range o.targets(j) {
-				require.NoError(t, reach(t.Context(), from, to), "%s to %s", from.Name, to)
+				require.NoError(t, sabotage.Reach(t.Context(), from, to, testnet.Echo{}), "%s to %s", from.Name, to)
 			}
-		}
-	}
-}
-
-// reach pings until an answer comes: an IPv6 address becomes the node's own some time after the kernel has accepted it
-// (addrconf_dad_work in net/ipv6/addrconf.c). It waits the longer the more pings were lost.
-func reach(ctx context.Context, from *testnet.Node, to netip.Addr) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for wait := 100 * time.Millisecond; ; wait *= 2 {
-		try, cancel := context.WithTimeout(ctx, wait)
-		_, err := from.Ping(try, to)
-		cancel()
-		if err == nil || ctx.Err() != nil {
-			return err
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/internal/sysctl"
 	"github.com/podweft/podweft/ipip"
 	"github.com/podweft/podweft/testnet"
@@ -23,7 +24,7 @@ func TestPods(t *testing.T) {
 		_, addrs := o.newPod(t, 1)
 		for prefix, to := range addrs {
 			mtu := linkNamed(t, inNode(t, o.fabric.Nodes[0]), ipip.LinkName(o.underlayOf(1, prefix))).Attrs().MTU
-			require.NoError(t, reach(t.Context(), from, to))
+			require.NoError(t, sabotage.Reach(t.Context(), from, to, testnet.Echo{}))
 			for size, want := range map[int]error{mtu: nil, mtu + 1: unix.EMSGSIZE} {
 				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				_, err := from.Echo(ctx, to, testnet.Echo{Size: size, DontFragment: true})
@@ -100,7 +101,7 @@ func TestCrossSubnet(t *testing.T) {
 				for _, to := range o.targets(j) {
 					c, err := o.fabric.Nodes[0].Capture("eth0")
 					require.NoError(t, err)
-					require.NoError(t, reach(t.Context(), o.fabric.Nodes[0], to))
+					require.NoError(t, sabotage.Reach(t.Context(), o.fabric.Nodes[0], to, testnet.Echo{}))
 					n, err := c.Count(func(p testnet.Packet) bool { return p.Sent && tunneled(p.Frame) })
 					require.NoError(t, err)
 					require.NoError(t, c.Close())

@@ -42,9 +42,7 @@ func linkNamed(t testing.TB, h *netlink.Handle, name string) netlink.Link {
 	return l
 }
 
-// patience is how long tests wait for a repair. It takes milliseconds (see BenchmarkRepair), but the kernel has one lock for
-// the links of all namespaces, which tests of other packages may hold for long.
-const patience = 20 * time.Second
+const patience = sabotage.Patience
 
 // requireSoon waits until something is so. It asks in the test's own goroutine, where a question may end the test.
 func requireSoon(t testing.TB, so func() bool) {
@@ -57,26 +55,7 @@ func requireSoon(t testing.TB, so func() bool) {
 // requireRepaired waits until the driver of node number i has nothing to do.
 func (o *overlay) requireRepaired(t testing.TB, i int) {
 	t.Helper()
-	start := time.Now()
-	for {
-		plan, err := o.drivers[i].Plan(t.Context(), o.specs[i])
-		if err == nil && len(ours(plan)) == 0 {
-			return
-		}
-		require.Less(t, time.Since(start), patience, "not repaired: %v\n%s", err, plan)
-		time.Sleep(time.Millisecond) // a plan is work, which the loop has to do too
-	}
-}
-
-// ours leaves out the peers that tests make fail on purpose.
-func ours(plan podweft.Plan) podweft.Plan {
-	var left podweft.Plan
-	for _, c := range plan {
-		if c.Err == nil {
-			left = append(left, c)
-		}
-	}
-	return left
+	sabotage.RequireRepaired(t, o.drivers[i], o.specs[i])
 }
 
 func hardware(m podweft.MAC) net.HardwareAddr { return m[:] }

@@ -98,7 +98,7 @@ func TestMACOutlivesTheNode(t *testing.T) {
 
 			assert.Equal(t, before, macs(t, h))
 			for _, p := range []netip.Prefix{leases[0].Prefixes.V4, leases[0].Prefixes.V6} {
-				require.NoError(t, reach(t.Context(), f.Nodes[1], p.Addr()), "%s from a node that was told nothing", p)
+				require.NoError(t, sabotage.Reach(t.Context(), f.Nodes[1], p.Addr(), testnet.Echo{}), "%s from a node that was told nothing", p)
 			}
 		})
 	}

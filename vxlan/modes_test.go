@@ -55,7 +55,7 @@ func TestModeChange(t *testing.T) {
 		stops = append(stops, stop)
 	}
 	for _, to := range o.podAddrs(1) {
-		require.NoError(t, reach(t.Context(), pods[0], to))
+		require.NoError(t, sabotage.Reach(t.Context(), pods[0], to, testnet.Echo{}))
 	}
 	streams := func() (all []*stream) {
 		for _, to := range o.podAddrs(1) {
@@ -94,7 +94,7 @@ func TestModeChange(t *testing.T) {
 	}
 	requireShort(t, running, "host-gw to vxlan")
 	for _, to := range o.podAddrs(1) {
-		require.NoError(t, reach(t.Context(), pods[0], to))
+		require.NoError(t, sabotage.Reach(t.Context(), pods[0], to, testnet.Echo{}))
 	}
 	for i, n := range o.fabric.Nodes {
 		requireNothingOf(t, gateways[i], n)
@@ -138,7 +138,7 @@ func TestVNIChange(t *testing.T) {
 	}
 	var streams []*stream
 	for _, to := range o.podAddrs(1) {
-		require.NoError(t, reach(t.Context(), pods[0], to))
+		require.NoError(t, sabotage.Reach(t.Context(), pods[0], to, testnet.Echo{}))
 		streams = append(streams, startStream(t, pods[0], to, 2*time.Millisecond, time.Second))
 	}
 	time.Sleep(100 * time.Millisecond)

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/subnet"
 	"github.com/podweft/podweft/testnet"
 	"github.com/podweft/podweft/vxlan"
@@ -68,7 +69,7 @@ func TestMTU(t *testing.T) {
 // testMTU sends packets of mtu bytes and of one more; the first come out of the node as packets of outer bytes.
 func testMTU(t *testing.T, n, pod *testnet.Node, to netip.Addr, mtu, outer int) {
 	t.Helper()
-	require.NoError(t, reach(t.Context(), pod, to))
+	require.NoError(t, sabotage.Reach(t.Context(), pod, to, testnet.Echo{}))
 	eth0, err := n.Capture("eth0")
 	require.NoError(t, err)
 	defer eth0.Close()

@@ -1,15 +1,14 @@
 package vxlan_test
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/testnet"
 	"github.com/podweft/podweft/vxlan"
 )
@@ -101,22 +100,8 @@ func (o *overlay) requireReachable(t testing.TB) {
 				continue
 			}
 			for _, to := range o.targets(j) {
-				require.NoError(t, reach(t.Context(), from, to), "%s to %s", from.Name, to)
+				require.NoError(t, sabotage.Reach(t.Context(), from, to, testnet.Echo{}), "%s to %s", from.Name, to)
 			}
-		}
-	}
-}
-
-// reach pings until an answer comes, and waits for it the longer the more pings were lost.
-func reach(ctx context.Context, from *testnet.Node, to netip.Addr) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for wait := 100 * time.Millisecond; ; wait *= 2 {
-		try, cancel := context.WithTimeout(ctx, wait)
-		_, err := from.Ping(try, to)
-		cancel()
-		if err == nil || ctx.Err() != nil {
-			return err
 		}
 	}
 }

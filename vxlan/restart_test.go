@@ -6,6 +6,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft/internal/sabotage"
+	"github.com/podweft/podweft/testnet"
 )
 
 // TestRestart kills the agent of a node with SIGKILL, twice, and starts it again, while 1,000 pings of each family pass through
@@ -25,7 +28,7 @@ func TestRestart(t *testing.T) {
 			o.requireReachable(t)
 			var streams []*stream
 			for _, zero := range o.zeros(0) {
-				require.NoError(t, reach(t.Context(), o.fabric.Nodes[1], zero.Addr())) // also those that are nobody's target above
+				require.NoError(t, sabotage.Reach(t.Context(), o.fabric.Nodes[1], zero.Addr(), testnet.Echo{})) // also those that are nobody's target above
 				streams = append(streams, startStream(t, o.fabric.Nodes[1], zero.Addr(), every, time.Minute))
 			}
 			start := time.Now()

@@ -117,7 +117,7 @@ func TestTenants(t *testing.T) {
 				tc.talks.requireRepaired(t, i)
 			}
 			for _, to := range tc.talks.podAddrs(1) {
-				require.NoError(t, reach(t.Context(), tc.talks.pods[0], to))
+				require.NoError(t, sabotage.Reach(t.Context(), tc.talks.pods[0], to, testnet.Echo{}))
 			}
 			heard, err := tc.talks.pods[1].Capture("eth0")
 			require.NoError(t, err)
@@ -150,7 +150,7 @@ func TestTenants(t *testing.T) {
 			blue.requireRepaired(t, i)
 		}
 		for _, to := range blue.podAddrs(1) {
-			require.NoError(t, reach(t.Context(), blue.pods[0], to))
+			require.NoError(t, sabotage.Reach(t.Context(), blue.pods[0], to, testnet.Echo{}))
 			try, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			_, err := red.pods[0].Ping(try, to)
 			cancel()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/testnet"
 	"github.com/podweft/podweft/vxlan"
 )
@@ -69,7 +70,7 @@ func newSide(b *testing.B, o *overlay) *side {
 	mtu := 1500 - vxlan.Overhead(o.specs[0].VTEPs[0].Local)
 	pods := newPods(b, o, mtu)
 	s := &side{overlay: o, from: pods[0], to: pods[1], addr: o.podAddrs(1)[0], got: map[string][]float64{}}
-	require.NoError(b, reach(b.Context(), s.from, s.addr))
+	require.NoError(b, sabotage.Reach(b.Context(), s.from, s.addr, testnet.Echo{}))
 	return s
 }
 

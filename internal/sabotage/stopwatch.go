@@ -71,12 +71,16 @@ func (s *Stopwatch) run(ctx context.Context, conn *nl.Conn, pinger *testnet.Ping
 	}
 }
 
+// Elapsed is the time that counts so far.
+func (s *Stopwatch) Elapsed() time.Duration {
+	return min(time.Since(s.began), time.Duration(s.rounds.Load())*round)
+}
+
 // RequireBack is called when traffic is back: it stops the watch, and requires that no more than Limit has passed.
 func (s *Stopwatch) RequireBack(t testing.TB) {
 	t.Helper()
-	took := time.Since(s.began)
+	took, counted := time.Since(s.began), s.Elapsed()
 	s.stop()
-	counted := min(took, time.Duration(s.rounds.Load())*round)
 	t.Logf("traffic was back after %v, of which %v count", took.Round(time.Millisecond), counted)
 	if counted > Limit {
 		t.Errorf("traffic was back after %v only", counted)
