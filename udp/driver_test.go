@@ -163,7 +163,7 @@ func TestWire(t *testing.T) {
 	capture, err := o.fabric.Nodes[1].Capture("eth0")
 	require.NoError(t, err)
 	defer capture.Close()
-	oneByOne(t, o.fabric, 1)
+	bareNode(t, o.fabric, 1, "one-by-one")
 	zeros := func(i int) []netip.Addr { return o.targets(i)[:1] }
 	pods := newPods(t, o.fabric, 1472, zeros)
 	require.NoError(t, reach(t.Context(), pods[0], o.podAddrs(1)[0]))

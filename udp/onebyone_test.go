@@ -19,29 +19,10 @@ import (
 // packet, by one thread that waits only when both sides are empty. It has the arguments LINK LOCAL PEER.
 func forwardOneByOne(args []string) error {
 	runtime.LockOSThread()
-	tun, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK, 0)
+	tun, sock, to, err := barePorts(args, 0)
 	if err != nil {
 		return err
 	}
-	request, err := unix.NewIfreq(args[0])
-	if err != nil {
-		return err
-	}
-	request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
-	if err := unix.IoctlIfreq(tun, unix.TUNSETIFF, request); err != nil {
-		return err
-	}
-	local, peer := netip.MustParseAddrPort(args[1]), netip.MustParseAddrPort(args[2])
-	family, at := sockaddr(local)
-	sock, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return err
-	}
-	if err := unix.Bind(sock, at); err != nil {
-		return err
-	}
-	_ = unix.SetsockoptInt(sock, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT)
-	_, to := sockaddr(peer)
 	fmt.Println("ready")
 	ready := []unix.PollFd{{Fd: int32(tun), Events: unix.POLLIN}, {Fd: int32(sock), Events: unix.POLLIN}}
 	buf := make([]byte, 1<<16)
@@ -75,19 +56,51 @@ func oneHop(p []byte) {
 	binary.BigEndian.PutUint16(p[10:], uint16(check+check>>16))
 }
 
-// newOneByOne makes both nodes of a fabric forward one by one, over the first family of the underlay.
-func newOneByOne(t testing.TB, f *testnet.Fabric) {
-	t.Helper()
-	oneByOne(t, f, 0)
-	oneByOne(t, f, 1)
+// barePorts opens a TUN link, with more flags than bare packets need, and a socket, which do not block. It has the arguments LINK LOCAL
+// PEER.
+func barePorts(args []string, flags uint16) (tun, sock int, to unix.Sockaddr, err error) {
+	tun, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	request, err := unix.NewIfreq(args[0])
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | flags)
+	if err := unix.IoctlIfreq(tun, unix.TUNSETIFF, request); err != nil {
+		return 0, 0, nil, err
+	}
+	local, peer := netip.MustParseAddrPort(args[1]), netip.MustParseAddrPort(args[2])
+	family, at := sockaddr(local)
+	sock, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	if err := unix.Bind(sock, at); err != nil {
+		return 0, 0, nil, err
+	}
+	_ = unix.SetsockoptInt(sock, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT)
+	_, to = sockaddr(peer)
+	return tun, sock, to, nil
 }
 
-// oneByOne makes node number i do that.
-func oneByOne(t testing.TB, f *testnet.Fabric, i int) {
+// forwardBare makes both nodes of a fabric forward over the first family of the underlay, as the role says.
+func forwardBare(t testing.TB, f *testnet.Fabric, role ...string) {
 	t.Helper()
-	const name = "one0"
+	bareNode(t, f, 0, role...)
+	bareNode(t, f, 1, role...)
+}
+
+// bareNode makes node number i do that.
+func bareNode(t testing.TB, f *testnet.Fabric, i int, role ...string) {
+	t.Helper()
+	const name = "bare0"
 	local, peer := f.Nodes[i].Addrs()[0], f.Nodes[1-i].Addrs()[0]
-	a := act(t, f.Nodes[i], "one-by-one", name, netip.AddrPortFrom(local, udp.DefaultPort).String(), netip.AddrPortFrom(peer, udp.DefaultPort).String())
+	role = append(role[:1:1], append([]string{
+		name, netip.AddrPortFrom(local, udp.DefaultPort).String(), netip.AddrPortFrom(peer, udp.DefaultPort).String(),
+	}, role[1:]...)...)
+	a := act(t, f.Nodes[i], role...)
 	t.Cleanup(a.end)
 	h := handle(t, f.Nodes[i])
 	link, err := h.LinkByName(name)

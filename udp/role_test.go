@@ -22,6 +22,7 @@ const roleVar = "PODWEFT_UDP_ROLE"
 // roles are what the test binary can be. Each is ready when it writes its first line, and answers every line that it reads.
 var roles = map[string]func(args []string) error{
 	"one-by-one":  forwardOneByOne,
+	"floor":       forwardFloor,
 	"tcp-send":    sendTCP,
 	"tcp-receive": receiveTCP,
 	"udp-send":    sendUDP,

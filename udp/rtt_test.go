@@ -93,7 +93,7 @@ func (s *side) rtt(b *testing.B) (median, p99 float64) {
 
 // BenchmarkRTT is the time of a round trip from pod to pod, at rest, in turns like BenchmarkThroughput.
 func BenchmarkRTT(b *testing.B) {
-	sides := newSides(b, onlyV4)
+	sides := newSides(b, onlyV4, "udp", "vxlan", "one-by-one", "floor-lingering")
 	compare(b, sides, []figure{{"rtt", func(b *testing.B, s *side) map[string]float64 {
 		median, p99 := s.rtt(b)
 		return map[string]float64{"rtt50": median, "rtt99": p99}
