@@ -19,7 +19,8 @@
 //
 // # Why it is fast
 //
-// What costs is not the copying of bytes but each packet's way through the kernel. So the kernel is asked for few, large ones. The TUN
+// What costs most, packet by packet, is not the copying of bytes but each one's way through the kernel. So the kernel is asked for few,
+// large ones. The TUN
 // hands out TCP and UDP super-packets of up to 64 KiB (virtio headers, TSO, USO), which are cut into packets that fit, each with its
 // headers and checksums; they leave as one datagram that the kernel, or the network card, cuts into the same packets (UDP GSO). On the
 // other side they come in as one again (UDP GRO), and runs of one flow are written as one super-packet. The payload is never copied
@@ -29,6 +30,30 @@
 //
 // The checksum of every packet is verified before it is joined to others: the kernel takes our word for those, and a damaged packet
 // would get a good checksum. So it stays wrong, and is dropped.
+//
+// # How fast it is
+//
+// The benchmarks compare it with the kernel's VXLAN, with a forwarder that takes packets one by one, and with the floor: a bare forwarder
+// that reads super-packets from the same TUN and sends them through the same sockets as they are, without looking at them. Whatever
+// moves packets through user space makes the floor's system calls and has its copies made. On two processors that do all the work, the
+// pods' too (Linux 6.18, veth, MTU 1500, IPv4), the medians of several runs of BenchmarkThroughput and BenchmarkRTT were
+//
+//	                                                  udp          floor        VXLAN itself
+//	TCP, 1 stream, of VXLAN's                         0.35-0.47    0.53-0.67    17-23 Gbit/s
+//	TCP, 4 streams, of VXLAN's                        0.21-0.26    0.34-0.35    32-38 Gbit/s
+//	processor time for a Gbit, 1 stream, of VXLAN's   2.4-2.9      1.8-2.0      0.08-0.09 s
+//	processor time for a Gbit, 4 streams, of VXLAN's  3.7-4.9      2.7-2.9      0.05-0.06 s
+//	round trip, of one-by-one's                       0.87-0.90    0.83         0.36-0.41
+//
+// The copies are the limit. With VXLAN the kernel copies a byte twice, from and to the pods (tcp_sendmsg, tcp_recvmsg). Here it does so
+// four times more: tun_do_read, udp_sendmsg, udp_recvmsg, tun_get_user. One moves about 10 GB/s on that machine, for VXLAN as for the
+// floor, so that the four take 0.05 s of processor time for a Gbit: nearly as much again as VXLAN takes in all. Copies are 0.4 of the
+// floor's time. What we add to the floor is the checksums, two passes over each byte, and the headers, each a piece of its own to be
+// gathered. A round trip is four wakeups; the floor has them too.
+//
+// What gained nothing, measured side by side: a thread for each direction, in blocking calls (0.33 where one for both made 0.47, and
+// longer round trips) or waiting in ppoll; no lingering under load; and, of the floor, NAPI on the TUN, huge pages, threads bound to
+// processors. Smaller TCP windows, to keep what is under way in the caches, made it slower.
 //
 // The plumbing of the TUN is our own, not golang.zx2c4.com/wireguard/tun: that copies each packet twice more.
 //
