@@ -40,10 +40,10 @@
 //
 //	                                                  udp          floor        VXLAN itself
 //	TCP, 1 stream, of VXLAN's                         0.35-0.47    0.53-0.67    17-23 Gbit/s
-//	TCP, 4 streams, of VXLAN's                        0.21-0.26    0.34-0.35    32-38 Gbit/s
+//	TCP, 4 streams, of VXLAN's                        0.21-0.26    0.32-0.35    32-38 Gbit/s
 //	processor time for a Gbit, 1 stream, of VXLAN's   2.4-2.9      1.8-2.0      0.08-0.09 s
 //	processor time for a Gbit, 4 streams, of VXLAN's  3.7-4.9      2.7-2.9      0.05-0.06 s
-//	round trip, of one-by-one's                       0.87-0.90    0.83         0.36-0.41
+//	round trip, of one-by-one's                       0.87-0.90    0.78-0.83    0.36-0.41
 //
 // The copies are the limit. With VXLAN the kernel copies a byte twice, from and to the pods (tcp_sendmsg, tcp_recvmsg). Here it does so
 // four times more: tun_do_read, udp_sendmsg, udp_recvmsg, tun_get_user. One moves about 10 GB/s on that machine, for VXLAN as for the
