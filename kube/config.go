@@ -94,7 +94,7 @@ func clientOf(cfg *rest.Config, web *http.Client, group schema.GroupVersion, add
 	}
 	cfg.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	cfg.ContentType, cfg.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
-	if group != clusterPolicies {
+	if custom := group == clusterPolicies || group == blockVersion; !custom {
 		cfg.ContentType = runtime.ContentTypeProtobuf
 		cfg.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	}

@@ -28,6 +28,14 @@
 //	- {apiGroups: [""], resources: [nodes/status], verbs: [patch]}
 //	- {apiGroups: [""], resources: [pods], verbs: [get]}
 //
+// # Blocks
+//
+// A network that gives out blocks of addresses instead of a subnet for each node (package ipam/block) keeps them in a [BlockStore], as
+// objects of a kind that the cluster has to be told of first: [BlockDefinition], or blocks.yaml beside this package. Its agent needs
+//
+//	rules:
+//	- {apiGroups: [podweft.github.io], resources: [blocks], verbs: [list, watch, create, update, delete]}
+//
 // # Load
 //
 // A watch lists the nodes once, in pages, and then lives on what changes. Of a Node, tens of kilobytes, it keeps the lease alone;
