@@ -18,6 +18,7 @@ import (
 	"github.com/podweft/podweft/ipam/block"
 	"github.com/podweft/podweft/nat"
 	"github.com/podweft/podweft/node"
+	"github.com/podweft/podweft/roster"
 	"github.com/podweft/podweft/subnet"
 )
 
@@ -77,6 +78,8 @@ type run struct {
 	plugins   *cniplugin.Agent
 	speaker   *bgp.Speaker // nil with ByStore
 	policing  *policing    // nil without policies
+	member    *roster.Member
+	collector *block.Collector
 	wake      chan struct{}
 
 	mu      sync.Mutex
@@ -128,7 +131,7 @@ func (a *Agent) begin(ctx context.Context) (r *run, err error) {
 		close()
 		return nil, err
 	}
-	if a.cfg.Routes == ByBGP {
+	if err = r.join(); err == nil && a.cfg.Routes == ByBGP {
 		r.speaker, err = bgp.New(a.speakerConfig(r.self))
 	}
 	plugins := cniplugin.AgentConfig{StateDir: a.cfg.StateDir, NetNS: a.cfg.NetNS, Logger: a.log, Allocator: forPods{r.addresses}}
@@ -146,6 +149,21 @@ func (a *Agent) begin(ctx context.Context) (r *run, err error) {
 		return nil, errors.Join(err, r.parts.Close())
 	}
 	return r, nil
+}
+
+// join prepares to be known, and to collect what dead nodes had, which one node does at a time.
+func (r *run) join() error {
+	self, err := r.cfg.self(r.self.Underlay)
+	if err != nil {
+		return err
+	}
+	if r.member, err = roster.NewMember(roster.MemberConfig{Store: r.cfg.Nodes, Node: self, Logger: r.log}); err != nil {
+		return err
+	}
+	r.collector, err = block.NewCollector(block.CollectorConfig{
+		Store: r.cfg.Blocks, Dead: roster.Silent(r.cfg.Nodes), Lead: roster.Leads(r.cfg.Nodes, r.cfg.Node), Grace: r.cfg.Grace, Logger: r.log,
+	})
+	return err
 }
 
 // police reads the policies for the first time. Until it can, no pod is attached.
@@ -177,6 +195,8 @@ func (r *run) work(ctx context.Context) error {
 		group.Go(func() error { return k.run(ctx) })
 	}
 	group.Go(func() error { return r.plugins.Run(ctx) })
+	group.Go(func() error { return r.member.Run(ctx) })
+	group.Go(func() error { return r.collector.Run(ctx) })
 	group.Go(func() error { return r.listen(ctx, "blocks", r.cfg.Blocks.Watch, r.hint) })
 	group.Go(func() error { return r.listen(ctx, "nodes", r.cfg.Nodes.Watch, r.hint) })
 	if r.speaker != nil {
@@ -281,7 +301,7 @@ func (r *run) sync(ctx context.Context) (whole bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if err := r.tell(ctx, v); err != nil {
+	if err := r.tell(v); err != nil {
 		return false, err
 	}
 	r.parts.tellOwn(v)
@@ -321,14 +341,11 @@ func (r *run) look(ctx context.Context) error {
 // view is what the node sees now. With ByBGP its paths are still to come.
 func (r *run) view(ctx context.Context) (v view, problems []string, err error) {
 	v = view{self: r.self, networks: r.networks, pools: r.cfg.Pools, tunnels: r.tunnels, vni: r.cfg.VNI, port: r.cfg.VXLANPort}
-	nodes, wrong, err := r.cfg.Nodes.Nodes(ctx)
+	nodes, err := r.cfg.Nodes.Nodes(ctx)
 	if err != nil {
 		return v, nil, err
 	}
-	for _, w := range wrong {
-		problems = append(problems, w.Error())
-	}
-	v.nodes = nodes
+	v.nodes, problems = fellowsOf(nodes)
 	shares, err := sharesOf(ctx, r.cfg.Blocks, r.cfg.Pools)
 	if err != nil {
 		return v, problems, err

@@ -44,7 +44,7 @@ type view struct {
 	self     subnet.Node
 	networks []netip.Prefix // that it is on
 	pools    []Pool
-	nodes    []Node
+	nodes    []fellow
 	own      []netip.Prefix // its shares of blocks
 	tunnels  map[way][]netip.Addr
 	paths    []path
@@ -65,7 +65,7 @@ type specs struct {
 func (v view) compile() specs {
 	s := specs{direct: hostgw.Spec{Device: v.self.Device}}
 	reached := map[way]map[netip.Addr][]netip.Prefix{direct: {}, byVXLAN: {}, byIPIP: {}}
-	nodes := map[netip.Addr]Node{}
+	nodes := map[netip.Addr]fellow{}
 	for _, n := range v.nodes {
 		for a := range n.Underlay.All() {
 			nodes[a] = n
@@ -113,7 +113,7 @@ func inOrder(prefixes []netip.Prefix) []netip.Prefix {
 }
 
 // judge says how packets of a path travel, or why they cannot.
-func (v view) judge(p path, n Node, known bool) (way, string) {
+func (v view) judge(p path, n fellow, known bool) (way, string) {
 	pool, ok := poolOf(v.pools, p.prefix)
 	near := slices.ContainsFunc(v.networks, func(on netip.Prefix) bool { return on.Contains(p.nextHop) })
 	w := pool.way(near)
@@ -249,7 +249,7 @@ func (v view) fromStore(shares map[string][]netip.Prefix) (paths []path) {
 }
 
 // hop is the node's underlay address for prefixes of a family: of the same one if both nodes have it.
-func (v view) hop(n Node, v4 bool) netip.Addr {
+func (v view) hop(n fellow, v4 bool) netip.Addr {
 	of := map[bool]netip.Addr{true: n.Underlay.V4, false: n.Underlay.V6}
 	if of[v4].IsValid() && v.local(v4).IsValid() {
 		return of[v4]

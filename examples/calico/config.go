@@ -14,6 +14,7 @@ import (
 	"github.com/podweft/podweft/cniplugin"
 	"github.com/podweft/podweft/ipam/block"
 	"github.com/podweft/podweft/node"
+	"github.com/podweft/podweft/roster"
 )
 
 // The defaults of a [Config], as Calico has them.
@@ -30,7 +31,7 @@ type Source string
 // The sources. The zero Source is ByBGP.
 const (
 	ByBGP   Source = "bgp"   // from other speakers
-	ByStore Source = "store" // straight from the blocks and the directory of nodes
+	ByStore Source = "store" // straight from the blocks and the nodes' own word
 )
 
 // Config says what an Agent is and where it works. Node, Pools, Blocks and Nodes are required.
@@ -50,7 +51,11 @@ type Config struct {
 
 	Pools  []Pool
 	Blocks block.Store
-	Nodes  Directory
+	Nodes  roster.Store
+
+	// Grace is how long a node must not have been heard of before its blocks are others' to have: longer than any cut from the
+	// store lasts, since its pods run on. Zero means block.DefaultGrace.
+	Grace time.Duration
 
 	// Routes says where the way to other nodes comes from; empty means ByBGP, which BGP is about.
 	Routes Source
@@ -137,7 +142,7 @@ func (c Config) Validate() error {
 		bad("Blocks", nil, "are missing", "make a store with a package below ipam/block")
 	}
 	if c.Nodes == nil {
-		bad("Nodes", nil, "are missing", "make a Directory, such as NewNodeFiles does")
+		bad("Nodes", nil, "are missing", "make a store with a package below roster")
 	}
 	if !networkForm.MatchString(c.Network) {
 		bad("Network", c.Network, "cannot name a network", "use up to 64 letters, digits, dots, dashes and underscores, a letter or digit first")

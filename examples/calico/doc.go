@@ -3,7 +3,7 @@
 // through the store. Packets to other nodes travel as they are where the fabric knows the way, and in VXLAN or IP-in-IP where it does
 // not: Never, CrossSubnet or Always, for each pool.
 //
-//	CALICO_IPV4POOL_CIDR=10.244.0.0/16 CALICO_IPV4POOL_VXLAN=CrossSubnet podweft-calico --store-dir=/var/lib/podweft
+//	CALICO_IPV4POOL_CIDR=10.244.0.0/16 CALICO_IPV4POOL_VXLAN=CrossSubnet podweft-calico --etcd-endpoints=http://10.0.0.1:2379
 //
 // The command is [Main]: the agent, what a start would change (plan), how a running one is doing (status), the addresses (ipam), and
 // the end of it all (cleanup). It understands the environment of calico/node and Calico's IPPool, BGPPeer and BGPConfiguration.

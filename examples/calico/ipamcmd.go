@@ -12,6 +12,7 @@ import (
 	"github.com/podweft/podweft/ipam"
 	"github.com/podweft/podweft/ipam/block"
 	"github.com/podweft/podweft/node/local"
+	"github.com/podweft/podweft/roster"
 )
 
 // claimed is a block as it is shown.
@@ -84,7 +85,7 @@ func (o *Options) checkBlocks(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	nodes, _, err := cfg.Nodes.Nodes(ctx)
+	nodes, err := cfg.Nodes.Nodes(ctx)
 	if err != nil {
 		return err
 	}
@@ -126,14 +127,14 @@ func unsound(found []string) error {
 }
 
 // disagreements are what blocks, pools and nodes say of each other and cannot all be so.
-func disagreements(cfg Config, all []claimed, nodes []Node) (found []string) {
+func disagreements(cfg Config, all []claimed, nodes roster.Nodes) (found []string) {
 	for i, b := range all {
 		switch {
 		case i > 0 && all[i-1].Prefix.Overlaps(b.Prefix):
 			found = append(found, fmt.Sprintf("blocks %s of %s and %s of %s overlap", all[i-1].Prefix, all[i-1].Node, b.Prefix, b.Node))
 		case b.Pool == "":
 			found = append(found, fmt.Sprintf("block %s of %s is in no pool", b.Prefix, b.Node))
-		case !slices.ContainsFunc(nodes, func(n Node) bool { return n.Name == b.Node }):
+		case !slices.ContainsFunc(nodes, func(n roster.Node) bool { return n.Name == b.Node }):
 			found = append(found, fmt.Sprintf("block %s is of %s, which is no node (any more)", b.Prefix, b.Node))
 		}
 	}

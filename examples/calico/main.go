@@ -58,6 +58,7 @@ func command(ctx context.Context, args []string, getenv func(string) string, std
 	if err != nil {
 		return complain(2, err)
 	}
+	defer o.Close()
 	if o.Config.Logger, err = o.logger(stderr); err != nil {
 		return complain(2, err)
 	}

@@ -27,11 +27,12 @@ func (o *Options) plan(ctx context.Context, out io.Writer) error {
 	if v.tunnels, err = a.knownTunnels(ctx); err != nil {
 		return err
 	}
-	nodes, problems, err := cfg.Nodes.Nodes(ctx)
+	nodes, err := cfg.Nodes.Nodes(ctx)
 	if err != nil {
 		return err
 	}
-	v.nodes = nodes
+	var problems []string
+	v.nodes, problems = fellowsOf(nodes)
 	shares, err := sharesOf(ctx, cfg.Blocks, cfg.Pools)
 	if err != nil {
 		return err
@@ -110,7 +111,7 @@ func (o *Options) cleanup(ctx context.Context, out io.Writer) error {
 	for _, c := range claimers {
 		errs = append(errs, giveBack(ctx, out, c))
 	}
-	errs = append(errs, cfg.Nodes.Remove(ctx, cfg.Node))
+	errs = append(errs, cfg.Nodes.Forget(ctx, cfg.Node))
 	for _, path := range []string{cfg.CNIConf, a.addressFile(), a.speakerFile(), cfg.socket()} {
 		switch err := os.Remove(path); {
 		case err == nil:

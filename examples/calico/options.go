@@ -8,14 +8,13 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/podweft/podweft"
-	"github.com/podweft/podweft/ipam/block/file"
+	blocketcd "github.com/podweft/podweft/ipam/block/etcd"
 	"github.com/podweft/podweft/node"
 )
 
@@ -29,6 +28,7 @@ type Options struct {
 	texts    map[string]*string // flags that are more than their text
 	files    texts
 	policies texts
+	closers  []io.Closer
 }
 
 // texts is a flag that may be given several times.
@@ -73,7 +73,15 @@ var settings = []struct{ flag, variable, otherwise, help string }{
 	{"bgp-restart-time", "CALICO_BGP_RESTART_TIME", "2m", "how long peers keep routes while the agent is away"},
 	{"vxlan-vni", "FELIX_VXLANVNI", strconv.Itoa(DefaultVNI), "number of the VXLAN network"},
 	{"vxlan-port", "FELIX_VXLANPORT", strconv.Itoa(DefaultPort), "its UDP port"},
-	{"store-dir", "CALICO_STORE_DIR", "", "directory that the nodes of one machine share, for blocks and nodes"},
+	{"etcd-endpoints", "ETCD_ENDPOINTS", "", "etcd's URLs, with commas between them: where blocks and nodes are kept"},
+	{"etcd-prefix", "ETCD_PREFIX", blocketcd.DefaultPrefix, "what all keys begin with"},
+	{"etcd-ca-file", "ETCD_CA_CERT_FILE", "", "certificate of the CA that signed etcd's"},
+	{"etcd-cert-file", "ETCD_CERT_FILE", "", "our certificate towards etcd"},
+	{"etcd-key-file", "ETCD_KEY_FILE", "", "its key"},
+	{"etcd-username", "ETCD_USERNAME", "", "our name towards etcd"},
+	{"etcd-password", "ETCD_PASSWORD", "", "its password"},
+	{"store-dir", "CALICO_STORE_DIR", "", "instead of etcd a directory, which the nodes of one machine share"},
+	{"grace", "CALICO_NODE_GRACE", "1h", "how long a node is not heard of before its blocks are others' to have"},
 	{"log-level", "CALICO_STARTUP_LOGLEVEL", "info", "debug, info, warn or error"},
 	{"log-format", "CALICO_LOG_FORMAT", "text", "text or json"},
 }
@@ -163,6 +171,14 @@ func (r *reader) address(flag string) (a netip.Addr) {
 	return a
 }
 
+func (r *reader) duration(flag string) time.Duration {
+	d, err := time.ParseDuration(r.text(flag))
+	if err != nil {
+		r.bad(flag, "is no time", "write one like 2m")
+	}
+	return d
+}
+
 // pool is the one that the settings with that prefix name, if they do.
 func (r *reader) pool(family string) (p Pool, named bool) {
 	cidr := r.text(family + "-pool-cidr")
@@ -192,7 +208,7 @@ func (r *reader) pool(family string) (p Pool, named bool) {
 }
 
 // complete makes of texts what they mean.
-func (o *Options) complete(names map[string]string) (err error) {
+func (o *Options) complete(names map[string]string) error {
 	r := &reader{texts: o.texts, names: names}
 	c := &o.Config
 	hostname, _ := os.Hostname()
@@ -219,9 +235,7 @@ func (o *Options) complete(names map[string]string) (err error) {
 	} else {
 		c.BGP.RouterID = r.address("router-id")
 	}
-	if c.BGP.RestartTime, err = time.ParseDuration(r.text("bgp-restart-time")); err != nil {
-		r.bad("bgp-restart-time", "is no time", "write one like 2m")
-	}
+	c.BGP.RestartTime = r.duration("bgp-restart-time")
 	c.BGP.Password = r.text("bgp-password")
 	c.VNI, c.VXLANPort = uint32(r.number("vxlan-vni", 1<<24-1)), uint16(r.number("vxlan-port", 65535))
 	if r.err != nil {
@@ -237,7 +251,8 @@ func (o *Options) complete(names map[string]string) (err error) {
 	c.BGP.AS = cmp.Or(uint32(r.number("as", 1<<32-1)), c.BGP.AS)
 	c.BGP.Port = cmp.Or(int(r.number("bgp-port", 65535)), c.BGP.Port)
 	c.BGP.Mesh = cmp.Or(Mesh(r.text("bgp-mesh")), c.BGP.Mesh)
-	return cmp.Or(r.err, o.openStore(r.text("store-dir")))
+	c.Grace = r.duration("grace")
+	return cmp.Or(r.err, o.openStore(r))
 }
 
 func (r *reader) labels(flag string) map[string]string {
@@ -281,23 +296,6 @@ func (r *reader) underlay() (c node.Choice) {
 		r.bad("ip-autodetection", "is no method of ours", "write first-found, interface=PATTERN or can-reach=ADDRESS")
 	}
 	return c
-}
-
-// openStore opens the store that is named.
-func (o *Options) openStore(dir string) (err error) {
-	if dir == "" {
-		return &podweft.FieldError{Field: "--store-dir", Problem: "is missing", Remedy: "name the directory that the nodes share"}
-	}
-	blocks, err := file.New(filepath.Join(dir, "blocks"))
-	if err != nil {
-		return err
-	}
-	nodes, err := NewNodeFiles(filepath.Join(dir, "nodes"))
-	if err != nil {
-		return err
-	}
-	o.Config.Blocks, o.Config.Nodes = blocks, nodes
-	return nil
 }
 
 // logger writes to w, as the options say.

@@ -71,7 +71,7 @@ func TestOptionsSayWhatIsWrong(t *testing.T) {
 		args []string
 		want string
 	}{
-		"no store":      {nil, "--store-dir: is missing"},
+		"no store":      {nil, "--etcd-endpoints: are missing"},
 		"mode":          {[]string{"--ipv4-pool-cidr=10.0.0.0/8", "--ipv4-pool-ipip=Sometimes"}, `--ipv4-pool-ipip: "Sometimes" is no mode`},
 		"family":        {[]string{"--ipv6-pool-cidr=10.0.0.0/8"}, `--ipv6-pool-cidr: "10.0.0.0/8" is of the other family`},
 		"detection":     {[]string{"--ip-autodetection=guess"}, `--ip-autodetection: "guess" is no method of ours`},

@@ -1,11 +1,9 @@
 package calico
 
 import (
-	"context"
 	"crypto/sha256"
 	"net/netip"
 	"path/filepath"
-	"reflect"
 	"slices"
 
 	"github.com/podweft/podweft/bgp"
@@ -37,27 +35,19 @@ func routerID(node string) netip.Addr {
 }
 
 // tell says to the others what the node is and has.
-func (r *run) tell(ctx context.Context, v view) error {
-	n := Node{
-		Name: r.cfg.Node, Underlay: r.self.Underlay, Labels: r.cfg.Labels,
-		VTEP4: vtepMAC(r.cfg.Node, true), VTEP6: vtepMAC(r.cfg.Node, false),
+func (r *run) tell(v view) error {
+	n, err := r.cfg.self(r.self.Underlay)
+	if err != nil {
+		return err
 	}
-	if r.speaker != nil {
-		n.AS, n.Cluster = r.cfg.BGP.AS, r.cfg.BGP.ClusterID
-	}
-	i := slices.IndexFunc(v.nodes, func(o Node) bool { return o.Name == n.Name })
-	if i < 0 || !reflect.DeepEqual(v.nodes[i], n) {
-		if err := r.cfg.Nodes.Put(ctx, n); err != nil {
-			return err
-		}
+	if err := r.member.Publish(n); err != nil {
+		return err
 	}
 	if r.speaker == nil {
 		return nil
 	}
-	if i < 0 { // the mesh has us in it
-		v.nodes = append(slices.Clone(v.nodes), n)
-	}
-	if err := r.speaker.SetPeers(r.peers(v.nodes)); err != nil {
+	nodes := slices.DeleteFunc(slices.Clone(v.nodes), func(f fellow) bool { return f.Name == n.Name })
+	if err := r.speaker.SetPeers(r.peers(append(nodes, fellow{Node: n}))); err != nil { // the mesh has us in it, as we are now
 		return err
 	}
 	ads := make([]bgp.Advertisement, len(v.own))
@@ -68,7 +58,7 @@ func (r *run) tell(ctx context.Context, v view) error {
 }
 
 // peers are those that the node speaks to.
-func (r *run) peers(nodes []Node) []bgp.Peer {
+func (r *run) peers(nodes []fellow) []bgp.Peer {
 	like := bgp.Peer{Port: r.cfg.BGP.Port, Password: r.cfg.BGP.Password, Multihop: meshHops}
 	reflects := map[string]bool{}
 	var speakers []bgp.Node

@@ -18,6 +18,7 @@ import (
 	"github.com/podweft/podweft/examples/calico"
 	"github.com/podweft/podweft/ipam/block/file"
 	"github.com/podweft/podweft/node"
+	rosterfile "github.com/podweft/podweft/roster/file"
 	"github.com/podweft/podweft/testnet"
 )
 
@@ -48,7 +49,7 @@ func (w *world) config(t testing.TB, n *testnet.Node, pools []calico.Pool) calic
 	t.Helper()
 	blocks, err := file.New(filepath.Join(w.dir, "blocks"))
 	require.NoError(t, err)
-	nodes, err := calico.NewNodeFiles(filepath.Join(w.dir, "nodes"))
+	nodes, err := rosterfile.New(filepath.Join(w.dir, "nodes"))
 	require.NoError(t, err)
 	state := filepath.Join(w.dir, n.Name)
 	return calico.Config{

@@ -1,0 +1,77 @@
+package calico
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/bgp"
+	"github.com/podweft/podweft/roster"
+	"github.com/podweft/podweft/subnet"
+	"github.com/podweft/podweft/vxlan"
+)
+
+// fellow is another node, as far as routes and sessions follow from it.
+type fellow struct {
+	roster.Node
+	vteps map[bool]podweft.MAC // of its VXLAN links, by whether they are over IPv4
+}
+
+// vtep is the MAC of the node's VXLAN link that has an underlay address of a's family; zero if nobody has told of one.
+func (f fellow) vtep(a netip.Addr) podweft.MAC { return f.vteps[a.Is4()] }
+
+// speaks is the node as one of a BGP mesh.
+func (f fellow) speaks() bgp.Node { return bgp.Node{Name: f.Name, AS: f.AS, Addrs: f.Underlay} }
+
+// fellowsOf reads what nodes tell of themselves. What makes no sense is left out and is among the problems.
+func fellowsOf(nodes roster.Nodes) (all []fellow, problems []string) {
+	for _, n := range nodes {
+		if n.Problem != nil {
+			problems = append(problems, fmt.Sprintf("node %s: %s", n.Name, oneLine(n.Problem)))
+			continue
+		}
+		f := fellow{n, map[bool]podweft.MAC{}}
+		for v4, raw := range map[bool]json.RawMessage{true: n.Data.V4, false: n.Data.V6} {
+			var data vxlan.LeaseData
+			if len(raw) == 0 {
+				continue
+			}
+			if err := json.Unmarshal(raw, &data); err != nil {
+				problems = append(problems, fmt.Sprintf("node %s: VTEP: %s", n.Name, oneLine(err)))
+			} else {
+				f.vteps[v4] = data.VtepMAC
+			}
+		}
+		all = append(all, f)
+	}
+	return all, problems
+}
+
+// self is what this node tells of itself: to be reached over VXLAN too, in the form that flannel's nodes have for that.
+func (c Config) self(underlay subnet.Addrs) (n roster.Node, err error) {
+	n = roster.Node{Name: c.Node, Underlay: underlay, Backend: vxlan.Type, Labels: c.Labels}
+	if c.Routes == ByBGP {
+		n.AS, n.Cluster = c.BGP.AS, c.BGP.ClusterID
+	}
+	for v4, raw := range map[bool]*json.RawMessage{true: &n.Data.V4, false: &n.Data.V6} {
+		if *raw, err = json.Marshal(vxlan.LeaseData{VNI: c.VNI, VtepMAC: vtepMAC(c.Node, v4)}); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// vtepMAC is the MAC of a node's VXLAN link: always the same, so that a node that starts anew is where its peers look for it.
+func vtepMAC(node string, v4 bool) podweft.MAC {
+	family := "6"
+	if v4 {
+		family = "4"
+	}
+	sum := sha256.Sum256([]byte("podweft-calico vtep" + family + " " + node))
+	var m podweft.MAC
+	copy(m[:], sum[:])
+	m[0] = m[0]&^0x01 | 0x02 // one station's, locally administered
+	return m
+}
