@@ -32,7 +32,8 @@ type cluster struct {
 	tenants []*cluster // on the same machines
 	// policing is who may call whom; nil if nobody asked for policies.
 	policing *policing
-	dir      string // for files: the addresses each node has given out
+	racked   *racked // with --network calico
+	dir      string  // for files: the addresses each node has given out
 
 	running *errgroup.Group // the nodes' agents
 	stop    context.CancelFunc

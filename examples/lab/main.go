@@ -17,6 +17,7 @@
 //	trace.go    a packet's way, as the kernel's tables have it
 //	policy.go   who may call whom, for --policy
 //	tenants.go  several networks with the same addresses, for --tenants
+//	racked.go   blocks, BGP and routed pods over two racks, for --network calico
 //
 // The cluster lives in one process and its leases in memory. It shows how things work, not how to deploy them.
 package main
@@ -41,6 +42,9 @@ const (
 )
 
 func main() {
+	if isRacked(os.Args[1:]) {
+		os.Exit(runRacked(os.Args[1:]))
+	}
 	// Before anything else: from here on the program is root in a network of its own.
 	if err := testnet.Enter(); err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)

@@ -31,6 +31,7 @@ Builds a pod network of many nodes on this machine, as an ordinary user, shows h
       --pods N           pods on each of them (2)
       --backend TYPE     how packets travel between nodes: vxlan, host-gw or udp (what net-conf.json says)
       --net-conf FILE    the network's net-conf.json, as flannel's (10.244.0.0/16 and fd00:244::/48 over vxlan)
+      --network calico   another network: two racks, blocks, BGP, routed pods (lab --network calico --help)
       --tenants N        besides, N networks side by side on the same nodes, with the same addresses in each (0)
       --policy FILE...   besides, who may call whom with NetworkPolicies in force (YAML, of several documents too)
       --sample N         ping that many pairs of pods rather than all of them (all, up to 10000)

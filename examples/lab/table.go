@@ -40,6 +40,9 @@ func vteps(published subnet.Data) string {
 
 // podTable is the whole cluster: nodes, leases, pods and addresses.
 func (c *cluster) podTable() table {
+	if c.racked != nil {
+		return c.racked.table()
+	}
 	var t table
 	t.head("node", "lease", "pod", "addresses")
 	for _, m := range c.members {

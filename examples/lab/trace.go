@@ -45,6 +45,10 @@ type tracer struct {
 
 // trace finds the way from a pod's address to another pod's. What was found out before an error is returned with it.
 func (c *cluster) trace(ctx context.Context, from, to *pod, dst netip.Addr) ([]hop, error) {
+	if c.racked != nil {
+		t, err := c.racked.traceRouted(ctx, from, to, dst)
+		return t.hops, err
+	}
 	t := &tracer{c: c, from: from, to: to, src: address(from.addresses, dst), dst: dst}
 	// The first packet makes the kernels look for their neighbours; only then is there something to read.
 	if _, err := from.machine.Ping(ctx, dst); err != nil {
