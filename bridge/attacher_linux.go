@@ -88,7 +88,11 @@ func (a *Attacher) connect(ctx context.Context, v *veth, pod *cable.Pod, made bo
 			return at, err
 		}
 	}
-	if err := a.node.Do(ctx, v.hostSteps()...); err != nil {
+	limit, err := v.LimitHost(ctx, a.node)
+	if err != nil {
+		return at, err
+	}
+	if err := a.node.Do(ctx, append(v.hostSteps(), limit...)...); err != nil {
 		return at, err
 	}
 	if err := pod.Complete(ctx, want); err != nil {

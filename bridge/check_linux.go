@@ -35,7 +35,7 @@ func (a *Attacher) Check(ctx context.Context, b Bridge, p Port) error {
 	if err := v.Look(ctx, a.node, pod); err != nil {
 		return err
 	}
-	return errors.Join(v.checkHost(), v.setup().Check(ctx, pod))
+	return errors.Join(v.checkHost(), v.CheckHost(ctx, a.node), v.setup().Check(ctx, pod))
 }
 
 func (a *Attacher) checkBridge(b Bridge) (nl.Link, error) {

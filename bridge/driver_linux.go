@@ -276,8 +276,12 @@ func (a *Attacher) portLacks(ctx context.Context, b Bridge, br nl.Link, p Port) 
 	if err := v.Look(ctx, a.node, pod); err != nil {
 		return nil, err
 	}
+	limit, err := v.LimitHost(ctx, a.node)
+	if err != nil {
+		return nil, err
+	}
 	lacking, err := pod.Lacking(ctx, v.setup())
-	return append(v.hostSteps(), lacking.Steps()...), err
+	return slices.Concat(v.hostSteps(), limit, lacking.Steps()), err
 }
 
 func stepsText(steps []cable.Step) string {

@@ -57,6 +57,15 @@ type Port struct {
 	Hairpin bool
 	// Isolated keeps the port from exchanging frames with other isolated ones; it reaches the node and what is behind it.
 	Isolated bool
+	// Ingress limits what reaches the pod, and Egress what it sends: each a token bucket on the end of the pair that the packets
+	// leave by. The pod's own can take Egress off if it may change its links (CAP_NET_ADMIN).
+	Ingress, Egress Limit
+}
+
+// Limit is how much may pass a port in one direction. The zero Limit is none.
+type Limit struct {
+	Rate  uint64 // bits per second
+	Burst uint64 // bits that pass at once after a while without any; 0 means a hundredth of a second's, and at least 128 KiB
 }
 
 // Route is one of a pod.

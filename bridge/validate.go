@@ -45,6 +45,8 @@ func (p Port) Validate() error {
 	for i, r := range p.Routes {
 		checkRoute(&f, fmt.Sprintf("Port.Routes[%d]", i), r)
 	}
+	f.Limit("Port.Ingress", cable.Limit(p.Ingress))
+	f.Limit("Port.Egress", cable.Limit(p.Egress))
 	return f.Err()
 }
 

@@ -22,6 +22,7 @@ func (a *Attacher) veth(b Bridge, br nl.Link, p Port) *veth {
 		Host: a.node.HostEnd(p.id(), p.MTU), Peer: nl.Link{Name: p.Name, Kind: "veth", MAC: p.MAC, MTU: p.MTU}, NetNS: p.NetNS,
 	}}
 	v.Host.Master = br.Index
+	v.Ingress, v.Egress = cable.Limit(p.Ingress), cable.Limit(p.Egress)
 	return v
 }
 

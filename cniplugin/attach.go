@@ -43,10 +43,6 @@ func (t *task) add() (*types100.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.RuntimeConfig.Bandwidth != nil && *c.RuntimeConfig.Bandwidth != (bandwidth{}) {
-		return nil, unsupported("runtimeConfig.bandwidth", *c.RuntimeConfig.Bandwidth,
-			"take the capability away and put the bandwidth plugin of the reference set behind this one")
-	}
 
 	var undo []func() error
 	give, err := t.allocate(n)

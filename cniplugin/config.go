@@ -77,7 +77,7 @@ type runtimeConfig struct {
 	MAC          string        `json:"mac"`
 	IPRanges     [][]ipRange   `json:"ipRanges"`
 	DNS          types.DNS     `json:"dns"`
-	Bandwidth    *bandwidth    `json:"bandwidth"`
+	Bandwidth    bandwidth     `json:"bandwidth"`
 }
 
 type portMapping struct {
@@ -88,8 +88,8 @@ type portMapping struct {
 }
 
 type bandwidth struct {
-	IngressRate  uint64 `json:"ingressRate"` // bits per second
-	IngressBurst uint64 `json:"ingressBurst"`
+	IngressRate  uint64 `json:"ingressRate"`  // bits per second, to the pod
+	IngressBurst uint64 `json:"ingressBurst"` // bits
 	EgressRate   uint64 `json:"egressRate"`
 	EgressBurst  uint64 `json:"egressBurst"`
 }

@@ -47,6 +47,7 @@
 //
 // A network is one owner: its links and tables bear its name, and two networks cannot share a bridge. Addresses and records
 // lie below [DefaultStateDir], and not where host-local has them. Masquerading is per node, not per pod: a network's table
-// stays when its last pod has gone. VLANs, MAC spoof checks and bandwidth limits are refused, with the code for a field that
-// is not supported; chain the reference plugins for them.
+// stays when its last pod has gone. VLANs and MAC spoof checks are refused, with the code for a field that is not
+// supported; chain the reference plugins for them. What a pod sends is limited at its own end of the pair, where a pod that may
+// change its links can take the limit off: chain the bandwidth plugin for such.
 package cniplugin

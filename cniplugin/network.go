@@ -182,6 +182,17 @@ func (c *config) mac(args map[string]string) (podweft.MAC, error) {
 	return podweft.MAC{}, nil
 }
 
+// ingress and egress are the limits that the runtime asks for, of what reaches the pod and what it sends.
+func (c *config) ingress() bridge.Limit {
+	b := c.RuntimeConfig.Bandwidth
+	return bridge.Limit{Rate: b.IngressRate, Burst: b.IngressBurst}
+}
+
+func (c *config) egress() bridge.Limit {
+	b := c.RuntimeConfig.Bandwidth
+	return bridge.Limit{Rate: b.EgressRate, Burst: b.EgressBurst}
+}
+
 // given is one address that a pod got, and the way out from it.
 type given struct {
 	prefix  netip.Prefix

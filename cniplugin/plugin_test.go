@@ -83,9 +83,8 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 			"no subnet lease yet: is podweft-flannel running? looked for " + missing},
 		{"a VLAN", "podweft-cni", "ADD", map[string]any{"vlan": 7}, cniplugin.CodeField,
 			`field "vlan" with value 7 is not supported: leave it out, or name the bridge plugin of the reference set as type`},
-		{"bandwidth", "podweft-cni", "ADD", map[string]any{"runtimeConfig": map[string]any{"bandwidth": map[string]any{"ingressRate": 1}}},
-			cniplugin.CodeField, `field "runtimeConfig.bandwidth" with value {1 0 0 0} is not supported: ` +
-				"take the capability away and put the bandwidth plugin of the reference set behind this one"},
+		{"a burst of nothing", "podweft-cni", "ADD", map[string]any{"runtimeConfig": map[string]any{"bandwidth": map[string]any{"egressBurst": 800}}},
+			cniplugin.CodeConfig, `Port.Egress.Burst: 800 is a burst without a rate: give a rate too, or neither`},
 		{"no subnet", "podweft-cni", "ADD", map[string]any{"ipam": map[string]any{"subnet": "ten"}}, cniplugin.CodeConfig,
 			`ipam.ranges[0][0].subnet: "ten" is not a subnet: write one like 10.244.1.0/24`},
 		{"delegate.name", "flannel", "ADD", map[string]any{"delegate": map[string]any{"name": "x"}}, cniplugin.CodeConfig,

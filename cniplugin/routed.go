@@ -61,7 +61,10 @@ func (c *config) same(told, given netip.Prefix) bool {
 
 // port is what the driver is asked for. Whatever way the configuration names, the node is the only one.
 func (w *routed) port(n *network, addresses []given) ptp.Port {
-	p := ptp.Port{Container: w.container, NetNS: w.netns, Name: w.ifname, MTU: n.mtu, Routes: []netip.Prefix{}}
+	p := ptp.Port{
+		Container: w.container, NetNS: w.netns, Name: w.ifname, MTU: n.mtu, Routes: []netip.Prefix{},
+		Ingress: ptp.Limit(w.config.ingress()), Egress: ptp.Limit(w.config.egress()),
+	}
 	for _, a := range addresses {
 		p.Addresses = append(p.Addresses, a.prefix.Addr())
 	}

@@ -76,7 +76,11 @@ func (a *Attacher) connect(ctx context.Context, v *veth, pod *cable.Pod, made bo
 			return at, err
 		}
 	}
-	steps := v.linkSteps()
+	limit, err := v.LimitHost(ctx, a.node)
+	if err != nil {
+		return at, err
+	}
+	steps := append(v.linkSteps(), limit...)
 	for _, addr := range v.addresses() {
 		steps = append(steps, cable.AddAddress(v.Host.Name, addr))
 	}

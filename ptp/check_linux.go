@@ -28,7 +28,7 @@ func (a *Attacher) Check(ctx context.Context, p Port) error {
 	if err := v.Look(ctx, a.node, pod); err != nil {
 		return err
 	}
-	return errors.Join(a.checkHost(ctx, v), v.setup().Check(ctx, pod))
+	return errors.Join(a.checkHost(ctx, v), v.CheckHost(ctx, a.node), v.setup().Check(ctx, pod))
 }
 
 func (a *Attacher) checkHost(ctx context.Context, v *veth) error {

@@ -84,7 +84,7 @@ func (d *Driver) compare(ctx context.Context, spec Spec) (*pass, error) {
 		for _, n := range v.neighbors() {
 			i.neighbors[n.NeighborKey] = n
 		}
-		p.port(v)
+		p.port(ctx, v)
 	}
 	for _, l := range spec.local() {
 		p.route(nl.Route{RouteKey: keyOf(l), Protocol: protocolOf(d.pods.node.Owner), Type: unix.RTN_BLACKHOLE}, "")
@@ -104,7 +104,7 @@ func (d *Driver) read(more int) {
 }
 
 // port compares one.
-func (p *pass) port(v *veth) {
+func (p *pass) port(ctx context.Context, v *veth) {
 	switch {
 	case v.Have.Index == 0:
 		p.attach(v)
@@ -113,7 +113,11 @@ func (p *pass) port(v *veth) {
 		p.refuse("link "+v.Host.Name, cable.Conflict(v.Have.Link))
 		return
 	}
-	for _, s := range v.linkSteps() {
+	limit, err := v.LimitHost(ctx, p.pods.node)
+	if err != nil {
+		p.refuse("link "+v.Host.Name, err)
+	}
+	for _, s := range append(v.linkSteps(), limit...) {
 		p.add(podweft.Update, s.Object, "", todo{request: s.Request})
 	}
 	for _, a := range v.addresses() {

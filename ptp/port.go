@@ -38,6 +38,15 @@ type Port struct {
 	// Routes are what the pod reaches through the node. Nil means everything, in each family that the pod has an address of;
 	// an empty list that is not nil means none.
 	Routes []netip.Prefix
+	// Ingress limits what reaches the pod, and Egress what it sends: each a token bucket on the end of the pair that the packets
+	// leave by. The pod's own can take Egress off if it may change its links (CAP_NET_ADMIN).
+	Ingress, Egress Limit
+}
+
+// Limit is how much may pass a port in one direction. The zero Limit is none.
+type Limit struct {
+	Rate  uint64 // bits per second
+	Burst uint64 // bits that pass at once after a while without any; 0 means a hundredth of a second's, and at least 128 KiB
 }
 
 // Attached is a port as it is.
@@ -88,6 +97,8 @@ func (p Port) Validate() error {
 			f.Add(field, r, "is of a family that the port has no address of", "leave it out")
 		}
 	}
+	f.Limit("Port.Ingress", cable.Limit(p.Ingress))
+	f.Limit("Port.Egress", cable.Limit(p.Egress))
 	return f.Err()
 }
 

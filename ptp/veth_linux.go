@@ -32,6 +32,7 @@ func newVeth(node *cable.Node, p Port) *veth {
 		port: p, protocol: protocolOf(node.Owner),
 		Pair: cable.Pair{
 			Host: node.HostEnd(p.id(), p.MTU), Peer: nl.Link{Name: p.Name, Kind: "veth", MAC: p.MAC, MTU: p.MTU}, NetNS: p.NetNS,
+			Ingress: cable.Limit(p.Ingress), Egress: cable.Limit(p.Egress),
 		},
 	}
 }

@@ -62,7 +62,7 @@ func (s Setup) Check(ctx context.Context, pod *Pod) error {
 	if err != nil {
 		return err
 	}
-	var errs []error
+	errs := []error{pod.CheckLimit(ctx, peer, s.limit)}
 	if !peer.Up {
 		errs = append(errs, Missing("link "+peer.Name+" up"))
 	}

@@ -15,6 +15,8 @@ import (
 type Pair struct {
 	Host, Peer nl.Link
 	NetNS      string  // of the pod
+	Ingress    Limit   // of what reaches the pod: it leaves Host
+	Egress     Limit   // of what the pod sends: it leaves Peer
 	Have       nl.Port // Host as it is
 }
 

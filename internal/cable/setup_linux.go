@@ -20,6 +20,7 @@ const loopback = 1
 type Setup struct {
 	peer      nl.Link // the pod's end of the pair
 	up        []nl.Link
+	limit     Limit // of what leaves peer
 	Addresses []nl.Address
 	Neighbors []nl.Neighbor
 	Routes    []nl.Route
@@ -27,11 +28,12 @@ type Setup struct {
 
 // Setup returns one that has nothing but the links up.
 func (p *Pair) Setup() Setup {
-	return Setup{peer: p.Peer, up: []nl.Link{{Index: loopback, Name: "lo"}, p.Peer}}
+	return Setup{peer: p.Peer, up: []nl.Link{{Index: loopback, Name: "lo"}, p.Peer}, limit: p.Egress}
 }
 
 // Steps are in the order in which the kernel accepts them: a route needs its gateway's subnet, and that an address.
 func (s Setup) Steps() (steps []Step) {
+	steps = SetLimit(s.peer, s.limit)
 	for _, l := range s.up {
 		steps = append(steps, SetUp(l))
 	}
@@ -60,7 +62,7 @@ func (p *Pod) Complete(ctx context.Context, s Setup) error {
 
 // Lacking returns the part of s that the pod lacks. Something else in a part's place is [podweft.ErrConflict].
 func (p *Pod) Lacking(ctx context.Context, s Setup) (Setup, error) {
-	for _, leave := range []func(context.Context, *Setup) error{p.addresses, p.links, p.neighbors, p.routes} {
+	for _, leave := range []func(context.Context, *Setup) error{p.addresses, p.links, p.limit, p.neighbors, p.routes} {
 		if err := leave(ctx, &s); err != nil {
 			return s, err
 		}
@@ -84,6 +86,14 @@ func (p *Pod) links(_ context.Context, s *Setup) error {
 	}
 	s.up = down
 	return nil
+}
+
+func (p *Pod) limit(ctx context.Context, s *Setup) error {
+	limited, err := p.Limited(ctx, s.peer, s.limit)
+	if limited {
+		s.limit = Limit{}
+	}
+	return err
 }
 
 func linkText(l nl.Link) string {

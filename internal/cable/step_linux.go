@@ -21,6 +21,8 @@ type Step struct {
 	Device string
 	// Fine is the error that means "already so".
 	Fine error
+	// Lacking is the error that means that the kernel does not know such objects.
+	Lacking error
 }
 
 // AddAddress puts a on its link, whose name is dev.
@@ -134,6 +136,8 @@ func (s Step) explain(err error) error {
 		err = fmt.Errorf("%w: %w", podweft.ErrConflict, err)
 	case s.Device != "" && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT)):
 		err = fmt.Errorf("%w: no IPv6: %w", podweft.ErrNotSupported, err)
+	case s.Lacking != nil && errors.Is(err, s.Lacking):
+		err = fmt.Errorf("%w: %w", podweft.ErrNotSupported, err)
 	}
 	return &podweft.OpError{Op: s.Op, Object: podweft.Named(s.Object), Err: err}
 }

@@ -228,12 +228,16 @@ func (c *Conn) dump(ctx context.Context, kind uint16, body func(m *message), res
 
 // get asks for one thing and calls each for its body, which is only valid during the call.
 func (c *Conn) get(ctx context.Context, kind uint16, body func(m *message), each func(body []byte)) error {
+	return c.getFlagged(ctx, kind, 0, body, each)
+}
+
+func (c *Conn) getFlagged(ctx context.Context, kind, flags uint16, body func(m *message), each func(body []byte)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	_, err := c.ask(kind, unix.NLM_F_ACK, body, each) // the acknowledgement ends the answer, as DONE ends a listing
+	_, err := c.ask(kind, flags|unix.NLM_F_ACK, body, each) // the acknowledgement ends the answer, as DONE ends a listing
 	return err
 }
 
