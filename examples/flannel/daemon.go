@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/adopt"
 	"github.com/podweft/podweft/examples/flannel/embedded"
 	"github.com/podweft/podweft/node"
@@ -60,6 +62,27 @@ func (o *Options) together(ctx context.Context, log *slog.Logger) error {
 		return o.run(ctx, log, &h)
 	})
 	return group.Wait()
+}
+
+// serveAlone runs etcd until ctx ends: on a node that is to have no pods.
+func (o *Options) serveAlone(ctx context.Context) error {
+	if o.Server.Client == "" {
+		return &podweft.FieldError{Field: "--etcd-listen", Problem: "is missing", Remedy: "give the URL that nodes reach etcd at"}
+	}
+	server, err := o.serve(ctx, o.Logger)
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer server.Stop()
+	select {
+	case err := <-server.Failed():
+		return fmt.Errorf("embedded etcd: %w", err)
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 func (o *Options) serve(ctx context.Context, log *slog.Logger) (*embedded.Server, error) {
@@ -173,5 +196,7 @@ func (o *Options) announce(ctx context.Context, log *slog.Logger, n *node.Node) 
 		return err
 	}
 	log.InfoContext(ctx, "ready", "subnet", pods.Prefixes, "mtu", pods.MTU, "peers", s.Peers, "failing", len(s.Backend.Failing))
+	// Listing and programming thousands of peers at once took more than they will ever need again.
+	debug.FreeOSMemory()
 	return nil
 }

@@ -86,6 +86,12 @@ var metrics = []struct {
 	{describe("peers", "Other nodes with a lease."), func(s node.Status) float64 { return float64(s.Peers) }, prometheus.GaugeValue},
 	{describe("leases_left_out", "Leases of other nodes that make no sense."), func(s node.Status) float64 { return float64(len(s.Problems)) }, prometheus.GaugeValue},
 	{describe("objects_failing", "Objects of the kernel that could not be made."), func(s node.Status) float64 { return float64(len(s.Backend.Failing)) }, prometheus.GaugeValue},
+	{describe("in_force", "1 when the kernel has all that follows from the leases known now."), func(s node.Status) float64 {
+		if s.Ready && s.Backend.Last.Generation == s.Backend.Generation && s.Backend.Last.Err == nil {
+			return 1
+		}
+		return 0
+	}, prometheus.GaugeValue},
 	{describe("passes_total", "How often the backend compared the kernel with what should be there."), func(s node.Status) float64 { return float64(s.Backend.Passes) }, prometheus.CounterValue},
 	{describe("repairs_total", "Objects that were right, were changed by somebody else and were put right again."), func(s node.Status) float64 { return float64(s.Backend.Drift) }, prometheus.CounterValue},
 	{describe("last_pass_seconds", "How long the last comparison took."), func(s node.Status) float64 { return s.Backend.Last.Duration.Seconds() }, prometheus.GaugeValue},

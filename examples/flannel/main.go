@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 )
@@ -18,6 +19,7 @@ const usage = `podweft-flannel [flags] [command]: this node's part in a pod netw
   plan          show what a start would change, and change nothing
   cleanup       remove what the daemon made on this node
   docker-opts   write Docker's options, from the subnet that the daemon has
+  etcd          run an etcd and nothing else, where --etcd-listen says
   install       install the CNI plugin on this node
 
 Each flag can also be given in the environment: --ip-masq as FLANNELD_IP_MASQ=true.
@@ -29,6 +31,9 @@ Each flag can also be given in the environment: --ip-masq as FLANNELD_IP_MASQ=tr
 func Main(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50) // every node of a cluster spends the memory, and hardly any processor time
+	}
 	return run(ctx, args, os.Getenv, stdout, stderr)
 }
 
@@ -56,6 +61,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		err = o.plan(ctx, stdout)
 	case "cleanup":
 		err = o.cleanup(ctx, stdout)
+	case "etcd":
+		err = o.serveAlone(ctx)
 	case "install":
 		err = o.cni.install()
 	case "docker-opts":
