@@ -32,7 +32,7 @@ type answer struct {
 
 // isCommand reports whether a word of the command line is for the lab that is running.
 func isCommand(word string) bool {
-	return slices.Contains([]string{"show", "exec", "ping", "trace", "policy", "why", "label"}, word)
+	return slices.Contains([]string{"show", "exec", "ping", "trace", "policy", "why", "label", "agents", "start"}, word)
 }
 
 // ask sends the command to the running lab, prints its answer and returns the exit status.

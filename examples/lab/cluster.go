@@ -26,6 +26,7 @@ import (
 type cluster struct {
 	network *subnet.Network
 	store   subnet.Store // who has which pod subnet; all nodes share it
+	etcd    *etcd        // the store instead, with --store etcd; else nil
 	fabric  *testnet.Fabric
 	members []*member
 	tenant  *tenant    // whose network it is, on machines that others share; nil if it is the lab's own
@@ -44,7 +45,7 @@ type cluster struct {
 type member struct {
 	machine *testnet.Node // its network namespace
 	backend *backend
-	agent   *node.Node
+	agent   agent
 	pods    []*pod
 }
 
@@ -129,20 +130,24 @@ func (c *cluster) join(ctx context.Context, joining ...*member) error {
 
 // start runs a node's agent. This is all it takes to make a machine part of a pod network.
 func (c *cluster) start(ctx context.Context, m *member) (err error) {
+	if c.etcd != nil {
+		return c.startDaemon(ctx, m)
+	}
 	netns := m.machine.NetNS()
 	if m.backend, err = newBackend(c.network.Backend.Type, netns, c.tenant); err != nil {
 		return err
 	}
 	c.open = append(c.open, m.backend.driver)
-	m.agent, err = node.New(node.Config{
+	n, err := node.New(node.Config{
 		Name: m.machine.Name, Underlay: node.Choice{Name: "eth0"}, NetNS: netns,
 		Store: c.store, Backend: m.backend, Masquerade: c.tenant == nil,
 	})
 	if err != nil {
 		return err
 	}
+	m.agent = n
 	c.running.Go(func() error {
-		if err := m.agent.Run(ctx); err != nil {
+		if err := n.Run(ctx); err != nil {
 			return fmt.Errorf("%s: %w", m.machine.Name, err)
 		}
 		return nil
@@ -154,7 +159,7 @@ func (c *cluster) start(ctx context.Context, m *member) (err error) {
 func (m *member) settled(others int) bool {
 	s := m.agent.Status()
 	last := s.Backend.Last
-	return s.Ready && s.Peers == others && last.Generation == s.Backend.Generation && last.Err == nil
+	return s.Ready && s.Lease != nil && s.Peers == others && last.Generation == s.Backend.Generation && last.Err == nil
 }
 
 // patience bounds the wait for something that takes milliseconds.

@@ -18,8 +18,9 @@
 //	policy.go   who may call whom, for --policy
 //	tenants.go  several networks with the same addresses, for --tenants
 //	racked.go   blocks, BGP and routed pods over two racks, for --network calico
+//	daemon.go   agents that are processes of their own, for --store etcd
 //
-// The cluster lives in one process and its leases in memory. It shows how things work, not how to deploy them.
+// Else the cluster lives in one process and its leases in memory. It shows how things work, not how to deploy them.
 package main
 
 import (
@@ -29,8 +30,6 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-
-	"github.com/podweft/podweft/testnet"
 )
 
 // The exit statuses of the lab.
@@ -46,7 +45,7 @@ func main() {
 		os.Exit(runRacked(os.Args[1:]))
 	}
 	// Before anything else: from here on the program is root in a network of its own.
-	if err := testnet.Enter(); err != nil {
+	if err := enter(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
 		os.Exit(exitFailed)
 	}
@@ -80,6 +79,7 @@ func run(args []string) int {
 
 // take builds the cluster, makes the tour, does what was asked for besides, and clears up.
 func (o options) take(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, tidy()) }()
 	c, ctx, err := newCluster(ctx, o.network)
 	if err != nil {
 		return err

@@ -32,6 +32,7 @@ Builds a pod network of many nodes on this machine, as an ordinary user, shows h
       --backend TYPE     how packets travel between nodes: vxlan, host-gw or udp (what net-conf.json says)
       --net-conf FILE    the network's net-conf.json, as flannel's (10.244.0.0/16 and fd00:244::/48 over vxlan)
       --network calico   another network: two racks, blocks, BGP, routed pods (lab --network calico --help)
+      --store STORE      where leases are kept: memory, or etcd with each node's agent a process of its own (memory)
       --tenants N        besides, N networks side by side on the same nodes, with the same addresses in each (0)
       --policy FILE...   besides, who may call whom with NetworkPolicies in force (YAML, of several documents too)
       --sample N         ping that many pairs of pods rather than all of them (all, up to 10000)
@@ -46,6 +47,11 @@ In the shell of --keep:
   lab ping FROM TO       from a pod to another, or to "outside"
   lab trace FROM TO [6]  one packet's way, with the entry that decided each hop
 
+with --store etcd:
+
+  lab agents             the nodes' agents, processes that kill -9 may hit
+  lab start NODE         start an agent again
+
 and with --policy:
 
   lab policy             who may call whom, tried now
@@ -58,6 +64,7 @@ type options struct {
 	nodes, pods int
 	tenants     int
 	sample      int
+	store       string
 	network     *subnet.Network
 	policies    *policy.Model // nil if none were named
 	json, keep  bool
@@ -82,6 +89,7 @@ func parse(args []string) (options, error) {
 	f.IntVar(&o.pods, "pods", 2, "")
 	f.IntVar(&o.tenants, "tenants", 0, "")
 	f.IntVar(&o.sample, "sample", 0, "")
+	f.StringVar(&o.store, "store", storeMemory, "")
 	f.StringVar(&backend, "backend", "", "")
 	f.StringVar(&file, "net-conf", "", "")
 	f.Func("policy", "", func(name string) error {
@@ -113,8 +121,10 @@ func parse(args []string) (options, error) {
 			Remedy: fmt.Sprintf("use %d pods in all, or fewer", mostCast),
 		}
 	}
-	o.network, err = loadNetwork(file, backend)
-	return o, err
+	if o.network, err = loadNetwork(file, backend); err != nil {
+		return o, err
+	}
+	return o, o.validStore()
 }
 
 func (o options) validate() error {

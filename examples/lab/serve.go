@@ -18,12 +18,13 @@ import (
 // server answers the shell's `lab`.
 type server struct {
 	c    *cluster
-	path string // of its socket
-	stop func() // returns when nothing of it runs any more
+	path string          // of its socket
+	life context.Context // the lab's
+	stop func()          // returns when nothing of it runs any more
 }
 
 func serve(ctx context.Context, c *cluster) (*server, error) {
-	s := &server{c: c, path: filepath.Join(c.dir, "socket")}
+	s := &server{c: c, path: filepath.Join(c.dir, "socket"), life: ctx}
 	listener, err := net.Listen("unix", s.path)
 	if err != nil {
 		return nil, err
@@ -79,6 +80,10 @@ func (s *server) answer(ctx context.Context, r request) answer {
 		err = s.policy(ctx, out)
 	case "why":
 		err = s.why(out, args)
+	case "agents":
+		err = s.agents(out)
+	case "start":
+		err = s.start(ctx, out, args)
 	case "label":
 		err = s.label(ctx, args)
 	default:

@@ -40,6 +40,12 @@ func (c *cluster) shell(ctx context.Context, out printer) error {
 		{fmt.Sprintf("lab exec %s %s", first.machine.Name, sabotage), "break something, and ping again"},
 		{"exit", "and everything is gone"},
 	}
+	if c.etcd != nil {
+		commands = slices.Insert(commands, len(commands)-1, [][2]string{
+			{"lab agents", "the nodes' agents, which are processes: kill -9 one, and ping again"},
+			{"lab start " + first.machine.Name, "start it again"},
+		}...)
+	}
 	if c.policing != nil {
 		commands = slices.Insert(commands, len(commands)-1, [][2]string{
 			{"lab policy", "who may call whom, tried now"},

@@ -108,8 +108,13 @@ func (t *tour) join(ctx context.Context) error {
 	last := len(t.c.members) - 1
 	t.begin("Leases: every node claims a subnet for its pods")
 	t.say("Its agent asks the store for a free subnet of %s, and publishes how\n"+
-		"other nodes reach it. Here the store is memory; subnet.Store is what any other has to be.", t.networks())
+		"other nodes reach it. %s", t.networks(), t.o.keeps())
 	began := time.Now()
+	if t.o.store == storeEtcd {
+		if err := t.c.startEtcd(ctx); err != nil {
+			return err
+		}
+	}
 	if err := t.c.join(ctx, t.c.members[:last]...); err != nil {
 		return err
 	}
@@ -125,7 +130,7 @@ func (t *tour) join(ctx context.Context) error {
 
 func (t *tour) overlay(ctx context.Context, m *member) error {
 	t.say("Everybody's leases are compiled into a Spec, and a driver makes the kernel agree with it.\n"+
-		"This is the dry run (Driver.Plan) of %s, which joined last, on its untouched kernel.\n", m.machine.Name)
+		"This is the dry run (%s) of %s, which joined last, on its untouched kernel.\n", t.o.dryRun(), m.machine.Name)
 	if t.c.network.Backend.Type == vxlan.Type {
 		t.say("%s", t.out.paint(dim, "(The device names are flannel's: its nodes and these understand each other.)"))
 	}
@@ -298,6 +303,7 @@ func (t *tour) next() {
 		{run + " --net-conf FILE", "your own net-conf.json"},
 		{run + " --policy FILE", "who may call whom with your NetworkPolicies, and why"},
 		{run + " --tenants 2", "besides, two networks with the same addresses"},
+		{run + " --store etcd --keep", "agents that are processes of their own: kill one"},
 		{run + " --json", "for scripts"},
 	})
 	t.say("\nIts source is meant to be read; begin with examples/lab/cluster.go.")
