@@ -1,7 +1,9 @@
-// Podweft-policy answers questions about NetworkPolicies from their YAML files, without a cluster and without privileges:
+// Podweft-policy answers questions about NetworkPolicies from their YAML files, without a cluster and without privileges, or from what
+// is in a cluster:
 //
 //	podweft-policy check policies.yaml pods.yaml          # what is wrong with them, and what is probably not meant
 //	podweft-policy why client web tcp/80 *.yaml           # would it come through, and which rule decides
+//	podweft-policy why --kubeconfig ~/.kube/config shop/web shop/db 5432
 //	podweft-policy diff old.yaml new.yaml                 # which connections change
 //	podweft-policy rules --node node-1 *.yaml             # the nftables rules of a node; --iptables for those
 package main
@@ -28,6 +30,8 @@ const usage = `Usage: podweft-policy COMMAND ...
 
   check FILE...               validate, and warn of what cannot work as it was meant
   why SRC DST PORT FILE...    whether a connection comes through, and which policy, rule and peer decide
+  why --kubeconfig FILE SRC DST PORT
+                              the same of the policies and pods that are in the cluster now
   diff OLD NEW                which connections change; each of the two is a file or a directory
   rules [--node N] [--iptables] FILE...
                               the rules for the pods of a node, for nft, or for ipset and iptables-restore
@@ -46,15 +50,19 @@ var errProblem = errors.New("problem")
 
 // program is where a command reads and writes.
 type program struct {
-	in  io.Reader
-	out io.Writer
+	in   io.Reader
+	out  io.Writer
+	errs io.Writer
 }
+
+// note says what is no answer.
+func (p *program) note(err error) { _, _ = fmt.Fprintf(p.errs, "podweft-policy: %s\n", err) }
 
 // printf writes for people. Who reads no more of it needs no word about that.
 func (p *program) printf(format string, args ...any) { _, _ = fmt.Fprintf(p.out, format, args...) }
 
 func run(args []string, in io.Reader, out, errs io.Writer) int {
-	p, said := &program{in: in, out: out}, &program{out: errs}
+	p, said := &program{in: in, out: out, errs: errs}, &program{out: errs}
 	commands := map[string]func([]string) error{"check": p.check, "why": p.why, "diff": p.diff, "rules": p.rules}
 	if len(args) > 0 && (args[0] == "--help" || args[0] == "-h" || args[0] == "help") {
 		p.printf("%s", usage)

@@ -2,7 +2,12 @@ package main
 
 import (
 	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -64,6 +69,48 @@ func TestCommands(t *testing.T) {
 			assert.Equal(t, test.status, status)
 		})
 	}
+}
+
+// TestWhyInCluster asks an API server that has a pod which a policy isolates, and a policy that makes no sense.
+func TestWhyInCluster(t *testing.T) {
+	lists := map[string]string{
+		"/api/v1/nodes":      "",
+		"/api/v1/namespaces": `{"metadata":{"name":"default"}}`,
+		"/api/v1/pods": `{"metadata":{"namespace":"default","name":"web","labels":{"app":"web"}},"status":{"podIPs":[{"ip":"10.244.1.10"}]}},
+			{"metadata":{"namespace":"default","name":"client"},"status":{"podIPs":[{"ip":"10.244.1.11"}]}}`,
+		"/apis/networking.k8s.io/v1/networkpolicies": `{"metadata":{"namespace":"default","name":"web"},"spec":{"podSelector":{"matchLabels":{"app":"web"}}}},
+			{"metadata":{"namespace":"default","name":"wrong"},"spec":{"ingress":[{"from":[{"ipBlock":{"cidr":"all"}}]}],"podSelector":{"matchLabels":{"app":"db"}}}}`,
+	}
+	kinds := map[string]string{"nodes": "Node", "namespaces": "Namespace", "pods": "Pod", "networkpolicies": "NetworkPolicy"}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		items, served := lists[r.URL.Path]
+		w.Header().Set("Content-Type", "application/json")
+		if !served {
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = io.WriteString(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","code":404}`)
+			return
+		}
+		version := strings.TrimPrefix(strings.TrimPrefix(path.Dir(r.URL.Path), "/apis/"), "/api/")
+		_, _ = fmt.Fprintf(w, `{"kind":"%sList","apiVersion":%q,"metadata":{"resourceVersion":"1"},"items":[%s]}`, kinds[path.Base(r.URL.Path)], version, items)
+	}))
+	t.Cleanup(server.Close)
+	kubeconfig := filepath.Join(t.TempDir(), "config")
+	text := fmt.Sprintf(`{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: c}}], clusters: [{name: c, cluster: {server: %q}}]}`, server.URL)
+	require.NoError(t, os.WriteFile(kubeconfig, []byte(text), 0o600))
+
+	var out, errs bytes.Buffer
+	status := run([]string{"why", "--kubeconfig", kubeconfig, "client", "web", "80"}, nil, &out, &errs)
+	assert.Equal(t, lined("10.244.1.11 -> 10.244.1.10 TCP 80: denied",
+		"  egress  pod default/client: no policy speaks of it",
+		"  ingress pod default/web: isolated by policy default/web, and nothing there allows it",
+		"  policy default/web allows no ingress at all"), out.String())
+	assert.Contains(t, errs.String(), `policy default/wrong: spec.ingress[0].from[0].ipBlock.cidr: "all"`)
+	assert.Equal(t, exitProblem, status)
+
+	errs.Reset()
+	assert.Equal(t, exitProblem, run([]string{"why", "--kubeconfig", "missing", "client", "web", "80"}, nil, &out, &errs))
+	assert.Contains(t, errs.String(), "podweft-policy: missing: ")
+	assert.Equal(t, exitUsage, run([]string{"why", "--kubeconfig", kubeconfig, "client", "web", "80", "file"}, nil, &out, &errs))
 }
 
 // together is a directory with copies of files.
@@ -133,8 +180,8 @@ func TestRefusals(t *testing.T) {
 		{"no such command", []string{"explain"}, exitUsage, usage},
 		{"no files", []string{"check"}, exitUsage, "podweft-policy: no file is named: podweft-policy --help says more\n"},
 		{"no such file", []string{"rules", "nothing.yaml"}, exitProblem, "podweft-policy: open nothing.yaml: no such file or directory\n"},
-		{"why of too little", []string{"why", "a", "b"}, exitUsage, "podweft-policy: why needs SRC, DST, PORT and files: podweft-policy --help says more\n"},
-		{"no such pod", []string{"why", "nobody", "web", "80", cluster}, exitProblem, "podweft-policy: nobody is no address and no pod of these files\n"},
+		{"why of too little", []string{"why", "a", "b"}, exitUsage, "podweft-policy: why needs SRC, DST, PORT and files, or --kubeconfig: podweft-policy --help says more\n"},
+		{"no such pod", []string{"why", "nobody", "web", "80", cluster}, exitProblem, "podweft-policy: nobody is no address, and no pod of that name is there\n"},
 		{"no such port", []string{"why", "web", "web", "http", cluster}, exitUsage,
 			"podweft-policy: \"http\" is not a port: write one like 80 or udp/53: podweft-policy --help says more\n"},
 		{"no family", []string{"why", "test/client", "fd00::10", "80", cluster}, exitProblem,

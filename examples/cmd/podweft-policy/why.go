@@ -2,7 +2,9 @@ package main
 
 import (
 	"errors"
+	"flag"
 	"fmt"
+	"io"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -12,16 +14,39 @@ import (
 
 // why explains one connection, in every family that both of its ends have.
 func (p *program) why(args []string) error {
-	if len(args) < 4 {
-		return fmt.Errorf("why needs SRC, DST, PORT and files: %w", errUsage)
+	f := flag.NewFlagSet("why", flag.ContinueOnError)
+	f.SetOutput(io.Discard) // the caller prints the error
+	kubeconfig := f.String("kubeconfig", "", "")
+	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return fmt.Errorf("%w: %w", err, errUsage)
+	}
+	args = f.Args()
+	if len(args) < 4 && (len(args) < 3 || *kubeconfig == "") {
+		return fmt.Errorf("why needs SRC, DST, PORT and files, or --kubeconfig: %w", errUsage)
+	}
+	if len(args) > 3 && *kubeconfig != "" {
+		return fmt.Errorf("why reads either files or a cluster: %w", errUsage)
 	}
 	protocol, port, err := parsePort(args[2])
 	if err != nil {
 		return err
 	}
-	m, invalid := p.model(args[3:])
+	var m policy.Model
+	var invalid error
+	if *kubeconfig != "" {
+		if m, err = p.cluster(*kubeconfig); err != nil {
+			return err
+		}
+	} else {
+		m, invalid = p.model(args[3:])
+	}
 	rules, err := policy.Compile(m)
-	if err = errors.Join(invalid, err); err != nil {
+	if *kubeconfig != "" && err != nil {
+		p.note(err) // whoever asks about one connection need not mend somebody else's policy first
+	} else if err = errors.Join(invalid, err); err != nil {
 		return err
 	}
 	sources, err := find(m, args[0])
@@ -73,7 +98,7 @@ func find(m policy.Model, name string) ([]netip.Addr, error) {
 		}
 		return pod.Addresses, nil
 	}
-	return nil, fmt.Errorf("%s is no address and no pod of these files", name)
+	return nil, fmt.Errorf("%s is no address, and no pod of that name is there", name)
 }
 
 // parsePort reads "80" or "udp/53".
