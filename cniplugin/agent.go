@@ -30,7 +30,8 @@ type AgentConfig struct {
 	// Allocator gives pods their addresses, for plugins whose configuration has "ipam": {"type": "podweft-agent"}. Nil: this agent
 	// gives none. It stays the caller's to close.
 	Allocator Allocator
-	// Gate is asked before an ADD returns. Nil: no pod is held back. Attachments of before, it has to know by itself.
+	// Gate holds pods back until they may start. It hears of the attachments that are there in NewAgent: make the Agent before the
+	// Gate is first told of the cluster. Nil: every pod may start.
 	Gate Gate
 	// CollectEvery is how often addresses are looked for that nobody uses; what is seen so twice is free. Zero: a minute.
 	CollectEvery time.Duration
@@ -85,6 +86,9 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 		return nil, err
 	}
 	if a.attachments, err = local.Open(cfg.StateDir+"/attachments", cfg.BootID); err != nil {
+		return nil, err
+	}
+	if err := a.remember(); err != nil {
 		return nil, err
 	}
 	a.server, err = local.Listen(local.ServerConfig{Path: socketOf(cfg.StateDir), Handler: agentHandler{a}, Logger: a.log})
@@ -388,9 +392,7 @@ func (h agentHandler) Detach(ctx context.Context, keys []local.Key) error {
 			return err
 		}
 	}
-	if h.cfg.Gate != nil {
-		h.cfg.Gate.Detach(keys...)
-	}
+	h.leave(keys)
 	return h.release(ctx, keys)
 }
 

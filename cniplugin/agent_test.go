@@ -20,14 +20,24 @@ import (
 
 const patience = 30 * time.Second
 
-// agent runs one for the node until stop is called or the test ends.
-func (n *node) agent(t testing.TB) (stop func()) {
+// agent runs one for the node, of the configuration that beside its node and state is given, until stop is called or the test ends.
+func (n *node) agent(t testing.TB, with ...cniplugin.AgentConfig) (stop func()) {
 	t.Helper()
-	a, err := cniplugin.NewAgent(cniplugin.AgentConfig{StateDir: n.dir, NetNS: n.ns.NetNS(), BootID: n.boot})
+	var cfg cniplugin.AgentConfig
+	if len(with) > 0 {
+		cfg = with[0]
+	}
+	cfg.StateDir, cfg.NetNS, cfg.BootID = n.dir, n.ns.NetNS(), n.boot
+	a, err := cniplugin.NewAgent(cfg)
 	require.NoError(t, err)
+	return start(t, a.Run)
+}
+
+// start runs something until stop is called or the test ends.
+func start(t testing.TB, run func(context.Context) error) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- a.Run(ctx) }()
+	go func() { done <- run(ctx) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
 		assert.NoError(t, <-done)

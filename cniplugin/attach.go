@@ -62,6 +62,10 @@ func (t *task) add() (*types100.Result, error) {
 		return nil, stepsDown(fail(CodeIO, "the attachment cannot be recorded", err), undo)
 	}
 	undo = append(undo, func() error { return t.records.Remove(t.key()) })
+	if err := t.admit(rec); err != nil {
+		return nil, stepsDown(err, append(undo, t.dismiss))
+	}
+	undo = append(undo, t.dismiss)
 	if n.masq {
 		if err := t.masquerade(n, give.addresses); err != nil {
 			return nil, stepsDown(err, undo)
@@ -74,9 +78,6 @@ func (t *task) add() (*types100.Result, error) {
 	}
 	undo = append(undo, t.unpublish)
 	if result.DNS, err = c.names(); err != nil {
-		return nil, stepsDown(err, undo)
-	}
-	if err := t.admitted(rec); err != nil {
 		return nil, stepsDown(err, undo)
 	}
 	if result.DNS.IsEmpty() {

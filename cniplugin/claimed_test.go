@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/netip"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -43,19 +42,7 @@ func (n *node) blocks(t testing.TB, store block.Store, name string) *block.Alloc
 // agentWith runs an agent that gives addresses, until stop is called or the test ends.
 func (n *node) agentWith(t testing.TB, from cniplugin.Allocator, every time.Duration) (stop func()) {
 	t.Helper()
-	a, err := cniplugin.NewAgent(cniplugin.AgentConfig{
-		StateDir: n.dir, NetNS: n.ns.NetNS(), BootID: n.boot, Allocator: from, CollectEvery: every,
-	})
-	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- a.Run(ctx) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		assert.NoError(t, <-done)
-	})
-	t.Cleanup(stop)
-	return stop
+	return n.agent(t, cniplugin.AgentConfig{Allocator: from, CollectEvery: every})
 }
 
 // TestAgentGivesAddresses: of blocks that the node has claimed.

@@ -56,6 +56,8 @@ type config struct {
 	LogFile  string `json:"logFile"`
 	LogLevel string `json:"logLevel"`
 
+	RequireAgent bool `json:"requireAgent"` // ours: no pod starts while the node's agent is away
+
 	raw []byte // as it came
 }
 

@@ -42,8 +42,13 @@
 // was killed before its link bore a mark is cleaned up by its DEL and not by a GC, which knows such links by the addresses in the
 // plugin's own store.
 //
-// An Agent holds pods back only where it is given a [Gate], as package policy/gate has one for policies. That masquerading stands is
-// seen by the kernel's numbers for its table and chain: what somebody does to the elements of its sets goes unnoticed here.
+// An Agent with a [Gate], such as package policy/gate has, lets an ADD return only when the policies that select the pod are in
+// force. While no agent runs, pods start all the same, unless the configuration has "requireAgent": true, which fails such an
+// ADD with code 11, for the runtime to try again. What a pod that nobody has let in can reach is for the kernel to say: with
+// the node's pod prefixes in the Closed of policy/nftables or policy/iptables, that is its own node, also while no agent runs.
+//
+// That masquerading stands is seen by the kernel's numbers for its table and chain: what somebody does to the elements of its sets
+// goes unnoticed here.
 //
 // A network is one owner: its links and tables bear its name, and two networks cannot share a bridge. Addresses and records
 // lie below [DefaultStateDir], and not where host-local has them. Masquerading is per node, not per pod: a network's table

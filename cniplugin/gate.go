@@ -3,39 +3,73 @@ package cniplugin
 import (
 	"context"
 	"errors"
-	"os"
 
+	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/node/local"
 )
 
-// Gate holds pods back until what concerns them is in force: a gate.Gate of package policy/gate, most likely.
+// Gate holds pods back until what concerns them is in force: a gate.Gate of package policy, which waits for the policies that select
+// a pod. An Agent that has one lets no ADD return before.
 type Gate interface {
-	// Attach returns nil when it is in force for this attachment, and until then waits, as long as ctx allows.
+	// Attach returns nil when the attachment's pod may start, and [local.ErrTryAgain] when ctx ended before.
 	Attach(ctx context.Context, rec local.Record) error
-	// Detach forgets attachments, whose addresses are about to be free.
+	// Detach forgets attachments.
 	Detach(keys ...local.Key)
+	// Restore tells of attachments that were there before.
+	Restore(records ...local.Record)
 }
 
-// admitted returns when the agent lets the pod go. An ADD that returned before would let a process run whose policies are not there
-// yet. Where no agent listens nobody waits: see policy/gate for what is to be closed then.
-func (t *task) admitted(rec local.Record) error {
-	if _, err := os.Stat(socketOf(t.state)); err != nil {
-		return nil //nolint:nilerr // no agent
-	}
-	err := local.NewClient(socketOf(t.state)).Attach(t.ctx, rec)
-	switch {
-	case err == nil, errors.Is(err, local.ErrNoAgent):
+// remember tells the gate which pods are there, before the cluster tells it anything.
+func (a *Agent) remember() error {
+	if a.cfg.Gate == nil {
 		return nil
-	case errors.Is(err, local.ErrTryAgain):
-		return fail(CodeTryAgain, "what concerns the pod is not in force yet", err)
 	}
+	records, problems, err := a.attachments.All("")
+	for _, p := range problems {
+		a.log.Warn("attachment left out", "err", p)
+	}
+	a.cfg.Gate.Restore(records...)
 	return err
 }
 
-// Attach lets the attachment go when the Gate does.
+// Attach waits for the gate, if there is one.
 func (h agentHandler) Attach(ctx context.Context, rec local.Record) error {
 	if h.cfg.Gate == nil {
 		return nil
 	}
 	return h.cfg.Gate.Attach(ctx, rec)
+}
+
+// leave tells the gate that pods are gone.
+func (h agentHandler) leave(keys []local.Key) {
+	if h.cfg.Gate != nil {
+		h.cfg.Gate.Detach(keys...)
+	}
+}
+
+// admit asks the agent whether the pod may start. A configuration says what becomes of pods while nobody answers: with requireAgent
+// they wait.
+func (t *task) admit(rec local.Record) error {
+	err := local.NewClient(socketOf(t.state)).Attach(t.ctx, rec)
+	switch {
+	case errors.Is(err, local.ErrNoAgent) && !t.config.RequireAgent, err == nil:
+		return nil
+	case errors.Is(err, local.ErrNoAgent):
+		return fail(CodeTryAgain, "the configuration's requireAgent has pods wait for the node's agent, and none is listening at "+
+			socketOf(t.state)+": is it running?", err)
+	case errors.Is(err, local.ErrTryAgain):
+		return fail(CodeTryAgain, "the node's agent does not let the pod start yet", err)
+	case errors.Is(err, podweft.ErrInvalid):
+		return fail(CodeConfig, "the node's agent cannot read what it is told of the pod", err)
+	}
+	return err
+}
+
+// dismiss takes an admitted pod back.
+func (t *task) dismiss() error {
+	err := local.NewClient(socketOf(t.state)).Detach(t.ctx, t.key())
+	if errors.Is(err, local.ErrNoAgent) {
+		return nil
+	}
+	return err
 }

@@ -14,8 +14,9 @@
 //		return nftables.Spec{Rules: rules, Closed: podPrefixes}
 //	}})
 //
-// Attach and Detach are made for a [local.Handler]. What a plugin does with an answer other than nil is to fail with the CNI code for
-// "try again later" (11): the runtime calls it again, and the pod does not start.
+// Attach and Detach are made for a [local.Handler], such as the Agent of package cniplugin, which takes a Gate as it is. What a
+// plugin does with an answer other than nil is to fail with the CNI code for "try again later" (11): the runtime calls it again, and
+// the pod does not start.
 //
 // And if nobody answers? That is decided in the kernel, not here, and closed is what to choose: with the node's pod prefixes in
 // the driver's Closed (see policy/nftables), an address that no rules speak of is cut off from everybody but its own node, also
