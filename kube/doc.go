@@ -42,6 +42,18 @@
 // what kubelets write all the time is not passed on. When the API server goes away, what was read last stays in force, and the
 // watch goes on from there without a new list: it asks for one Node, to see that there still is such a place to go on from.
 //
+// # Policies
+//
+// [Policies] follows what policies are made of: nodes, namespaces, pods, NetworkPolicies and ClusterNetworkPolicies. What it tells
+// goes into a policy.Compiler, or a gate.Gate, as it is:
+//
+//	source, err := kube.NewPolicies(kube.PoliciesConfig{Client: client})
+//	...
+//	for c, err := range source.Watch(ctx) {
+//		...
+//		err = gate.Update(c.Put, c.Gone...)
+//	}
+//
 // # Without a cluster
 //
 // What the Store does with one Node can be had by itself, as functions of plain objects: [Annotations.Lease] reads one,
@@ -50,5 +62,5 @@
 //	Node ── Lease ──> subnet.Lease ── Patch ──> annotations to change
 //	Nodes ─ Snapshot ─> subnet.Snapshot ──> Peers, a driver's Compile
 //
-// The package gives out no subnets and reads no net-conf.json from the cluster: its Network is fixed when a Store is made.
+// The package gives out no subnets, enforces no policy, and reads no net-conf.json from the cluster: its Network is fixed when a Store is made.
 package kube
