@@ -24,7 +24,7 @@ func (p *program) cluster(kubeconfig string) (policy.Model, error) {
 	if err != nil {
 		return policy.Model{}, fmt.Errorf("%s: %w", kubeconfig, err)
 	}
-	defer source.Close() //nolint:errcheck // it closes connections that nobody uses
+	defer source.Close()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	all, err := source.List(ctx)
