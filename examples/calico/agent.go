@@ -49,6 +49,7 @@ func (a *Agent) Ready() <-chan struct{} { return a.ready }
 // The agent's own rhythm.
 const (
 	again  = time.Second      // after something has failed
+	relook = 5 * time.Second  // before the underlay is looked at anew
 	renew  = 20 * time.Second // how often everything is looked at without a hint
 	trim   = 5 * time.Minute  // how often blocks are given back that nobody uses
 	spare  = 1                // of them are kept, in each family
@@ -73,7 +74,6 @@ func (a *Agent) Run(ctx context.Context) error {
 type run struct {
 	*Agent
 	parts     *parts
-	claimers  []*block.Claimer
 	addresses *block.Allocator
 	plugins   *cniplugin.Agent
 	speaker   *bgp.Speaker // nil with ByStore
@@ -88,6 +88,7 @@ type run struct {
 	// Those of follow's goroutine.
 	self      subnet.Node
 	networks  []netip.Prefix
+	looked    time.Time // when they were found
 	tunnels   map[way][]netip.Addr
 	lastError string
 }
@@ -107,52 +108,61 @@ func (a *Agent) place(ctx context.Context) (self subnet.Node, networks []netip.P
 }
 
 // begin gets everything that work needs.
-func (a *Agent) begin(ctx context.Context) (r *run, err error) {
-	r = &run{Agent: a, wake: make(chan struct{}, 1)}
-	if r.self, r.networks, err = a.place(ctx); err != nil {
-		return nil, err
-	}
-	if err := forward.Enable(a.cfg.NetNS, prefixes(a.cfg.Pools)...); err != nil {
-		return nil, err
-	}
+func (a *Agent) begin(ctx context.Context) (*run, error) {
+	r := &run{Agent: a, wake: make(chan struct{}, 1)}
 	a.nameLeftovers(ctx)
-	if r.claimers, err = a.claimers(); err != nil {
-		return nil, err
-	}
-	if r.addresses, err = a.allocator(ctx, r.claimers); err != nil {
-		return nil, err
-	}
-	close := func() { _ = r.addresses.Close() }
-	if r.tunnels, err = a.claimTunnels(ctx, r.addresses); err != nil {
-		close()
-		return nil, err
-	}
-	if r.parts, err = openParts(a.cfg); err != nil {
-		close()
-		return nil, err
-	}
-	if err = r.join(); err == nil && a.cfg.Routes == ByBGP {
-		r.speaker, err = bgp.New(a.speakerConfig(r.self))
-	}
-	plugins := cniplugin.AgentConfig{StateDir: a.cfg.StateDir, NetNS: a.cfg.NetNS, Logger: a.log, Allocator: forPods{r.addresses}}
-	if err == nil && a.cfg.Policies != nil {
-		if r.policing, err = newPolicing(a.cfg, r.parts.policy); err == nil {
-			plugins.Gate = r.policing.gate
-			err = r.police(ctx)
+	for _, step := range []func(context.Context) error{r.settle, r.claim, r.open, r.join, r.police, r.answer} {
+		if err := step(ctx); err != nil {
+			return nil, errors.Join(err, r.close())
 		}
-	}
-	if err == nil {
-		r.plugins, err = cniplugin.NewAgent(plugins)
-	}
-	if err != nil {
-		close()
-		return nil, errors.Join(err, r.parts.Close())
 	}
 	return r, nil
 }
 
+// settle makes the node a router.
+func (r *run) settle(ctx context.Context) (err error) {
+	if r.self, r.networks, err = r.place(ctx); err != nil {
+		return err
+	}
+	r.looked = time.Now()
+	return forward.Enable(r.cfg.NetNS, prefixes(r.cfg.Pools)...)
+}
+
+// claim gets the node its blocks, and addresses of its own.
+func (r *run) claim(ctx context.Context) error {
+	claimers, err := r.claimers()
+	if err != nil {
+		return err
+	}
+	if r.addresses, err = r.allocator(ctx, claimers); err != nil {
+		return err
+	}
+	r.tunnels, err = r.claimTunnels(ctx, r.addresses)
+	return err
+}
+
+// open opens what reaches the kernel, and the speaker.
+func (r *run) open(context.Context) (err error) {
+	if r.parts, err = openParts(r.cfg); err == nil && r.cfg.Routes == ByBGP {
+		r.speaker, err = bgp.New(r.speakerConfig(r.self))
+	}
+	return err
+}
+
+// close frees what begin has opened. What is in the kernel stays.
+func (r *run) close() error {
+	var errs []error
+	if r.parts != nil {
+		errs = append(errs, r.parts.Close())
+	}
+	if r.addresses != nil {
+		errs = append(errs, r.addresses.Close())
+	}
+	return errors.Join(errs...)
+}
+
 // join prepares to be known, and to collect what dead nodes had, which one node does at a time.
-func (r *run) join() error {
+func (r *run) join(context.Context) error {
 	self, err := r.cfg.self(r.self.Underlay)
 	if err != nil {
 		return err
@@ -166,22 +176,47 @@ func (r *run) join() error {
 	return err
 }
 
-// police reads the policies for the first time. Until it can, no pod is attached.
-func (r *run) police(ctx context.Context) error {
-	v, _, err := r.view(ctx)
-	if err == nil {
-		err = r.policing.settle(v)
+// police reads the policies for the first time. What cannot be read then is waited for, but not for ever: one bad object is not to keep a
+// node from its work.
+func (r *run) police(ctx context.Context) (err error) {
+	if r.cfg.Policies == nil {
+		return nil
 	}
+	if r.policing, err = newPolicing(r.cfg, r.parts.policy); err != nil {
+		return err
+	}
+	err = r.insist(ctx, "the store", func() error {
+		v, _, err := r.view(ctx)
+		if err == nil {
+			err = r.policing.settle(v)
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	return r.insist(ctx, "policies", func() error { return r.policing.read(ctx) })
+	patient, cancel := context.WithTimeout(ctx, asking)
+	defer cancel()
+	if err = r.insist(patient, "policies", func() error { return r.policing.read(ctx) }); err != nil && ctx.Err() == nil {
+		r.log.WarnContext(ctx, "some policies are not in force", "err", err)
+		return nil
+	}
+	return ctx.Err()
+}
+
+// answer begins to listen for the CNI plugin.
+func (r *run) answer(context.Context) (err error) {
+	cfg := cniplugin.AgentConfig{StateDir: r.cfg.StateDir, NetNS: r.cfg.NetNS, Logger: r.log, Allocator: forPods{r.addresses}}
+	if r.policing != nil {
+		cfg.Gate = r.policing.gate
+	}
+	r.plugins, err = cniplugin.NewAgent(cfg)
+	return err
 }
 
 // work runs everything until ctx ends or something cannot go on.
 func (r *run) work(ctx context.Context) error {
-	defer r.addresses.Close()
-	defer r.parts.Close()
+	defer r.close()
 	r.Agent.mu.Lock()
 	r.Agent.run = r
 	r.Agent.mu.Unlock()
@@ -328,13 +363,16 @@ func (r *run) sync(ctx context.Context) (whole bool, err error) {
 	return true, nil
 }
 
-// look finds out whether the node has moved on its underlay. One that cannot be found stays where it was.
+// look finds out now and then whether the node has moved on its underlay.
 func (r *run) look(ctx context.Context) error {
+	if time.Since(r.looked) < relook {
+		return nil
+	}
 	self, networks, err := r.place(ctx)
 	if err != nil {
 		return err
 	}
-	r.self, r.networks = self, networks
+	r.self, r.networks, r.looked = self, networks, time.Now()
 	return nil
 }
 

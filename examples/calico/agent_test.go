@@ -17,6 +17,7 @@ import (
 // TestCrossSubnet: pods of a rack reach each other without a tunnel, and those of the other rack through one; each family, and the
 // world outside.
 func TestCrossSubnet(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 2)
 	var agents []*calico.Agent
 	var pods []*pod
@@ -42,6 +43,13 @@ func TestCrossSubnet(t *testing.T) {
 	assert.Zero(t, s.Failing(), "%+v", s.Parts)
 	assert.Equal(t, 1450-20, s.MTU)
 
+	// A packet of exactly the pods' MTU passes on both ways, whole.
+	for _, to := range []*pod{pods[1], pods[2]} {
+		for _, a := range to.addrs {
+			_, err := pods[0].Echo(t.Context(), a, testnet.Echo{Size: s.MTU, DontFragment: true})
+			require.NoError(t, err, a)
+		}
+	}
 	near, far := passes(t, w, pods[0], pods[1]), passes(t, w, pods[0], pods[2])
 	assert.Equal(t, "icmp", near)
 	assert.Equal(t, "vxlan", far)

@@ -71,6 +71,7 @@ func speaking(t testing.TB, nodes int) (w *world, agents []*process) {
 // TestBGP: a full mesh over two racks, with the router as everybody's peer; the router itself reaches pods by what it has learned; an
 // agent that is killed and started again loses nobody a packet.
 func TestBGP(t *testing.T) {
+	t.Parallel()
 	w, agents := speaking(t, 2)
 	for i, a := range agents {
 		s := a.wait(t, "sessions", func(s calico.Status) bool {

@@ -12,6 +12,7 @@ import (
 
 // TestOnce: what can be asked and done without an agent, before one has run and after.
 func TestOnce(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	one, two := w.Nodes()[0], w.Nodes()[1]
 	vxlan := []string{"--backend=vxlan", "--ipv4-pool-vxlan=Always", "--ipv6-pool-vxlan=Always"}

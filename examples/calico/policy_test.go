@@ -49,6 +49,7 @@ func cluster(t testing.TB, dir string, pods map[string]string, at map[string][]n
 // TestPolicies: a pod that nobody has told of is not let go; when its ADD returns its policies are in force, on its own node's pods and on
 // others'; what changes is in force soon after.
 func TestPolicies(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "policy.yaml"), []byte(isolated), 0o600))

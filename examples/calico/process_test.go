@@ -58,7 +58,7 @@ func (w *world) flags(n *testnet.Node, more ...string) []string {
 // command is podweft-calico in a node.
 func command(ctx context.Context, n *testnet.Node, args ...string) *exec.Cmd {
 	cmd := n.Command(ctx, "/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), commandVar+"=1", "GORACE=exitcode=0") // for a race of the BGP engine's own: see module bgp's tests
+	cmd.Env = append(os.Environ(), commandVar+"=1", "GORACE=exitcode=0 atexit_sleep_ms=0") // for a race of the BGP engine's own: see module bgp's tests
 	return cmd
 }
 

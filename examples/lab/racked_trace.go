@@ -87,7 +87,7 @@ func (t *routedTracer) cross(node kernel) error {
 	if err != nil {
 		return err
 	}
-	t.decision(node, kindRoute, r.entry, "a block of %s, as BGP has told", t.to.on.machine.Name)
+	t.decision(node, kindRoute, r.entry, "a block of %s, as its agent has told", t.to.on.machine.Name)
 	t.stage(stageNode)
 	tunnel := ""
 	hop := r.next(t.dst)
