@@ -168,7 +168,7 @@ var ours = house{
 		"go.etcd.io/etcd/client/v3":              {"internal/etcdconn", "subnet/etcd", "ipam/block/etcd", "roster/etcd", "examples/flannel", "examples/flannel/embedded"}, // there, tests play the operator
 		"google.golang.org/grpc":                 {"internal/etcdconn", "examples/flannel/embedded"},
 		// The lab asks the kernel with it, not us, which way a packet goes.
-		"github.com/vishvananda/netlink": {"internal/nl", "testnet", "policy/internal/world", "examples/lab"},
+		"github.com/vishvananda/netlink": {"internal/nl", "internal/sabotage", "testnet", "policy/internal/world", "examples/lab"},
 		"github.com/vishvananda/netns":   {"internal/netns"},
 	},
 	users: map[string][]string{

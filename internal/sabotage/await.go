@@ -18,17 +18,19 @@ const Patience = 20 * time.Second
 // RequireRepaired waits until the driver has nothing to do for spec but what cannot be done.
 func RequireRepaired[S any](t testing.TB, d podweft.Driver[S], spec S) {
 	t.Helper()
-	start := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), Patience)
+	defer cancel()
 	for {
 		plan, err := d.Plan(t.Context(), spec)
 		todo := slices.DeleteFunc(slices.Clone(plan), func(c podweft.Change) bool { return c.Err != nil })
 		if err == nil && len(todo) == 0 {
 			return
 		}
-		if time.Since(start) > Patience {
+		select {
+		case <-time.After(time.Millisecond): // a plan is work, which a loop has to do too
+		case <-ctx.Done():
 			t.Fatalf("not repaired: %v\n%s", err, plan)
 		}
-		time.Sleep(time.Millisecond) // a plan is work, which a loop has to do too
 	}
 }
 

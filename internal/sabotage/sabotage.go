@@ -90,12 +90,12 @@ func Settle[S any](t testing.TB, loop *podweft.Loop[S]) {
 }
 
 // RequireStill does something to a loop that is at rest, and requires that a count stays as it is meanwhile. On a busy machine the
-// last events of links may come late, and count; but those come once, and what is done costs something each time. So it is done up
-// to three times.
+// last events of links may come late, and echoes of a write after the next one, and both count; but they come now and then, and what
+// is done costs something each time. So it is done up to ten times.
 func RequireStill[S any](t testing.TB, loop *podweft.Loop[S], count func() uint64, do func()) {
 	t.Helper()
 	var before, after uint64
-	for range 3 {
+	for range 10 {
 		Settle(t, loop)
 		before = count()
 		do()
