@@ -66,7 +66,7 @@ func TestLeaksFailATest(t *testing.T) {
 					return err
 				})
 			},
-			want: "testnet: left behind in n:\n\tdescriptor [0-9]+: socket:",
+			want: "testnet: left behind in n:\n(\tdescriptor .*\n)*\tdescriptor [0-9]+: socket:",
 		},
 		{
 			name: "tun",
