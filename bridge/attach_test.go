@@ -381,7 +381,7 @@ func TestAttachOnePortInParallel(t *testing.T) {
 }
 
 func pingOnce(ctx context.Context, from *machine, to ...netip.Addr) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, map[bool]time.Duration{false: time.Second, true: time.Minute}[testing.Short()])
 	defer cancel()
 	for _, a := range to {
 		if _, err := from.Ping(ctx, a); err != nil {
