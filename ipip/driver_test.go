@@ -3,9 +3,11 @@ package ipip_test
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -191,10 +193,19 @@ func TestTheKernelsOwnLinksStay(t *testing.T) {
 		kind, _ := kindOf(o.specs[0].Tunnels[0])
 		own := map[string]string{"ipip": "tunl0", "ip6tnl": "ip6tnl0"}[kind]
 		require.NoError(t, h.LinkSetUp(linkNamed(t, h, own)))
+		addrs, err := h.AddrList(linkNamed(t, h, own), unix.AF_INET6)
+		require.NoError(t, err)
+		for _, a := range addrs { // its route comes some time after the address, as addrconf_dad_work gets to it
+			require.Eventually(t, func() bool {
+				local := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Dst: &net.IPNet{IP: a.IP, Mask: net.CIDRMask(128, 128)}}
+				routes, err := h.RouteListFiltered(unix.AF_INET6, local, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+				return err == nil && len(routes) > 0
+			}, patience, time.Millisecond)
+		}
 		before := everything(t, h)
 		o.apply(t)
 		o.requireReachable(t)
-		_, err := o.drivers[0].Teardown(t.Context())
+		_, err = o.drivers[0].Teardown(t.Context())
 		require.NoError(t, err)
 		assert.Equal(t, before, everything(t, h))
 
