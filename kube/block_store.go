@@ -173,8 +173,7 @@ func (s *BlockStore) create(ctx context.Context, b block.Block) (block.Block, er
 	var made blockObject
 	err = s.send(ctx, s.client.Post().Resource(blockResource).Body(o), &made)
 	if apierrors.IsAlreadyExists(err) {
-		_, err = s.inTheWay(ctx, b.Prefix, nil)
-		return block.Block{}, cmp.Or(err, block.ErrChanged)
+		return block.Block{}, s.outcome(ctx, o.Name)
 	}
 	if err != nil {
 		return block.Block{}, err
@@ -193,27 +192,51 @@ func (s *BlockStore) create(ctx context.Context, b block.Block) (block.Block, er
 	return s.update(ctx, b) // fails if somebody has removed it meanwhile
 }
 
-// unsettledFor is after how long the maker of a block that is not settled has died, or is so late that it may begin anew.
+// unsettledFor is how long the maker of a block has to settle it.
 const unsettledFor = 10 * time.Second
 
-// inTheWay names a block that overlaps the prefix and to which one that was just made has to give way, if there is one. Those that were
-// made later give way themselves. Those whose makers have died it removes.
+// outcome waits until it is clear what becomes of the block that another one is making, and returns block.ErrChanged. Whoever came
+// back before would find the place as free as it was, and could not have it.
+func (s *BlockStore) outcome(ctx context.Context, name string) error {
+	for {
+		var o blockObject
+		err := s.send(ctx, s.client.Get().Resource(blockResource).Name(name), &o)
+		if err != nil {
+			return err // it is gone, it may be
+		}
+		b, settled, err := o.decode()
+		if err != nil {
+			return err
+		}
+		if settled || s.clear(ctx, foundBlock{b, settled, o.ObjectMeta}) {
+			return fmt.Errorf("%w: it is there already", block.ErrChanged)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(shortestPause/2 + rand.N(shortestPause)):
+		}
+	}
+}
+
+// clear removes a block whose maker must have died. Should it live, it cannot settle it any more.
+func (s *BlockStore) clear(ctx context.Context, b foundBlock) bool {
+	return !b.settled && time.Since(b.object.CreationTimestamp.Time) > unsettledFor &&
+		s.remove(ctx, b.object.Name, metav1.Preconditions{UID: &b.object.UID, ResourceVersion: &b.Revision}) == nil
+}
+
+// inTheWay names a block that overlaps the one that was just made and to which that has to give way, if there is one. Those that were
+// made later give way themselves.
 func (s *BlockStore) inTheWay(ctx context.Context, p netip.Prefix, made *blockObject) (name string, err error) {
 	found, err := s.overlapping(ctx, p)
 	if err != nil {
 		return "", err
 	}
 	for _, o := range found {
-		switch {
-		case made != nil && (o.object.UID == made.UID || !o.settled && later(o.Revision, made.ResourceVersion)):
-			continue
-		case !o.settled && time.Since(o.object.CreationTimestamp.Time) > unsettledFor:
-			// Should its maker live, it cannot settle it any more.
-			if s.remove(ctx, o.object.Name, metav1.Preconditions{UID: &o.object.UID, ResourceVersion: &o.Revision}) == nil {
-				continue
-			}
+		own := o.object.UID == made.UID
+		if !own && (o.settled || !later(o.Revision, made.ResourceVersion)) && !s.clear(ctx, o) {
+			name = o.object.Name
 		}
-		name = o.object.Name
 	}
 	return name, nil
 }
