@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 	"math/rand/v2"
+	"sync"
 	"time"
 )
 
@@ -64,26 +65,21 @@ type follower struct {
 // watch yields what one Watch brings. It returns why there is no more of it.
 func (f *follower) watch(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel()
 	ended := make(chan error, 1)
-	go func() {
+	watching.Go(func() {
 		ended <- f.store.Watch(ctx, func() {
 			select {
 			case f.hint <- struct{}{}:
 			default:
 			}
 		})
-	}()
-	over := false
-	defer func() {
-		cancel()
-		if !over {
-			<-ended
-		}
-	}()
+	})
 	for {
 		select {
 		case err := <-ended:
-			over = true
 			return err
 		case <-f.hint:
 		}

@@ -129,7 +129,7 @@ func (h *harness) one(name string) roster.Node {
 // until waits until the node is as wanted.
 func (h *harness) until(what, name string, wanted func(roster.Node) bool) roster.Node {
 	h.Helper()
-	for deadline := time.Now().Add(h.cfg.Patience); ; time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(h.cfg.Patience); ; h.pause(2 * time.Millisecond) {
 		n := h.one(name)
 		if wanted(n) {
 			return n
@@ -137,6 +137,13 @@ func (h *harness) until(what, name string, wanted func(roster.Node) bool) roster
 		if time.Now().After(deadline) {
 			h.Fatalf("%s: not within %s: %+v", what, h.cfg.Patience, n)
 		}
+	}
+}
+
+func (h *harness) pause(d time.Duration) {
+	select {
+	case <-h.Context().Done():
+	case <-time.After(d):
 	}
 }
 
@@ -195,18 +202,20 @@ func heartbeat(h *harness) {
 		h.Fatalf("a heartbeat changed %+v to %+v", before, after)
 	}
 	// Heartbeats keep it alive for longer than a TTL.
+	last := time.Now()
 	h.join(h.store, node("b"), h.cfg.TTL)
 	before = h.one("b")
-	for end := time.Now().Add(2 * h.cfg.TTL); time.Now().Before(end); time.Sleep(h.cfg.TTL / 20) {
+	for end := last.Add(2 * h.cfg.TTL); time.Now().Before(end); h.pause(h.cfg.TTL / 20) {
 		begun := time.Now()
 		h.join(h.store, node("b"), h.cfg.TTL)
 		n := h.one("b")
-		if time.Since(begun) > h.cfg.TTL/3 {
+		if time.Since(last) > h.cfg.TTL/2 {
 			h.Skip("this machine is too slow to say")
 		}
 		if !n.Alive || n.Rank != before.Rank {
 			h.Fatalf("it did not live on: %+v, then %+v", before, n)
 		}
+		last = begun
 	}
 }
 

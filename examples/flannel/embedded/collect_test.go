@@ -17,7 +17,7 @@ import (
 // TestCollectorsTakeOver: two agents collect what dead nodes had, one at a time, elected through etcd. The one that does dies, and
 // the other frees its block after proof and grace.
 func TestCollectorsTakeOver(t *testing.T) {
-	const ttl, grace = 2 * time.Second, 3 * time.Second
+	const ttl, grace = 5 * time.Second, 3 * time.Second
 	url := startEmbedded(t)
 	operator(t, url) // waits for it
 	freed := make(chan block.Share, 10)

@@ -76,9 +76,13 @@ func TestKilledCollector(t *testing.T) {
 		leader, _ := all.Leader()
 		return leader.Name
 	}
-	for deadline := time.Now().Add(time.Minute); led() != "first"; time.Sleep(5 * time.Millisecond) {
-		require.True(t, time.Now().Before(deadline), "the first agent does not lead")
+	leads := func(name string) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); led() != name; time.Sleep(5 * time.Millisecond) {
+			require.True(t, time.Now().Before(deadline), "%s does not lead", name)
+		}
 	}
+	leads("first")
 	ctx, cancel := context.WithCancel(t.Context())
 	freed, ended := make(chan []block.Share, 10), make(chan error, 1)
 	go func() { ended <- agent(ctx, dir, "second", func(s []block.Share) { freed <- s }) }()
@@ -93,7 +97,7 @@ func TestKilledCollector(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Fatal("nobody took over")
 	}
-	assert.Equal(t, "second", led())
+	leads("second")
 	cancel()
 	require.NoError(t, <-ended)
 	left, err := open(t, dir).Blocks(t.Context(), netip.MustParsePrefix("0.0.0.0/0"))
