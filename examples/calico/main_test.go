@@ -1,6 +1,7 @@
 package calico_test
 
 import (
+	"fmt"
 	"os"
 	"testing"
 
@@ -17,8 +18,12 @@ func TestMain(m *testing.M) { testnet.Main(program{m}) }
 type program struct{ tests *testing.M }
 
 func (p program) Run() int {
-	if os.Getenv(commandVar) == "" {
-		return p.tests.Run()
+	switch {
+	case os.Getenv(etcdVar) != "":
+		fmt.Fprintln(os.Stderr, "etcd:", runEtcd(os.Getenv(etcdVar)))
+		return 1
+	case os.Getenv(commandVar) != "":
+		return calico.Main(os.Args[1:], os.Stdout, os.Stderr)
 	}
-	return calico.Main(os.Args[1:], os.Stdout, os.Stderr)
+	return p.tests.Run()
 }
