@@ -36,7 +36,7 @@ bench: # make bench PKG=./vxlan
 vmtest: # the kernel tests on Debian's stock kernel, in an emulated PC
 	hack/vmtest
 
-e2e: # Kubernetes itself, built the first time in some minutes: make e2e ARGS='-v -run TestDaemonSet -outage 30s'
+e2e: # Kubernetes itself and whole nodes, as root, built the first time in some minutes: make e2e ARGS='-v -run TestDaemonSet -outage 30s'
 	e2e/run $(ARGS)
 
 e2e-cri: # pods by containerd and podman, as root: apt-get install --no-install-recommends containerd runc podman

@@ -19,9 +19,9 @@ import (
 	"github.com/podweft/podweft/testnet"
 )
 
-// machine is a node of the cluster as a kubelet would use it: it runs a DaemonSet's pod from our image, as the manifest says, with
+// player plays the kubelet of a node of the cluster, and its runtime: it runs a DaemonSet's pod from our image, as the manifest says, with
 // what a container has: the image's files and its volumes, a read-only /proc/sys, and few capabilities.
-type machine struct {
+type player struct {
 	*testnet.Node
 	t       testing.TB
 	cluster *cluster.Cluster
@@ -33,21 +33,21 @@ type machine struct {
 	log     *buffer
 }
 
-// newMachine makes the machine, whose node must exist in the cluster.
-func newMachine(t testing.TB, c *cluster.Cluster, on *testnet.Node, m *cluster.Manifest, name string) *machine {
+// newPlayer makes the player, whose node must exist in the cluster.
+func newPlayer(t testing.TB, c *cluster.Cluster, on *testnet.Node, m *cluster.Manifest, name string) *player {
 	t.Helper()
 	spec := m.DaemonSet.Spec.Template.Spec
-	return &machine{
+	return &player{
 		Node: on, t: t, cluster: c, m: m, dir: t.TempDir(), log: &buffer{},
 		pod: c.AddPod(m, name), token: c.Token(m.DaemonSet.Namespace, spec.ServiceAccountName),
 	}
 }
 
 // host is where the node's disk has the path.
-func (m *machine) host(path string) string { return filepath.Join(m.dir, "host", path) }
+func (m *player) host(path string) string { return filepath.Join(m.dir, "host", path) }
 
 // container makes the container's files, and returns what runs its program.
-func (m *machine) container(c corev1.Container) *exec.Cmd {
+func (m *player) container(c corev1.Container) *exec.Cmd {
 	m.t.Helper()
 	root := filepath.Join(m.dir, c.Name)
 	if _, err := os.Stat(root); err != nil {
@@ -97,9 +97,9 @@ func capabilities(c corev1.Container) string {
 }
 
 // fill makes a container's files: the image's, its service account's, and where its volumes go.
-func (m *machine) fill(root string, c corev1.Container) {
+func (m *player) fill(root string, c corev1.Container) {
 	m.t.Helper()
-	out, err := exec.Command("cp", "-a", image(m.t), root).CombinedOutput()
+	out, err := exec.Command("cp", "-a", imageFiles(m.t), root).CombinedOutput()
 	require.NoError(m.t, err, "%s", out)
 	account := filepath.Join(root, "var/run/secrets/kubernetes.io/serviceaccount")
 	for _, dir := range append([]string{filepath.Join(root, "proc"), account}, mountPoints(root, c)...) {
@@ -120,7 +120,7 @@ func mountPoints(root string, c corev1.Container) (dirs []string) {
 }
 
 // volume is where a volume's files are.
-func (m *machine) volume(name string) string {
+func (m *player) volume(name string) string {
 	m.t.Helper()
 	for _, v := range m.m.DaemonSet.Spec.Template.Spec.Volumes {
 		switch {
@@ -143,7 +143,7 @@ func (m *machine) volume(name string) string {
 }
 
 // start runs the init containers, one after the other, and then the agent.
-func (m *machine) start() {
+func (m *player) start() {
 	m.t.Helper()
 	spec := m.m.DaemonSet.Spec.Template.Spec
 	for _, c := range spec.InitContainers {
@@ -157,7 +157,7 @@ func (m *machine) start() {
 }
 
 // stop ends the agent, if there is one.
-func (m *machine) stop(how syscall.Signal) {
+func (m *player) stop(how syscall.Signal) {
 	if m.agent != nil {
 		_ = m.agent.Process.Signal(how)
 		_ = m.agent.Wait()
@@ -166,7 +166,7 @@ func (m *machine) stop(how syscall.Signal) {
 }
 
 // ready waits until the agent has written the file.
-func (m *machine) ready() {
+func (m *player) ready() {
 	m.t.Helper()
 	await(m.t, func() error {
 		_, err := os.Stat(m.host("/run/flannel/subnet.env"))
@@ -183,6 +183,11 @@ const patience = time.Minute
 // await waits until it is so.
 func await(t testing.TB, so func() error) {
 	t.Helper()
+	awaitFor(t, patience, so)
+}
+
+func awaitFor(t testing.TB, patience time.Duration, so func() error) {
+	t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		err := so()
 		if err == nil {
@@ -194,8 +199,8 @@ func await(t testing.TB, so func() error) {
 	}
 }
 
-// image returns where the files of the daemon's image are, made from the sources as they are now.
-func image(t testing.TB) string {
+// imageFiles returns where the files of the daemon's image are, made from the sources as they are now.
+func imageFiles(t testing.TB) string {
 	t.Helper()
 	dir := os.Getenv(imageVar)
 	if dir == "" {

@@ -39,15 +39,15 @@ func TestDaemonSet(t *testing.T) {
 		{"flannel's", *manifest, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			image(t)
+			imageFiles(t)
 			f := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 3, Outside: true}) // the first is the control plane's
 			c := cluster.Start(t, f.Nodes[0])
 			m := c.ApplyManifest(tt.manifest)
-			var machines []*machine
+			var machines []*player
 			for i, name := range []string{"worker-1", "worker-2"} {
 				c.AddNode(name, fmt.Sprintf("10.244.%d.0/24", i+1))
 				forward(t, f.Nodes[i+1])
-				machines = append(machines, newMachine(t, c, f.Nodes[i+1], m, name))
+				machines = append(machines, newPlayer(t, c, f.Nodes[i+1], m, name))
 			}
 			a, b := machines[0], machines[1]
 			a.start()
@@ -104,7 +104,7 @@ func TestDaemonSet(t *testing.T) {
 
 const conflist = "/etc/cni/net.d/10-flannel.conflist"
 
-func configured(m *machine) error {
+func configured(m *player) error {
 	text, err := os.ReadFile(m.host(conflist))
 	if err == nil && string(text) != m.m.ConfigMap.Data["cni-conf.json"] {
 		return errors.New("another configuration")
@@ -141,7 +141,7 @@ func reach(t *testing.T, from *testnet.Node, to netip.Addr) error {
 	return err
 }
 
-func routed(m *machine, to string) error {
+func routed(m *player, to string) error {
 	out, err := m.Command(m.t.Context(), "ip", "route", "show", to).CombinedOutput()
 	if err == nil && len(out) == 0 {
 		return fmt.Errorf("no route to %s: %s", to, m.log)
@@ -149,7 +149,7 @@ func routed(m *machine, to string) error {
 	return err
 }
 
-func notRouted(m *machine, to string) error {
+func notRouted(m *player, to string) error {
 	out, err := m.Command(m.t.Context(), "ip", "route", "show", to).CombinedOutput()
 	if err == nil && len(out) != 0 {
 		return fmt.Errorf("still there: %s", out)
@@ -157,7 +157,7 @@ func notRouted(m *machine, to string) error {
 	return err
 }
 
-func memory(m *machine) string {
+func memory(m *player) string {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.agent.Process.Pid))
 	for line := range strings.Lines(string(text)) {
 		if value, is := strings.CutPrefix(line, "VmRSS:"); is {

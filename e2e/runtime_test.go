@@ -14,7 +14,7 @@ import (
 )
 
 // newPod starts a pod on the machine as a container runtime does: by the CNI configuration and with the plugins that it finds there.
-func (m *machine) newPod() *testnet.Node {
+func (m *player) newPod() *testnet.Node {
 	m.t.Helper()
 	m.packaged()
 	pod := testnet.NewNode(m.t, m.pod)
@@ -46,7 +46,7 @@ func (m *machine) newPod() *testnet.Node {
 }
 
 // plugin runs a plugin's ADD. The machine's disk is all that it sees of files.
-func (m *machine) plugin(conf map[string]any, pod *testnet.Node) (result map[string]any) {
+func (m *player) plugin(conf map[string]any, pod *testnet.Node) (result map[string]any) {
 	m.t.Helper()
 	stdin, err := json.Marshal(conf)
 	require.NoError(m.t, err)
@@ -63,7 +63,7 @@ func (m *machine) plugin(conf map[string]any, pod *testnet.Node) (result map[str
 
 // packaged puts the plugins there, if no init container did: a manifest for flannel 0.14 takes it that a package of the node's
 // distribution has.
-func (m *machine) packaged() {
+func (m *player) packaged() {
 	m.t.Helper()
 	bin := m.host("/opt/cni/bin")
 	if _, err := os.Stat(filepath.Join(bin, "flannel")); err == nil {
@@ -71,7 +71,7 @@ func (m *machine) packaged() {
 	}
 	require.NoError(m.t, os.MkdirAll(bin, 0o755))
 	for _, name := range []string{"flannel", "portmap"} {
-		out, err := exec.Command("cp", filepath.Join(image(m.t), "flannel"), filepath.Join(bin, name)).CombinedOutput()
+		out, err := exec.Command("cp", filepath.Join(imageFiles(m.t), "flannel"), filepath.Join(bin, name)).CombinedOutput()
 		require.NoError(m.t, err, "%s", out)
 	}
 }

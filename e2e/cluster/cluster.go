@@ -1,10 +1,11 @@
 // Package cluster is a Kubernetes control plane for tests: etcd as Debian has it, and the kube-apiserver of Kubernetes itself, as
-// processes. It has no controllers, no scheduler and no kubelets: a test plays them, and says so.
+// processes. Controllers and a scheduler it has after StartControllers; before, a test plays them, and the kubelets, and says so. Whole
+// nodes are package machine's.
 //
 //	c := cluster.Start(t, nil)
 //	store, err := kube.New(kube.Config{Client: c.Admin(), ...})
 //
-// The programs are not fetched and built here: that is ../programs' work, which names their directory in the environment.
+// Kubernetes is not fetched and built here: that is ../program's work, whose answer is in the environment.
 package cluster
 
 import (
@@ -33,13 +34,14 @@ import (
 	"github.com/podweft/podweft/testnet"
 )
 
-// ProgramsVar names the environment's variable for the directory of the programs, as ../programs prints it.
-const ProgramsVar = "PODWEFT_E2E_PROGRAMS"
+// ProgramVar names the environment's variable for the program, as `../program kubernetes` prints it.
+const ProgramVar = "PODWEFT_E2E_KUBERNETES"
+
+// Program is Kubernetes, all of it; its first argument is the component. It is empty where there is none.
+func Program() string { return os.Getenv(ProgramVar) }
 
 // patience is how long a program may take to start, on a machine that has much else to do.
 const patience = 90 * time.Second
-
-const adminToken = "administrator" // a token
 
 // Cluster is a control plane. It ends with the test that started it.
 type Cluster struct {
@@ -55,23 +57,24 @@ type Cluster struct {
 func Start(t testing.TB, on *testnet.Node) *Cluster {
 	t.Helper()
 	testnet.Require(t)
-	programs := os.Getenv(ProgramsVar)
-	if programs == "" {
-		t.Skipf("no Kubernetes: run make e2e, or set %s to what e2e/programs prints", ProgramsVar)
+	if Program() == "" {
+		t.Skipf("no Kubernetes: run make e2e, or set %s to what `e2e/program kubernetes` prints", ProgramVar)
 	}
 	c := &Cluster{t: t, node: on, dir: t.TempDir(), addr: netip.MustParseAddrPort("127.0.0.1:6443")}
+	advertise := []string{"--advertise-address", "192.0.2.1", "--endpoint-reconciler-type", "none"} // it wants one that is not loopback
 	if on != nil {
 		c.addr = netip.AddrPortFrom(on.Addrs()[0], 6443)
+		advertise = nil // the Service leads to where it is
 	}
 	c.startEtcd()
 	c.writeSecrets()
-	c.server = c.process(filepath.Join(programs, "kube-apiserver"),
-		"--etcd-servers", etcdURL, "--bind-address", c.addr.Addr().String(), "--secure-port", fmt.Sprint(c.addr.Port()),
-		"--advertise-address", "192.0.2.1", // it wants one that is not loopback, and tells it nobody
+	c.server = c.process(Program(), append([]string{
+		"kube-apiserver", "--etcd-servers", etcdURL, "--bind-address", c.addr.Addr().String(), "--secure-port", fmt.Sprint(c.addr.Port()),
 		"--cert-dir", c.dir, "--token-auth-file", c.path("tokens.csv"), "--authorization-mode", "Node,RBAC",
 		"--service-account-issuer", "https://kubernetes.default.svc",
 		"--service-account-key-file", c.path("accounts.pem"), "--service-account-signing-key-file", c.path("accounts.pem"),
-		"--service-cluster-ip-range", "10.96.0.0/16", "--endpoint-reconciler-type", "none", "--profiling=false")
+		"--service-cluster-ip-range", serviceNetwork, "--profiling=false",
+	}, advertise...)...)
 	c.StartServer()
 	return c
 }
@@ -91,10 +94,10 @@ func (c *Cluster) startEtcd() {
 	})
 }
 
-// writeSecrets writes who the administrator is, and the key that signs the tokens of service accounts.
+// writeSecrets writes who the users are, and the key that signs the tokens of service accounts.
 func (c *Cluster) writeSecrets() {
 	c.t.Helper()
-	require.NoError(c.t, os.WriteFile(c.path("tokens.csv"), []byte(adminToken+`,admin,admin,"system:masters"`+"\n"), 0o600))
+	c.writeUsers()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	require.NoError(c.t, err)
 	der, err := x509.MarshalPKCS8PrivateKey(key)
@@ -127,7 +130,7 @@ func (c *Cluster) URL() string { return "https://" + c.addr.String() }
 func (c *Cluster) CAFile() string { return c.path("apiserver.crt") }
 
 // Admin is how the test itself reaches the API server, as somebody who may do everything, as fast as he can.
-func (c *Cluster) Admin() *rest.Config { return c.As(adminToken) }
+func (c *Cluster) Admin() *rest.Config { return c.As(Token(admin)) }
 
 // As is Admin for whomever the token is of.
 func (c *Cluster) As(token string) *rest.Config {
@@ -141,15 +144,19 @@ func (c *Cluster) As(token string) *rest.Config {
 func (c *Cluster) Kubeconfig(token string) string {
 	c.t.Helper()
 	path := filepath.Join(c.t.TempDir(), "kubeconfig")
-	text := fmt.Sprintf(`apiVersion: v1
+	require.NoError(c.t, os.WriteFile(path, []byte(c.KubeconfigText(token)), 0o600))
+	return path
+}
+
+// KubeconfigText is what is in a kubeconfig for whomever the token is of.
+func (c *Cluster) KubeconfigText(token string) string {
+	return fmt.Sprintf(`apiVersion: v1
 kind: Config
 clusters: [{name: c, cluster: {server: %q, certificate-authority: %q}}]
 users: [{name: u, user: {token: %q}}]
 contexts: [{name: x, context: {cluster: c, user: u}}]
 current-context: x
 `, c.URL(), c.CAFile(), token)
-	require.NoError(c.t, os.WriteFile(path, []byte(text), 0o600))
-	return path
 }
 
 func (c *Cluster) path(name string) string { return filepath.Join(c.dir, name) }
@@ -211,16 +218,14 @@ type process struct {
 	log     *log
 }
 
-// process is a program with its arguments, in the cluster's node. Nothing of the environment but its way to programs reaches it.
+// process is a program with its arguments, in the cluster's node. Nothing of the environment reaches it.
 func (c *Cluster) process(name string, args ...string) *process {
 	return &process{t: c.t, log: &log{}, command: func() *exec.Cmd {
-		var cmd *exec.Cmd
-		if c.node == nil {
-			cmd = exec.Command(name, args...)
-			cmd.Env = []string{}
-		} else {
+		cmd := exec.Command(name, args...)
+		if c.node != nil {
 			cmd = c.node.Command(context.Background(), name, args...)
 		}
+		cmd.Env = []string{}
 		return cmd
 	}}
 }

@@ -1,10 +1,10 @@
 package cluster
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/stretchr/testify/require"
 	appsv1 "k8s.io/api/apps/v1"
@@ -22,29 +22,13 @@ type Manifest struct {
 	ConfigMap *corev1.ConfigMap
 }
 
-// ApplyManifest applies the file's objects, and returns them. Those of kinds that this Kubernetes does not have any more are left
-// out: PodSecurityPolicy, which a file from before 1.25 may have.
+// ApplyManifest applies the file's objects, of which one is a DaemonSet, and returns them.
 func (c *Cluster) ApplyManifest(path string) *Manifest {
 	c.t.Helper()
-	m := &Manifest{DaemonSet: &appsv1.DaemonSet{}, ConfigMap: &corev1.ConfigMap{}}
 	text, err := os.ReadFile(path)
 	require.NoError(c.t, err)
-	for decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(text), 4096); ; {
-		o := &unstructured.Unstructured{}
-		err := decoder.Decode(&o.Object)
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		require.NoError(c.t, err)
-		if len(o.Object) == 0 {
-			continue
-		}
-		m.Objects = append(m.Objects, o)
-		err = c.Apply(o)
-		if o.GetKind() == "PodSecurityPolicy" && apierrors.IsNotFound(err) {
-			continue
-		}
-		require.NoError(c.t, err, "%s %s", o.GetKind(), o.GetName())
+	m := &Manifest{Objects: c.ApplyText(string(text)), DaemonSet: &appsv1.DaemonSet{}, ConfigMap: &corev1.ConfigMap{}}
+	for _, o := range m.Objects {
 		switch o.GetKind() {
 		case "DaemonSet":
 			err = runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, m.DaemonSet)
@@ -55,6 +39,29 @@ func (c *Cluster) ApplyManifest(path string) *Manifest {
 	}
 	require.NotEmpty(c.t, m.DaemonSet.Name, "%s has no DaemonSet", path)
 	return m
+}
+
+// ApplyText applies the objects of a file for kubectl apply. Those of kinds that this Kubernetes does not have any more are left out:
+// PodSecurityPolicy, which a file from before 1.25 may have.
+func (c *Cluster) ApplyText(text string) (objects []*unstructured.Unstructured) {
+	c.t.Helper()
+	for decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(text), 4096); ; {
+		o := &unstructured.Unstructured{}
+		err := decoder.Decode(&o.Object)
+		if errors.Is(err, io.EOF) {
+			return objects
+		}
+		require.NoError(c.t, err)
+		if len(o.Object) == 0 {
+			continue
+		}
+		objects = append(objects, o)
+		err = c.Apply(o)
+		if o.GetKind() == "PodSecurityPolicy" && apierrors.IsNotFound(err) {
+			continue
+		}
+		require.NoError(c.t, err, "%s %s", o.GetKind(), o.GetName())
+	}
 }
 
 // AddPod makes a Pod of the DaemonSet on the node, as its controller and the scheduler do together, and returns its name.

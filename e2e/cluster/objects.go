@@ -85,6 +85,31 @@ func (c *Cluster) Node(name string) *corev1.Node {
 	return &n
 }
 
+// Nodes reads all Nodes.
+func (c *Cluster) Nodes() []corev1.Node {
+	c.t.Helper()
+	found, err := c.resource(c.untyped(&corev1.Node{}, "v1", "Node")).List(c.t.Context(), metav1.ListOptions{})
+	require.NoError(c.t, err)
+	nodes := make([]corev1.Node, len(found.Items))
+	for i, item := range found.Items {
+		require.NoError(c.t, runtime.DefaultUnstructuredConverter.FromUnstructured(item.Object, &nodes[i]))
+	}
+	return nodes
+}
+
+// Pods reads the Pods that bear the label.
+func (c *Cluster) Pods(namespace, label string) []corev1.Pod {
+	c.t.Helper()
+	o := c.untyped(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace}}, "v1", "Pod")
+	found, err := c.resource(o).List(c.t.Context(), metav1.ListOptions{LabelSelector: label})
+	require.NoError(c.t, err)
+	pods := make([]corev1.Pod, len(found.Items))
+	for i, item := range found.Items {
+		require.NoError(c.t, runtime.DefaultUnstructuredConverter.FromUnstructured(item.Object, &pods[i]))
+	}
+	return pods
+}
+
 // PatchNode changes a Node as kubectl patch does, with a JSON merge patch.
 func (c *Cluster) PatchNode(name, patch string, subresources ...string) {
 	c.t.Helper()
