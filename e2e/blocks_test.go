@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 
@@ -51,14 +50,6 @@ func TestBlockStore(t *testing.T) {
 }
 
 var everything = netip.MustParsePrefix("0.0.0.0/0")
-
-// apply applies a text of one object.
-func apply(t *testing.T, c *cluster.Cluster, text string) {
-	t.Helper()
-	o := &unstructured.Unstructured{}
-	require.NoError(t, yaml.Unmarshal([]byte(text), &o.Object))
-	require.NoError(t, c.Apply(o))
-}
 
 // newBlockStore returns a BlockStore that ends with the test.
 func newBlockStore(t *testing.T, client *rest.Config) *kube.BlockStore {

@@ -105,7 +105,7 @@ func (o options) validStore() error {
 type etcd struct {
 	program, url string
 	daemons      map[*member]*daemon
-	ended        chan error
+	ended        chan struct{}
 }
 
 // startEtcd starts etcd and configures the network there.
@@ -114,21 +114,34 @@ func (c *cluster) startEtcd(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	e := &etcd{program: os.Getenv(programVar), url: "http://" + address, daemons: map[*member]*daemon{}, ended: make(chan error, 1)}
+	e := &etcd{program: os.Getenv(programVar), url: "http://" + address, daemons: map[*member]*daemon{}, ended: make(chan struct{})}
 	log := filepath.Join(c.dir, "etcd.log")
 	cmd, err := launch(ctx, log, e.program, "--etcd-listen", e.url, "--etcd-data", filepath.Join(c.dir, "etcd"), "etcd")
 	if err != nil {
 		return fmt.Errorf("start etcd: %w", err)
 	}
-	go func() { e.ended <- cmd.Wait() }()
+	go func() {
+		_ = cmd.Wait() // what it had to say is in the log
+		close(e.ended)
+	}()
 	c.etcd = e
 	c.open = append(c.open, e)
 	conf, err := json.Marshal(c.network)
 	if err != nil {
 		return err
 	}
-	if err := await(ctx, func() bool { return e.put(ctx, "config", conf) == nil || len(e.ended) > 0 }); err != nil || len(e.ended) > 0 {
+	ended := func() bool {
+		select {
+		case <-e.ended:
+			return true
+		default:
+			return false
+		}
+	}
+	if err := await(ctx, func() bool { return e.put(ctx, "config", conf) == nil || ended() }); err != nil {
 		return fmt.Errorf("etcd does not serve: %w: %s", err, lastLine(log))
+	} else if ended() {
+		return fmt.Errorf("etcd has ended: %s", lastLine(log))
 	}
 	return nil
 }
