@@ -1,6 +1,6 @@
 // Package podweft is the vocabulary of an SDK for pod overlay networks: importable packages that create VTEPs, program routes,
 // neighbours and forwarding entries, lease subnets, attach pods, give them addresses, masquerade them and decide who may talk.
-// Each can be used alone; together they make a network like flannel's.
+// Each can be used alone; together they make a network like flannel's, or like Calico's.
 //
 // # One idea
 //
@@ -45,7 +45,7 @@
 // # Which package answers your question
 //
 //   - Who owns which pod subnet? subnet; its Stores are subnet/etcd, subnet/memory, subnet/file and the module kube, and
-//     subnet/storetest tests anybody's. What do other routers say? The module bgp.
+//     subnet/storetest tests anybody's. What do other routers say? The module bgp. Which nodes are there? roster.
 //   - How do packets get to other nodes? vxlan and ipip (tunnels), hostgw (plain routes on one link), udp (user space). Each
 //     has a Driver.
 //   - How does a pod get onto the node? bridge, or ptp (routed, without one). Which address does it get? ipam; from which blocks
@@ -53,7 +53,7 @@
 //   - How do pods talk to the world, and how is a pod's port reached from outside? nat. What if the host's firewall forwards
 //     nothing? forward.
 //   - Who may talk with whom, and why? policy. Who sees to it? policy/nftables or policy/iptables, and that no pod
-//     starts before it holds, policy/gate. What do Kubernetes' files say? kube/netpol.
+//     starts before it holds, policy/gate. What do Kubernetes' files say? kube/netpol; a cluster, as it changes? kube.
 //   - How does all that become one node's network? node. How do its agent and its CNI plugin talk? node/local.
 //     How does it take over from flanneld? adopt.
 //   - How does a container runtime call it? cniplugin; cnitest tests anybody's plugin.
