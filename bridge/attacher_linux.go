@@ -83,8 +83,9 @@ func (a *Attacher) attach(ctx context.Context, b Bridge, p Port) (at Attached, e
 // connect makes the pair of a port work.
 func (a *Attacher) connect(ctx context.Context, v *veth, pod *cable.Pod, made bool) (at Attached, err error) {
 	want := v.setup()
+	lacking := want
 	if !made {
-		if want, err = pod.Lacking(ctx, want); err != nil {
+		if lacking, err = pod.Lacking(ctx, want); err != nil {
 			return at, err
 		}
 	}
@@ -95,7 +96,7 @@ func (a *Attacher) connect(ctx context.Context, v *veth, pod *cable.Pod, made bo
 	if err := a.node.Do(ctx, append(v.hostSteps(), limit...)...); err != nil {
 		return at, err
 	}
-	if err := pod.Complete(ctx, want); err != nil {
+	if err := pod.Complete(ctx, want, lacking); err != nil {
 		return at, err
 	}
 	if at, err = v.ready(ctx, a.node.Space, pod.Space); err != nil {

@@ -71,8 +71,9 @@ func (a *Attacher) attach(ctx context.Context, p Port) (at Attached, err error) 
 // from another port of ours, which an Attach that fails could not give back.
 func (a *Attacher) connect(ctx context.Context, v *veth, pod *cable.Pod, made bool) (at Attached, err error) {
 	want := v.setup()
+	lacking := want
 	if !made {
-		if want, err = pod.Lacking(ctx, want); err != nil {
+		if lacking, err = pod.Lacking(ctx, want); err != nil {
 			return at, err
 		}
 	}
@@ -90,7 +91,7 @@ func (a *Attacher) connect(ctx context.Context, v *veth, pod *cable.Pod, made bo
 	if err := a.node.Do(ctx, steps...); err != nil {
 		return at, err
 	}
-	if err := pod.Complete(ctx, want); err != nil {
+	if err := pod.Complete(ctx, want, lacking); err != nil {
 		return at, err
 	}
 	host, err := a.node.Operational(ctx, v.Host.Name)

@@ -49,15 +49,23 @@ func (s Setup) Steps() (steps []Step) {
 	return steps
 }
 
-// Complete carries out s, of which the pod has nothing yet, or nothing that anybody knew of.
-func (p *Pod) Complete(ctx context.Context, s Setup) error {
-	err := p.Do(ctx, s.Steps()...)
-	if errors.Is(err, unix.EEXIST) { // another link's route, or somebody attaches the same port at this moment
-		if s, err = p.Lacking(ctx, s); err == nil {
-			err = p.Do(ctx, s.Steps()...)
+// Complete carries out lacking, which is what the pod lacks of s as far as anybody knows. Another who attaches the same port at this
+// moment may be ahead with any part of it.
+func (p *Pod) Complete(ctx context.Context, s, lacking Setup) error {
+	for {
+		err := p.Do(ctx, lacking.Steps()...)
+		if !errors.Is(err, unix.EEXIST) {
+			return err
 		}
+		rest, unlike := p.Lacking(ctx, s)
+		if unlike != nil { // it was another link's route, for instance
+			return unlike
+		}
+		if len(rest.Steps()) >= len(lacking.Steps()) {
+			return err
+		}
+		lacking = rest
 	}
-	return err
 }
 
 // Lacking returns the part of s that the pod lacks. Something else in a part's place is [podweft.ErrConflict].
