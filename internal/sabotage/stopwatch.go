@@ -13,9 +13,6 @@ import (
 	"github.com/podweft/podweft/testnet"
 )
 
-// Limit is how soon after a sabotage traffic has to be back.
-const Limit = time.Second
-
 // round is how often a stopwatch ticks on a machine that has time.
 const round = 2 * time.Millisecond
 

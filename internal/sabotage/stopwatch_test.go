@@ -37,5 +37,5 @@ func TestStopwatch(t *testing.T) {
 		"a control that nobody disturbs gets through")
 	watch.RequireBack(late)
 	require.Len(t, late.errors, 1)
-	assert.Contains(t, late.errors[0], "traffic was back after 1")
+	assert.Contains(t, late.errors[0], "only")
 }
