@@ -192,6 +192,56 @@ func TestForeignLinkStaysAndIsNamed(t *testing.T) {
 	}
 }
 
+// TestGBPHasItsOwnPort: VTEPs of several drivers share a port where they agree on GBP. Where they do not, the kernel refuses the one
+// that comes later, and we name the other. The families do not mind each other.
+func TestGBPHasItsOwnPort(t *testing.T) {
+	t.Parallel()
+	for _, fabric := range []testnet.FabricConfig{
+		{Nodes: 1, V4: netip.MustParsePrefix(testnet.DefaultV4)}, {Nodes: 1, V6: netip.MustParsePrefix(testnet.DefaultV6)}, {Nodes: 1},
+	} {
+		o := newOverlay(t, fabric, nil)
+		n := o.fabric.Nodes[0]
+		o.apply(t)
+		d, err := vxlan.New(vxlan.Config{Owner: "gbp", NetNS: n.NetNS()})
+		require.NoError(t, err)
+		defer d.Close()
+		with := func(change func(*vxlan.VTEP)) vxlan.Spec {
+			spec := vxlan.Spec{VTEPs: slices.Clone(o.specs[0].VTEPs)}
+			eachVTEP(&spec, func(v *vxlan.VTEP) { v.VNI, v.Addresses = 2, nil })
+			eachVTEP(&spec, change)
+			return spec
+		}
+		for _, tc := range []struct {
+			name     string
+			spec     vxlan.Spec
+			conflict bool
+		}{
+			{"neither", with(func(*vxlan.VTEP) {}), false},
+			{"GBP on the same port", with(func(v *vxlan.VTEP) { v.GBP = true }), true},
+			{"GBP on another port", with(func(v *vxlan.VTEP) { v.GBP, v.Port = true, 4790 }), false},
+		} {
+			t.Run(fmt.Sprintf("%s, %v", tc.name, n.Addrs()), func(t *testing.T) {
+				for range 2 { // a link that cannot be brought up stays, down
+					_, err := d.Apply(t.Context(), tc.spec)
+					if !tc.conflict {
+						require.NoError(t, err)
+						continue
+					}
+					require.ErrorIs(t, err, podweft.ErrConflict)
+					require.ErrorIs(t, err, unix.EADDRINUSE)
+					for _, v := range o.specs[0].VTEPs {
+						assert.ErrorContains(t, err, "update link "+vxlan.LinkName(2, v.Local))
+						assert.ErrorContains(t, err, "link "+vxlan.LinkName(1, v.Local)+" type vxlan id 1")
+					}
+				}
+			})
+		}
+		plan, err := o.drivers[0].Plan(t.Context(), o.specs[0])
+		require.NoError(t, err)
+		assert.Empty(t, plan.String(), "ours was not touched")
+	}
+}
+
 func TestTeardownLeavesNothingOfOursAndAllOfOthers(t *testing.T) {
 	o := newOverlay(t, testnet.FabricConfig{}, nil)
 	n := o.fabric.Nodes[0]

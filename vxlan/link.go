@@ -128,10 +128,11 @@ func (v VTEP) excludes(x nl.VXLAN) bool {
 	return v.port() == x.Port && v.Local.Is4() == x.Local.Is4() && (v.VNI == x.VNI || v.GBP != x.GBP)
 }
 
-// explain names the links that may have kept a VTEP from being made: the kernel only says that something exists.
+// explain names the links that may have kept a VTEP from being made. The kernel only says that something exists, or, when the VTEP
+// is brought up, that its port is in use: by one without GBP where this one has it, for example, or by another program.
 func (s *linkStep) explain() {
 	err := s.Failed()
-	if !errors.Is(err, unix.EEXIST) {
+	if !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EADDRINUSE) {
 		return
 	}
 	var others []string

@@ -65,7 +65,8 @@ type VTEP struct {
 	// Addresses of the VTEP itself, usually the zero address of this node's subnet, as a /32 or /128. Packets that
 	// this node itself sends to pods leave with them.
 	Addresses []netip.Prefix
-	// GBP turns on the group policy extension, which all peers must have too.
+	// GBP turns on the group policy extension, which all peers must have too. VTEPs that share a port and a family share a socket,
+	// and the kernel refuses them unless they agree on it; those of other drivers count too.
 	GBP bool
 	// Learning lets the VTEP learn forwarding entries from traffic. Peers are known, so nothing needs it.
 	Learning bool
@@ -117,7 +118,9 @@ func (s Spec) check() (*index, error) {
 		names[v.name()] = true
 	}
 	if a, b := x.vteps[true], x.vteps[false]; len(x.vteps) == 2 && a.port() == b.port() && a.GBP != b.GBP {
-		c.add("VTEPs", nil, "share a port but not GBP, which the kernel refuses", "turn GBP on for both or for none")
+		// The kernel has a socket for each family and would take it. It is a slip all the same: these are one network, and all its
+		// nodes have one setting.
+		c.add("VTEPs", nil, "share a port but not GBP", "turn GBP on for both or for none")
 	}
 	for i, p := range s.Peers {
 		c.peer(func() string { return fmt.Sprintf("Peers[%d]", i) }, p, x)

@@ -54,7 +54,7 @@ func TestValidate(t *testing.T) {
 			"VTEPs[1].Name: flannel.1 is another VTEP's too",
 		}},
 		{"GBP on one of a port", vxlan.Spec{VTEPs: []vxlan.VTEP{v4, with(v6, func(v *vxlan.VTEP) { v.GBP = true })}}, []string{
-			"VTEPs: share a port but not GBP, which the kernel refuses: turn GBP on for both or for none",
+			"VTEPs: share a port but not GBP: turn GBP on for both or for none",
 		}},
 		{"GBP on one, but another port", vxlan.Spec{VTEPs: []vxlan.VTEP{v4, with(v6, func(v *vxlan.VTEP) { v.GBP, v.Port = true, 4789 })}}, nil},
 		{"a bad VTEP", vxlan.Spec{VTEPs: []vxlan.VTEP{{Name: "a-name-of-sixteen", MTU: 67, VNI: 1 << 24, Addresses: make([]netip.Prefix, 1)}}}, []string{
