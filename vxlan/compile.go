@@ -109,8 +109,11 @@ func peersOf(vteps subnet.Addrs, l *subnet.Lease, macs map[macOf]string) ([]Peer
 	var peers []Peer
 	for prefix := range l.Prefixes.All() {
 		to := carrier(prefix, vteps, l.Underlay)
-		if !to.IsValid() {
+		switch {
+		case !to.IsValid():
 			return peers, &podweft.FieldError{Field: "PublicIP", Value: l.Underlay, Problem: "has no family in common with this node's " + vteps.String()}
+		case to == vteps.V4 || to == vteps.V6: // of a node that is gone, as a rule, whose address this one has now
+			return peers, &podweft.FieldError{Field: "PublicIP", Value: to, Problem: "is this node's own"}
 		}
 		if i := slices.IndexFunc(peers, func(p Peer) bool { return p.Underlay == to }); i >= 0 {
 			peers[i].Prefixes = append(peers[i].Prefixes, prefix)

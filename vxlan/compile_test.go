@@ -181,6 +181,12 @@ func TestCompile(t *testing.T) {
 			[]string{vtep4 + "[10.244.1.0/32]"},
 			[]string{"lease three of three: ", `lease two of two: BackendType: "host-gw" is not ours`},
 		},
+		{
+			"moved to the address of a node that is gone, and not published yet", v4Only, nodeOf(one4),
+			[]*subnet.Lease{leaseOf(1, true, false, "192.0.2.9"), leaseOf(2, true, false, one4), leaseOf(3, true, false, "192.0.2.3")},
+			[]string{vtep4 + "[10.244.1.0/32]", "three 192.0.2.3 0e:00:00:00:04:03 [10.244.3.0/24]"},
+			[]string{"lease two of two: PublicIP: 192.0.2.1 is this node's own"},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -229,6 +235,7 @@ func TestCompileRefuses(t *testing.T) {
 		{"no lease", ``, nil, "compile vxlan for one: it has no lease", false},
 		{"a VNI of none", `, "VNI": 0`, []*subnet.Lease{own}, "Backend.VNI: 0 is not a VNI: use 1 to 16777215", true},
 		{"a VNI of 25 bits", `, "VNI": 16777216`, []*subnet.Lease{own}, "Backend.VNI: 16777216 is not a VNI: use 1 to 16777215", true},
+		{"an MTU that is none", `, "MTU": 50`, []*subnet.Lease{own}, "Backend.MTU: 50 leaves no room for packets of pods: give the underlay's, or leave it out", true},
 		{"a port that is none", `, "Port": 65536`, []*subnet.Lease{own}, "Backend.Port: number 65536 does not fit: write a uint16", true},
 		{"a word for a truth", `, "DirectRouting": "yes"`, []*subnet.Lease{own}, "Backend.DirectRouting: string does not fit: write a bool", true},
 		{"own data missing", ``, []*subnet.Lease{&bad}, "own lease one: BackendData: is missing", true},

@@ -44,6 +44,9 @@ func parseConfig(network *subnet.Network) (backendConfig, error) {
 	if c.VNI == 0 || c.VNI > maxVNI {
 		return c, &podweft.FieldError{Field: "Backend.VNI", Value: c.VNI, Problem: "is not a VNI", Remedy: "use 1 to 16777215"}
 	}
+	if c.MTU != 0 && c.MTU < minMTU(VTEP{})+Overhead(netip.IPv6Unspecified()) {
+		return c, &podweft.FieldError{Field: "Backend.MTU", Value: c.MTU, Problem: "leaves no room for packets of pods", Remedy: "give the underlay's, or leave it out"}
+	}
 	return c, nil
 }
 
