@@ -14,6 +14,9 @@ type Address struct {
 	Prefix netip.Prefix // the address itself with the length of its network
 	// LinkScope: set by the kernel for link-local addresses, which callers neither want nor sweep.
 	LinkScope bool
+	// Unsteady: not one to be known by. Set by the kernel for addresses that come and go with another (secondary) or by themselves
+	// (temporary, RFC 8981), that are deprecated, or that are not known to be nobody else's (tentative, or found to be a duplicate).
+	Unsteady bool
 }
 
 // AddAddress adds a request to put the address on its link; it fails with EEXIST when it is there. An IPv6 address is
@@ -57,6 +60,9 @@ func (c *Conn) Addresses(link int) ([]Address, error) {
 	return all, wrapList("addresses", err)
 }
 
+// unsteady are flags of linux/if_addr.h. For IPv6 the first is IFA_F_TEMPORARY.
+const unsteady = unix.IFA_F_SECONDARY | unix.IFA_F_DADFAILED | unix.IFA_F_DEPRECATED | unix.IFA_F_TENTATIVE
+
 // parseAddress reads an address's message. Of a point-to-point link the length is the other end's, not the address's own.
 func parseAddress(body []byte) (a Address, ok bool) {
 	if len(body) < unix.SizeofIfAddrmsg {
@@ -81,6 +87,7 @@ func parseAddress(body []byte) (a Address, ok bool) {
 	local = local.Unmap()
 	a.Prefix = netip.PrefixFrom(local, bits)
 	a.Link = int(int32(native.Uint32(body[4:])))
+	a.Unsteady = body[2]&unsteady != 0
 	a.LinkScope = body[3] == unix.RT_SCOPE_LINK || local.IsLinkLocalUnicast()
 	return a, a.Prefix.IsValid()
 }

@@ -362,21 +362,25 @@ func TestAddresses(t *testing.T) {
 	require.NoError(t, err)
 	v4 := Address{Link: eth0, Prefix: netip.MustParsePrefix("10.1.0.1/24")}
 	v6 := Address{Link: eth0, Prefix: netip.MustParsePrefix("fd00:1::1/64")}
+	second := Address{Link: eth0, Prefix: netip.MustParsePrefix("10.1.0.2/24")}
 	require.Nil(t, c.do(t, func(b *Batch) {
 		b.AddAddress(v4)
 		b.AddAddress(v6)
+		b.AddAddress(second)
 	}))
 	errs := c.do(t, func(b *Batch) { b.AddAddress(v4) })
 	require.Len(t, errs, 1)
 	assert.ErrorIs(t, errs[0], unix.EEXIST)
 	after, err := c.Addresses(eth0)
 	require.NoError(t, err)
-	assert.ElementsMatch(t, append(before, v4, v6), after)
+	second.Unsteady = true
+	assert.ElementsMatch(t, append(before, v4, v6, second), after)
 	all, err := c.Addresses(0)
 	require.NoError(t, err)
 	assert.Subset(t, all, after)
 	assert.Greater(t, len(all), len(after), "lo's too")
 	require.Nil(t, c.do(t, func(b *Batch) {
+		b.DeleteAddress(second)
 		b.DeleteAddress(v4)
 		b.DeleteAddress(v6)
 	}))
