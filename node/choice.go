@@ -6,11 +6,15 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/subnet"
 )
 
 // Choice says how the underlay interface is chosen. Its zero value chooses the interface of the default route. Each field that
 // is set narrows the choice.
+//
+// Of several addresses of a family the node has the one that the choice names or matches, else the oldest that is there to stay: a
+// virtual address that comes to the interface later, or a temporary one, does not move the node.
 type Choice struct {
 	// Name is the interface's name, or one of its addresses.
 	Name string
@@ -18,9 +22,23 @@ type Choice struct {
 	Match *regexp.Regexp
 	// Reach is an address that packets leave by it for.
 	Reach netip.Addr
+	// Family is 4 or 6 for a node that has addresses of that family alone, whatever else is on its interfaces: other addresses and
+	// default routes do not count. 0 is both.
+	Family int
 }
 
-func (c Choice) isZero() bool { return c == Choice{} }
+func (c Choice) validate() error {
+	if c.Family != 0 && c.Family != 4 && c.Family != 6 {
+		return &podweft.FieldError{Field: "Underlay.Family", Value: c.Family, Problem: "is no family of addresses", Remedy: "use 4, 6, or 0 for both"}
+	}
+	return nil
+}
+
+// demands reports whether the choice says which interface; else it is that of the default route.
+func (c Choice) demands() bool { return c.Name != "" || c.Match != nil || c.Reach.IsValid() }
+
+// admits reports whether addresses of the family count.
+func (c Choice) admits(v4 bool) bool { return c.Family == 0 || v4 == (c.Family == 4) }
 
 // Candidate is an interface that could be the underlay, or why it could not.
 type Candidate struct {

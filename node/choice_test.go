@@ -1,6 +1,8 @@
 package node_test
 
 import (
+	"fmt"
+	"net"
 	"net/netip"
 	"regexp"
 	"testing"
@@ -10,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/node"
 	"github.com/podweft/podweft/testnet"
 	"github.com/podweft/podweft/vxlan"
@@ -77,6 +80,9 @@ func TestChoose(t *testing.T) {
 		{"our own", node.Choice{Name: "flannel.1"}, "flannel.1 (10.0.0.1): made by podweft"},
 		{"without address", node.Choice{Name: "eth1-peer"}, "eth1-peer: down"},
 		{"loopback", node.Choice{Name: "lo"}, "lo: loopback"},
+		{"default route of one family", node.Choice{Family: 6}, "eth0"},
+		{"name and family", node.Choice{Name: "eth1", Family: 6}, "eth1"},
+		{"no address of the family", node.Choice{Name: "br0", Family: 6}, "br0: has no IPv6 address that peers could send to"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got, err := node.Choose(t.Context(), n.NetNS(), tc.choice)
@@ -94,4 +100,71 @@ func TestChoose(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, 9000, got.MTU)
 	assert.Equal(t, "198.51.100.7, 2001:db8:1::7", got.Underlay.String())
+}
+
+// TestFamily: each family's default route leads over another interface.
+func TestFamily(t *testing.T) {
+	n := testnet.NewNode(t, "n")
+	h := inNode(t, n)
+	for i, link := range []struct{ v4, v6, gateway string }{
+		{"192.0.2.1/24", "2001:db8::1/64", "192.0.2.254"}, {"198.51.100.1/24", "2001:db8:1::1/64", "2001:db8:1::fe"},
+	} {
+		name := fmt.Sprintf("eth%d", i)
+		addLink(t, h, &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "far" + name}, link.v4, link.v6)
+		far, err := h.LinkByName("far" + name)
+		require.NoError(t, err)
+		require.NoError(t, h.LinkSetUp(far))
+		eth, err := h.LinkByName(name)
+		require.NoError(t, err)
+		require.NoError(t, h.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Gw: net.ParseIP(link.gateway)}))
+	}
+	_, err := node.Choose(t.Context(), n.NetNS(), node.Choice{})
+	var choice *node.ChoiceError
+	require.ErrorAs(t, err, &choice)
+	assert.True(t, choice.Ambiguous())
+	for family, want := range map[int]string{4: "eth0 192.0.2.1", 6: "eth1 2001:db8:1::1"} {
+		got, err := node.Choose(t.Context(), n.NetNS(), node.Choice{Family: family})
+		require.NoError(t, err)
+		assert.Equal(t, want, got.Device+" "+got.Underlay.String())
+	}
+	_, err = node.Choose(t.Context(), n.NetNS(), node.Choice{Family: 5})
+	require.ErrorIs(t, err, podweft.ErrInvalid)
+	assert.EqualError(t, err, "Underlay.Family: 5 is no family of addresses: use 4, 6, or 0 for both")
+}
+
+// TestOtherAddressesDoNotMoveTheNode: those that come to the underlay interface later, such as the virtual ones of keepalived, and
+// those that the kernel gives up.
+func TestOtherAddressesDoNotMoveTheNode(t *testing.T) {
+	n := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 1}).Nodes[0]
+	h := inNode(t, n)
+	eth0, err := h.LinkByName("eth0")
+	require.NoError(t, err)
+	add := func(text string, preferred, flags int) {
+		t.Helper()
+		a, err := netlink.ParseAddr(text)
+		require.NoError(t, err)
+		a.Flags = flags
+		if preferred >= 0 {
+			a.PreferedLft, a.ValidLft = preferred, 3600
+		}
+		require.NoError(t, h.AddrReplace(eth0, a))
+	}
+	requireAt := func(want string, choice node.Choice) {
+		t.Helper()
+		got, err := node.Choose(t.Context(), n.NetNS(), choice)
+		require.NoError(t, err)
+		assert.Equal(t, want, got.Underlay.String())
+	}
+	byName := node.Choice{Name: "eth0"}
+	requireAt("192.0.2.1, 2001:db8::1", byName)
+	for _, later := range []string{"192.0.2.50/32", "192.0.2.51/24", "198.51.100.7/24", "2001:db8::50/128", "2001:db8::51/64", "2001:db8:7::7/64"} {
+		add(later, -1, unix.IFA_F_NODAD)
+		requireAt("192.0.2.1, 2001:db8::1", byName)
+	}
+	requireAt("198.51.100.7, 2001:db8::1", node.Choice{Name: "198.51.100.7"})
+	requireAt("192.0.2.1, 2001:db8:7::7", node.Choice{Name: "eth0", Match: regexp.MustCompile("^2001:db8:7:")})
+
+	add("2001:db8::1/64", 0, unix.IFA_F_NODAD) // deprecated: its network gets another number
+	requireAt("192.0.2.1, 2001:db8::50", byName)
+	requireAt("192.0.2.1, 2001:db8::1", node.Choice{Name: "2001:db8::1"})
 }

@@ -38,7 +38,7 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Validate reports what is missing, each as a [*podweft.FieldError].
+// Validate reports what is missing or makes no sense, each as a [*podweft.FieldError].
 func (c Config) Validate() error {
 	var errs []error
 	for _, f := range []struct {
@@ -53,5 +53,5 @@ func (c Config) Validate() error {
 			errs = append(errs, &podweft.FieldError{Field: f.field, Problem: "is missing", Remedy: f.remedy})
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.Underlay.validate())...)
 }

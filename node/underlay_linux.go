@@ -18,6 +18,9 @@ import (
 // Never chosen are interfaces that are down, have no address that a peer could send to, are a port of a bridge, or were made
 // by this SDK. A bridge or tunnel is chosen only when Choice.Name names it.
 func Candidates(ctx context.Context, netns string, choice Choice) ([]Candidate, error) {
+	if err := choice.validate(); err != nil {
+		return nil, err
+	}
 	conn, err := nl.Dial(netns)
 	if err != nil {
 		return nil, err
@@ -99,14 +102,11 @@ func assess(choice Choice, l nl.Link, addrs []nl.Address, routes routes) Candida
 	c := Candidate{Node: subnet.Node{Device: l.Name, MTU: l.MTU}}
 	names := []string{l.Name}
 	for _, a := range addrs {
-		if a.Link != l.Index {
-			continue
-		}
-		names = append(names, a.Prefix.Addr().String())
-		if !a.LinkScope && a.Prefix.Addr().IsGlobalUnicast() {
-			takeFirst(&c.Node.Underlay, a.Prefix.Addr())
+		if a.Link == l.Index {
+			names = append(names, a.Prefix.Addr().String())
 		}
 	}
+	c.Node.Underlay = choice.addresses(l, addrs)
 	c.Excluded = unsuitable(choice, l, c.Node.Underlay)
 	if c.Excluded == "" {
 		c.Reasons, c.Excluded = judge(choice, l, names, routes)
@@ -114,14 +114,35 @@ func assess(choice Choice, l nl.Link, addrs []nl.Address, routes routes) Candida
 	return c
 }
 
-func takeFirst(to *subnet.Addrs, a netip.Addr) {
-	of := &to.V6
-	if a.Is4() {
-		of = &to.V4
+// addresses are those that peers send to: of each family the one with most to be said for it, and of several the oldest.
+func (c Choice) addresses(l nl.Link, all []nl.Address) subnet.Addrs {
+	best := map[bool]nl.Address{} // by whether it is IPv4
+	for _, a := range all {
+		v4 := a.Prefix.Addr().Is4()
+		if a.Link != l.Index || a.LinkScope || !a.Prefix.Addr().IsGlobalUnicast() || !c.admits(v4) {
+			continue
+		}
+		have, there := best[v4]
+		order := cmp.Compare(c.favours(a), c.favours(have))
+		if !there || order > 0 || order == 0 && !v4 { // the kernel lists IPv6's newest first: ipv6_link_dev_addr in net/ipv6/addrconf.c
+			best[v4] = a
+		}
 	}
-	if !of.IsValid() {
-		*of = a
+	return subnet.Addrs{V4: best[true].Prefix.Addr(), V6: best[false].Prefix.Addr()}
+}
+
+// favours says how much there is to be said for one of an interface's addresses.
+func (c Choice) favours(a nl.Address) int {
+	text := a.Prefix.Addr().String()
+	switch {
+	case c.Name == text:
+		return 3
+	case c.Match != nil && c.Match.MatchString(text):
+		return 2
+	case !a.Unsteady:
+		return 1
 	}
+	return 0
 }
 
 // aliasMark begins the alias of every link that this SDK makes.
@@ -141,6 +162,8 @@ func unsuitable(choice Choice, l nl.Link, addrs subnet.Addrs) string {
 		return "down"
 	case l.Master != 0:
 		return "a port of a bridge"
+	case addrs.IsZero() && choice.Family != 0:
+		return fmt.Sprintf("has no IPv%d address that peers could send to", choice.Family)
 	case addrs.IsZero():
 		return "has no address that peers could send to"
 	case slices.Contains(virtual, l.Kind) && choice.Name == "":
@@ -174,12 +197,12 @@ func judge(choice Choice, l nl.Link, names []string, routes routes) (reasons []s
 		v4   bool
 		name string
 	}{{true, "IPv4"}, {false, "IPv6"}} {
-		if routes.defaultLink(f.v4) == l.Index {
+		if choice.admits(f.v4) && routes.defaultLink(f.v4) == l.Index {
 			isDefault = true
 			reasons = append(reasons, "default route of "+f.name)
 		}
 	}
-	if choice.isZero() && !isDefault {
+	if !choice.demands() && !isDefault {
 		return nil, "has no default route"
 	}
 	return reasons, ""

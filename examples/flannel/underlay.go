@@ -73,7 +73,7 @@ func (o *Options) chooseUnderlay(ctx context.Context) error {
 			o.Underlay = choice
 			return nil
 		case choice.Match != nil && errors.As(err, &several) && several.Ambiguous():
-			o.Underlay = node.Choice{Name: several.Candidates[0].Node.Device}
+			o.Underlay = node.Choice{Name: several.Candidates[0].Node.Device, Match: choice.Match}
 			return nil
 		}
 		failed = cmp.Or(failed, err)
