@@ -1,7 +1,6 @@
 package udp_test
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,8 +20,14 @@ import (
 // agentVar makes the test binary the agent of the node whose namespace it names.
 const agentVar = "PODWEFT_UDP_AGENT"
 
-// runAgent keeps the node at the Specs that it reads, one after the other, and writes a line when each is in force.
+// runAgent keeps the node at the Specs that it reads, one after the other, and writes its counters when each is in force.
 func runAgent(netns string) int {
+	if what := os.Getenv(lackVar); what != "" {
+		if err := lack(what); err != nil {
+			fmt.Fprintln(os.Stderr, "agent:", err)
+			return 1
+		}
+	}
 	driver, err := udp.New(udp.Config{NetNS: netns})
 	if err == nil {
 		defer driver.Close()
@@ -41,7 +46,7 @@ func obey(driver *udp.Driver) error {
 	ended := make(chan error, 2)
 	go func() { ended <- loop.Run(ctx) }()
 	go func() { ended <- driver.Forward(ctx) }()
-	orders := json.NewDecoder(os.Stdin)
+	orders, answers := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
 	for {
 		var spec udp.Spec
 		err := orders.Decode(&spec)
@@ -52,11 +57,13 @@ func obey(driver *udp.Driver) error {
 		if err == nil {
 			err = loop.Wait(ctx, loop.Set(spec))
 		}
+		if err == nil {
+			err = answers.Encode(driver.Stats())
+		}
 		if err != nil {
 			cancel()
 			return errors.Join(err, <-ended, <-ended)
 		}
-		fmt.Println("in force")
 	}
 }
 
@@ -64,32 +71,32 @@ func obey(driver *udp.Driver) error {
 type agent struct {
 	cmd     *exec.Cmd
 	orders  io.WriteCloser
-	answers *bufio.Reader
+	answers *json.Decoder
 	killed  bool
 }
 
-func startAgent(t testing.TB, n *testnet.Node) *agent {
+func startAgent(t testing.TB, n *testnet.Node, env ...string) *agent {
 	t.Helper()
 	a := &agent{cmd: exec.CommandContext(t.Context(), "/proc/self/exe")}
-	a.cmd.Env = append(os.Environ(), agentVar+"="+n.NetNS())
+	a.cmd.Env = append(append(os.Environ(), agentVar+"="+n.NetNS()), env...)
 	a.cmd.Stderr = os.Stderr
 	var err error
 	a.orders, err = a.cmd.StdinPipe()
 	require.NoError(t, err)
 	answers, err := a.cmd.StdoutPipe()
 	require.NoError(t, err)
-	a.answers = bufio.NewReader(answers)
+	a.answers = json.NewDecoder(answers)
 	require.NoError(t, a.cmd.Start())
 	t.Cleanup(func() { a.kill(t) })
 	return a
 }
 
-// keep returns when spec is in force.
-func (a *agent) keep(t testing.TB, spec udp.Spec) {
+// keep returns when spec is in force, with the agent's counters.
+func (a *agent) keep(t testing.TB, spec udp.Spec) (s udp.Stats) {
 	t.Helper()
 	require.NoError(t, json.NewEncoder(a.orders).Encode(spec))
-	_, err := a.answers.ReadString('\n')
-	require.NoError(t, err, "the agent has ended")
+	require.NoError(t, a.answers.Decode(&s), "the agent has ended")
+	return s
 }
 
 // kill is kill -9; it returns when the process is gone. It may be called again.

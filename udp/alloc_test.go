@@ -56,9 +56,11 @@ type way struct {
 func ways(t testing.TB) []way {
 	t.Helper()
 	b := newBench(t)
-	out := func(packet []byte) (pump, func()) {
-		e := &endless{packet: packet}
-		return newOutbound(e, [2]socketPort{e, e}, &b.tables, newLimiter(), &b.total), func() { e.left = 1 }
+	out := func(packet []byte, whole bool) (pump, func()) {
+		e, l := &endless{packet: packet}, newLimiter()
+		o := newOutbound(e, [2]socketPort{e, e}, &b.tables, l, &b.total)
+		o.whole = [2]bool{whole, whole}
+		return o, func() { e.left, l.tokens = 1, repliesAtOnce }
 	}
 	big := flowsUnderTest[0].pkt
 	big.payload = filled(44 * 1400)
@@ -66,14 +68,19 @@ func ways(t testing.TB) []way {
 	small.payload = filled(64)
 	lost := pkt{src: "10.244.1.5", dst: "10.244.9.9", payload: filled(64)}
 	e := &endless{data: datagram{peer: from(2, false), data: bytes.Join(run5(flowsUnderTest[0].back()), nil), size: len(run5(flowsUnderTest[0].back())[0])}}
-	cut, cutAgain := out(big.super(1400))
-	one, oneAgain := out(plain(small.build()))
-	refused, refusedAgain := out(plain(lost.build()))
+	cut, cutAgain := out(big.super(1400), false)
+	singly, singlyAgain := out(big.super(1400), true)
+	one, oneAgain := out(plain(small.build()), false)
+	refused, refusedAgain := out(plain(lost.build()), false)
+	lost.src, lost.dst = "fd00:244:0:1::5", "fd00:244:0:9::9"
+	refused6, refused6Again := out(plain(lost.build()), false)
 	return []way{
 		{"cut", 44, cut, cutAgain},
+		{"cut, sent singly", 44, singly, singlyAgain},
 		{"small", 1, one, oneAgain},
 		{"refused", 1, refused, refusedAgain},
-		{"joined", 5, newInbound(e, e, &b.tables, true, &b.total), func() { e.left = 1 }},
+		{"refused, IPv6", 1, refused6, refused6Again},
+		{"joined", 5, newInbound(e, e, &b.tables, supers{tcp: true, udp: true}, &b.total), func() { e.left = 1 }},
 	}
 }
 

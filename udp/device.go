@@ -16,8 +16,11 @@ type device struct {
 	name   string
 	index  int
 	queues []*tunQueue
-	uso    bool // it takes and gives super-packets of UDP
+	takes  supers
 }
+
+// supers are the kinds of super-packets that a TUN link takes.
+type supers struct{ tcp, udp bool }
 
 const tunPath = "/dev/net/tun"
 
@@ -54,38 +57,60 @@ func (d *device) open(create bool) error {
 	if err != nil {
 		return fmt.Errorf("open %s: %w", tunPath, err)
 	}
-	if err := d.configure(fd, create); err != nil {
+	q, err := d.configure(fd, create)
+	if err != nil {
 		unix.Close(fd)
 		return err
 	}
-	d.queues = append(d.queues, &tunQueue{uintptr(fd)})
+	d.queues = append(d.queues, q)
 	return nil
 }
 
-func (d *device) configure(fd int, create bool) error {
+// configure makes fd a queue of the link.
+func (d *device) configure(fd int, create bool) (*tunQueue, error) {
 	flags := uint16(tunFlags)
+	if known, err := unix.IoctlGetUint32(fd, unix.TUNGETFEATURES); err != nil || known&unix.IFF_VNET_HDR == 0 {
+		flags &^= unix.IFF_VNET_HDR
+	}
 	if create {
 		flags |= unix.IFF_TUN_EXCL
 	}
 	request, err := unix.NewIfreq(d.name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	request.SetUint16(flags)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
-		return err
+		return nil, err
+	}
+	q := &tunQueue{fd: uintptr(fd), bare: flags&unix.IFF_VNET_HDR == 0}
+	if q.bare {
+		_ = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, 0) // which whoever had the link before may have set
+		return q, nil
 	}
 	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, virtioLen); err != nil {
-		return err
+		return nil, err
 	}
+	d.takes = offload(fd)
+	return q, nil
+}
+
+// offload has the link give super-packets and leave checksums to us, as far as the kernel has that, and reports what it takes, which
+// is the same.
+func offload(fd int) supers {
 	const tso = tunOffloadChecksum | tunOffloadTSO4 | tunOffloadTSO6
-	d.uso = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tso|tunOffloadUSO4|tunOffloadUSO6) == nil
-	if !d.uso { // since Linux 6.2
-		if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tso); err != nil {
-			return err
+	for _, try := range [...]struct {
+		bits  int
+		takes supers
+	}{
+		{tso | tunOffloadUSO4 | tunOffloadUSO6, supers{tcp: true, udp: true}}, // since Linux 6.2
+		{tso, supers{tcp: true}},
+	} {
+		if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, try.bits) == nil {
+			return try.takes
 		}
 	}
-	return nil
+	return supers{}
 }
 
 // persist makes the link outlive this process.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -149,10 +150,13 @@ func (d *Driver) Plan(ctx context.Context, spec Spec) (podweft.Plan, error) {
 // Apply makes the kernel, and the packet path, agree with spec. See [podweft.Driver]. Its errors are [podweft.ErrInvalid] for a Spec
 // that makes no sense, of which nothing is then applied, and an [*podweft.OpError] for each object that failed;
 // [podweft.ErrConflict] among them for a link or route of another program that stands in the way, and [podweft.ErrNotSupported]
-// where there is no TUN.
+// where there is no TUN. After Close it is [os.ErrClosed].
 func (d *Driver) Apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.path.closed { // or sockets would be opened that nobody closes
+		return nil, os.ErrClosed
+	}
 	apply := d.all
 	if d.sameLinks(ctx, spec) {
 		apply = d.change
@@ -345,6 +349,7 @@ func (d *Driver) replaceSockets(f int, s sockets) {
 // has failed. See [podweft.Driver].
 func (d *Driver) Watch(ctx context.Context, changed func()) error {
 	d.hint.Store(&changed)
+	defer d.hint.CompareAndSwap(&changed, nil)
 	return nl.Watch(ctx, d.netns, d.fib.Events(changed), changed)
 }
 

@@ -92,7 +92,10 @@ func (f *fakeSocket) fill(m *message, d datagram) {
 	if d.size != 0 {
 		c.add(unix.IPPROTO_UDP, udpGRO, binary.NativeEndian.AppendUint32(nil, uint32(d.size)))
 	}
-	if d.tos != 0 {
+	switch {
+	case d.tos != 0 && p.v6():
+		c.add(unix.IPPROTO_IPV6, unix.IPV6_TCLASS, binary.NativeEndian.AppendUint32(nil, uint32(d.tos)))
+	case d.tos != 0:
 		c.add(unix.IPPROTO_IP, unix.IP_TOS, []byte{d.tos})
 	}
 	copy(unsafe.Slice(m.Control, ancillary), c.buf[:c.len])
@@ -162,7 +165,7 @@ func newBench(t testing.TB) *bench {
 	b.tables.Store(table)
 	b.out = newOutbound(b.tun, ports, &b.tables, newLimiter(), &b.total)
 	for f := range b.in {
-		b.in[f] = newInbound(ports[f], b.tun, &b.tables, true, &b.total)
+		b.in[f] = newInbound(ports[f], b.tun, &b.tables, supers{tcp: true, udp: true}, &b.total)
 	}
 	return b
 }

@@ -76,8 +76,8 @@ func (o *outbound) refuse(p []byte, in inner, why refusal) {
 	} else {
 		n = icmpError4(reply, self, from, icmp4[why], p, o.table.mtu)
 	}
-	v := [1]unix.Iovec{part(b[:virtioLen+n])}
-	_ = o.tun.write(v[:]) // it is as unreliable as all of ICMP
+	o.parts = [...]unix.Iovec{part(b[:virtioLen]), part(reply[:n])}
+	_ = o.tun.write(o.parts[:]) // it is as unreliable as all of ICMP
 }
 
 // answerable reports whether a is one machine's address.
@@ -106,6 +106,17 @@ func (in *inner) aboutError(p []byte) bool {
 	return true
 }
 
+// putAddr writes an address into a header.
+func putAddr(b []byte, a netip.Addr) {
+	if a.Is4() {
+		raw := a.As4()
+		copy(b, raw[:])
+		return
+	}
+	raw := a.As16()
+	copy(b, raw[:])
+}
+
 // icmpError4 writes an ICMP error about p and returns its length.
 func icmpError4(b []byte, from, to netip.Addr, what [2]byte, p []byte, mtu int) int {
 	quoted := copy(b[v4HeaderLen+icmpHeaderLen:maxReply4], p)
@@ -113,8 +124,8 @@ func icmpError4(b []byte, from, to netip.Addr, what [2]byte, p []byte, mtu int) 
 	clear(b[:v4HeaderLen+icmpHeaderLen])
 	b[0], b[v4TOS], b[v4TTL], b[v4Protocol] = 0x45, 0xc0, 64, unix.IPPROTO_ICMP // precedence: RFC 1812 section 4.3.2.5
 	binary.BigEndian.PutUint16(b[v4Length:], uint16(n))
-	copy(b[v4Source:], from.AsSlice())
-	copy(b[v4Destination:], to.AsSlice())
+	putAddr(b[v4Source:], from)
+	putAddr(b[v4Destination:], to)
 	sealV4(b[:v4HeaderLen])
 	m := b[v4HeaderLen:n]
 	m[0], m[1] = what[0], what[1]
@@ -132,8 +143,8 @@ func icmpError6(b []byte, from, to netip.Addr, what [2]byte, p []byte, mtu int) 
 	clear(b[:v6HeaderLen+icmpHeaderLen])
 	b[0], b[v6NextHeader], b[v6HopLimit] = 0x60, unix.IPPROTO_ICMPV6, 64
 	binary.BigEndian.PutUint16(b[v6Length:], uint16(n-v6HeaderLen))
-	copy(b[v6Source:], from.AsSlice())
-	copy(b[v6Destination:], to.AsSlice())
+	putAddr(b[v6Source:], from)
+	putAddr(b[v6Destination:], to)
 	m := b[v6HeaderLen:n]
 	m[0], m[1] = what[0], what[1]
 	if what == icmp6[tooBig] {

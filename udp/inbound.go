@@ -26,7 +26,7 @@ type inbound struct {
 	socket socketPort
 	tun    tunPort
 	tables *tables
-	uso    bool // the TUN takes super-packets of UDP
+	takes  supers // by the TUN
 	total  *counters
 
 	table    *table // of this batch
@@ -58,8 +58,8 @@ type flow struct {
 	len   int
 }
 
-func newInbound(s socketPort, tun tunPort, t *tables, uso bool, total *counters) *inbound {
-	in := &inbound{socket: s, tun: tun, tables: t, uso: uso, total: total, want: maxReceive}
+func newInbound(s socketPort, tun tunPort, t *tables, takes supers, total *counters) *inbound {
+	in := &inbound{socket: s, tun: tun, tables: t, takes: takes, total: total, want: maxReceive}
 	in.messages = make([]message, maxReceive)
 	in.vectors = make([]unix.Iovec, maxReceive)
 	in.names = make([]byte, maxReceive*sockaddrLen)
@@ -117,7 +117,7 @@ func (i *inbound) datagram(m *message, b, name, control []byte) {
 	if size <= 0 || size > len(b) {
 		size = max(1, len(b))
 	}
-	packets := (len(b) + size - 1) / size
+	packets := max(1, (len(b)+size-1)/size)
 	i.count.receivedPackets += uint64(packets)
 	i.count.receivedBytes += uint64(len(b))
 	from := i.from(name)
@@ -126,7 +126,7 @@ func (i *inbound) datagram(m *message, b, name, control []byte) {
 		i.drop(UnknownSource, packets)
 		return
 	case m.Flags&unix.MSG_TRUNC != 0 || len(b) == 0:
-		i.drop(Malformed, max(1, packets))
+		i.drop(Malformed, packets)
 		return
 	}
 	for len(b) > 0 {
@@ -227,7 +227,7 @@ func (i *inbound) join(in *inner, p []byte) {
 		free = r
 		break
 	}
-	if !joinable(in, p, i.uso) {
+	if !joinable(in, p, i.takes) {
 		i.write(p)
 		return
 	}

@@ -23,20 +23,5 @@ func (p program) Run() int {
 	return p.tests.Run()
 }
 
-// needTUN skips the test where TUN links cannot be had.
-func needTUN(t testing.TB) {
-	t.Helper()
-	testnet.Require(t)
-	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
-	switch {
-	case err == nil:
-		f.Close()
-	case os.Getenv("PODWEFT_REQUIRE_KERNEL") == "1":
-		t.Fatal(err)
-	default:
-		t.Skip(err)
-	}
-}
-
 // patience is how long tests wait for what takes milliseconds: the machine may be busy with other tests.
 const patience = 20 * time.Second

@@ -46,7 +46,9 @@ type outbound struct {
 	order  [2][]*group // the groups of out
 	// whole: the underlay cannot send datagrams to be cut, so each packet is sent alone.
 	whole [2]bool
+	alone [1]message // one that is sent by itself
 	reply [maxReply]byte
+	parts [2]unix.Iovec // of reply: the virtio header, the packet
 
 	// What the last packet's destination led to, which the next one's is as a rule.
 	lastAddr [16]byte
@@ -326,7 +328,7 @@ func (o *outbound) failed(g *group, err error) {
 func (o *outbound) sendSingly(g *group) {
 	f := family(g.to)
 	g.extra.set(f == 1, 0, g.tos)
-	var m [1]message
+	m := o.alone[:]
 	o.address(&m[0], g)
 	from := uint8(0)
 	for _, end := range g.ends[:g.count] {
@@ -337,7 +339,7 @@ func (o *outbound) sendSingly(g *group) {
 			size += int(v.Len)
 		}
 		from = end
-		if _, err := o.sockets[f].send(m[:]); err != nil {
+		if _, err := o.sockets[f].send(m); err != nil {
 			o.drop(SendFailed, 1)
 			continue
 		}

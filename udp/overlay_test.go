@@ -27,7 +27,7 @@ type overlay struct {
 // newOverlay prepares one. The inner families are those of the underlay, unless change says otherwise.
 func newOverlay(t testing.TB, cfg testnet.FabricConfig, change func(*udp.Spec)) *overlay {
 	t.Helper()
-	needTUN(t)
+	udp.NeedTUN(t)
 	o := &overlay{fabric: testnet.NewFabric(t, cfg)}
 	for i, n := range o.fabric.Nodes {
 		spec := handMade(o.fabric, i)

@@ -125,14 +125,17 @@ func (p *path) workers() (all []*worker) {
 		w := &worker{interrupted: p.gate.closed.Load}
 		ports := []unix.PollFd{p.gate.entry(), readable(q.fd)}
 		var out [2]socketPort
+		var whole [2]bool
 		for f, s := range p.sockets {
 			if n < len(s) {
-				out[f] = s[n]
-				w.pumps = append(w.pumps, newInbound(s[n], q, &p.tables, p.device.uso, &p.total))
+				out[f], whole[f] = s[n], !s[n].cuts
+				w.pumps = append(w.pumps, newInbound(s[n], q, &p.tables, p.device.takes, &p.total))
 				ports = append(ports, readable(s[n].fd))
 			}
 		}
-		w.pumps = append(w.pumps, newOutbound(q, out, &p.tables, p.limit, &p.total))
+		o := newOutbound(q, out, &p.tables, p.limit, &p.total)
+		o.whole = whole
+		w.pumps = append(w.pumps, o)
 		w.wait = func() error { return p.gate.await(ports) }
 		all = append(all, w)
 	}

@@ -26,14 +26,14 @@ type run struct {
 }
 
 // joinable reports whether a packet may be in a run at all.
-func joinable(in *inner, p []byte, uso bool) bool {
+func joinable(in *inner, p []byte, takes supers) bool {
 	if in.length == in.headLen || !in.v6 && in.ipLen != v4HeaderLen {
 		return false // without payload, or with IP options
 	}
 	if in.transport == unix.IPPROTO_UDP {
-		return uso && native.Uint16(p[in.ipLen+udpChecksum:]) != 0
+		return takes.udp && native.Uint16(p[in.ipLen+udpChecksum:]) != 0
 	}
-	return p[in.ipLen+tcpFlags]&^tcpPSH == tcpACK
+	return takes.tcp && p[in.ipLen+tcpFlags]&^tcpPSH == tcpACK
 }
 
 // sameFlow reports whether p has the run's addresses, protocol and ports.

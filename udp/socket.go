@@ -36,6 +36,8 @@ type udpSocket struct {
 	fd    uintptr
 	gate  *gate
 	local netip.AddrPort
+	cuts  bool // it cuts datagrams into many
+	many  bool // it takes and gives many messages in one call
 }
 
 // openSocket opens the socket that outer packets are sent from and received at. granted is what the kernel holds for it, in bytes.
@@ -59,7 +61,25 @@ func openSocket(local netip.AddrPort, shared bool, g *gate) (s *udpSocket, grant
 		return nil, 0, err
 	}
 	granted, _ = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
-	return &udpSocket{fd: uintptr(fd), gate: g, local: local}, granted, nil
+	return &udpSocket{fd: uintptr(fd), gate: g, local: local, cuts: cuts(fd), many: many(uintptr(fd))}, granted, nil
+}
+
+// cuts reports whether the kernel knows udpSegment. Before Linux 4.18 it takes no notice of it, and would send what is to be cut as one
+// large datagram.
+func cuts(fd int) bool {
+	_, err := unix.GetsockoptInt(fd, unix.IPPROTO_UDP, udpSegment)
+	return err == nil
+}
+
+// many reports whether there are calls for many messages at once. It has them move none.
+func many(fd uintptr) bool {
+	none := make([]message, 1)
+	for _, trap := range [...]uintptr{unix.SYS_SENDMMSG, unix.SYS_RECVMMSG} {
+		if _, err := direct(trap, fd, uintptr(unsafe.Pointer(&none[0])), 0); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // prepare sets what the packet path wants of a socket.
@@ -89,12 +109,31 @@ func prepare(fd, family int) error {
 }
 
 func (s *udpSocket) receive(m []message) (int, error) {
-	return direct(unix.SYS_RECVMMSG, s.fd, uintptr(unsafe.Pointer(&m[0])), uintptr(len(m)))
+	return s.move(unix.SYS_RECVMMSG, unix.SYS_RECVMSG, m)
+}
+
+// move makes the call for many messages or, where there is none, that for one for each of them.
+func (s *udpSocket) move(all, each uintptr, m []message) (n int, err error) {
+	if s.many {
+		return direct(all, s.fd, uintptr(unsafe.Pointer(&m[0])), uintptr(len(m)))
+	}
+	for n < len(m) {
+		size, err := direct(each, s.fd, uintptr(unsafe.Pointer(&m[n].Msghdr)), 0)
+		if err != nil && n == 0 {
+			return 0, err
+		}
+		if err != nil { // the next call will tell
+			break
+		}
+		m[n].Len = uint32(size)
+		n++
+	}
+	return n, nil
 }
 
 func (s *udpSocket) send(m []message) (int, error) {
 	for {
-		n, err := direct(unix.SYS_SENDMMSG, s.fd, uintptr(unsafe.Pointer(&m[0])), uintptr(len(m)))
+		n, err := s.move(unix.SYS_SENDMMSG, unix.SYS_SENDMSG, m)
 		if !errors.Is(err, unix.EAGAIN) {
 			return n, err
 		}

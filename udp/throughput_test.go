@@ -55,7 +55,7 @@ var networks = map[string]struct {
 // newSides builds the networks that are compared, each with its pods.
 func newSides(b *testing.B, cfg testnet.FabricConfig, names ...string) (sides []*side) {
 	b.Helper()
-	needTUN(b)
+	udp.NeedTUN(b)
 	for _, name := range names {
 		f, kind := testnet.NewFabric(b, cfg), networks[name]
 		kind.start(b, f)

@@ -12,7 +12,7 @@ import (
 type tunPort interface {
 	// read returns errAgain when there is no packet.
 	read(b []byte) (int, error)
-	// write writes one packet, made of parts.
+	// write writes one packet, made of parts. The first is the virtio header.
 	write(parts []unix.Iovec) error
 }
 
@@ -58,7 +58,10 @@ func (h virtioHeader) put(b []byte) {
 }
 
 // tunQueue is the kernel's tunPort.
-type tunQueue struct{ fd uintptr }
+type tunQueue struct {
+	fd   uintptr
+	bare bool // there are no virtio headers
+}
 
 // Requests and flags of linux/if_tun.h that x/sys/unix lacks.
 const (
@@ -69,11 +72,19 @@ const (
 	tunOffloadUSO6     = 0x40
 )
 
-func (q *tunQueue) read(b []byte) (int, error) {
-	return direct(unix.SYS_READ, q.fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+func (q *tunQueue) read(b []byte) (n int, err error) {
+	if q.bare {
+		clear(b[:virtioLen])
+		n, b = virtioLen, b[virtioLen:]
+	}
+	got, err := direct(unix.SYS_READ, q.fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+	return n + got, err
 }
 
 func (q *tunQueue) write(parts []unix.Iovec) error {
+	if q.bare {
+		parts = parts[1:]
+	}
 	_, err := direct(unix.SYS_WRITEV, q.fd, uintptr(unsafe.Pointer(&parts[0])), uintptr(len(parts)))
 	return err
 }
