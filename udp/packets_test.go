@@ -2,6 +2,7 @@ package udp
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"math/rand/v2"
 	"net/netip"
@@ -304,38 +305,68 @@ func TestManyAtOnce(t *testing.T) {
 }
 
 func TestDrops(t *testing.T) {
-	in := pkt{src: "10.244.2.6", dst: "10.244.1.5", payload: filled(100)}
-	with := func(change func(*pkt)) []byte {
-		k := in
-		change(&k)
-		return k.build()
+	for _, tt := range flowsUnderTest {
+		in := tt.back()
+		in.payload = filled(100)
+		with := func(src, dst string) []byte {
+			k := in
+			k.src, k.dst = cmp.Or(src, k.src), cmp.Or(dst, k.dst)
+			return k.build()
+		}
+		ours, third, world := "10.244.1.9", "10.244.3.1", "203.0.113.1"
+		if in.v6() {
+			ours, third, world = "fd00:244:0:1::9", "fd00:244:0:3::1", "2001:db8:ffff::1"
+		}
+		two := from(2, in.v6())
+		for _, c := range []struct {
+			name string
+			from netip.AddrPort
+			data []byte
+			tos  byte
+			want Drop
+		}{
+			{"from nobody we know", from(9, in.v6()), in.build(), 0, UnknownSource},
+			{"nothing, from nobody", from(9, in.v6()), nil, 0, UnknownSource},
+			{"from another port", netip.AddrPortFrom(two.Addr(), 8286), in.build(), 0, UnknownSource},
+			{"from another peer's pod", from(3, in.v6()), in.build(), 0, Spoofed},
+			{"from a pod of ours", two, with(ours, ""), 0, Spoofed},
+			{"from the world", two, with(world, ""), 0, Spoofed},
+			{"for another node", two, with("", third), 0, Misdirected},
+			{"congestion it cannot tell", two, in.build(), ce, Congested},
+			{"cut short", two, in.build()[:60], 0, Malformed},
+			{"not IP", two, []byte("hello, world, I am not an IP packet"), 0, Malformed},
+			{"a byte", two, []byte{in.build()[0]}, 0, Malformed},
+			{"nothing", two, nil, 0, Malformed},
+		} {
+			t.Run(tt.name+", "+c.name, func(t *testing.T) {
+				b := newBench(t)
+				assert.Empty(t, b.receive(t, datagram{peer: c.from, data: c.data, tos: c.tos}))
+				assert.Equal(t, map[Drop]uint64{c.want: 1}, b.dropped())
+			})
+		}
 	}
-	tests := []struct {
-		name string
-		from netip.AddrPort
-		data []byte
-		tos  byte
-		want Drop
-	}{
-		{"from nobody we know", from(9, false), in.build(), 0, UnknownSource},
-		{"from another port", netip.AddrPortFrom(from(2, false).Addr(), 8286), in.build(), 0, UnknownSource},
-		{"from another peer's pod", from(3, false), in.build(), 0, Spoofed},
-		{"from a pod of ours", from(2, false), with(func(k *pkt) { k.src = "10.244.1.9" }), 0, Spoofed},
-		{"from the world", from(2, false), with(func(k *pkt) { k.src = "203.0.113.1" }), 0, Spoofed},
-		{"for another node", from(2, false), with(func(k *pkt) { k.dst = "10.244.3.1" }), 0, Misdirected},
-		{"congestion it cannot tell", from(2, false), in.build(), 3, Congested},
-		{"cut short", from(2, false), in.build()[:60], 0, Malformed},
-		{"not IP", from(2, false), []byte("hello, world, I am not an IP packet"), 0, Malformed},
-		{"a byte", from(2, false), []byte{0x45}, 0, Malformed},
-		{"nothing", from(2, false), nil, 0, Malformed},
-	}
-	for _, tt := range tests {
+}
+
+// TestDamaged is what becomes of a flow with a damaged packet in its midst.
+func TestDamaged(t *testing.T) {
+	for _, tt := range flowsUnderTest {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBench(t)
-			assert.Empty(t, b.receive(t, datagram{peer: tt.from, data: tt.data, tos: tt.tos}))
-			assert.Equal(t, map[Drop]uint64{tt.want: 1}, b.dropped())
+			packets := run5(tt.back())
+			packets[2][900] ^= 1
+			b.receive(t, datagram{peer: from(2, tt.v6()), data: bytes.Join(packets, nil), size: len(packets[0])})
+			assert.Equal(t, map[Drop]uint64{BadChecksum: 1}, b.dropped())
 		})
 	}
+}
+
+// TestFullLink is what becomes of packets that the kernel does not take.
+func TestFullLink(t *testing.T) {
+	b := newBench(t)
+	b.tun.out = nil
+	packets := run5(flowsUnderTest[0].back())
+	b.receive(t, datagram{peer: from(2, false), data: bytes.Join(packets, nil), size: len(packets[0])}, datagram{peer: from(2, false), data: packets[0]})
+	assert.Equal(t, map[Drop]uint64{WriteFailed: 6}, b.dropped())
 }
 
 // TestICMP is what the sender is told of packets that go nowhere.
@@ -439,9 +470,6 @@ func TestDSCPAndECN(t *testing.T) {
 			k = tt.back()
 			k.tos, k.payload = 0xb8|2, filled(1000)
 			got := b.receive(t, datagram{peer: from(2, k.v6()), data: k.build(), tos: 0xb8 | ce})
-			if k.v6() {
-				return // the fake speaks IPv4's IP_TOS only
-			}
 			require.Len(t, got, 1)
 			k.tos = 0xb8 | ce
 			assert.Equal(t, k.build(), got[0][virtioLen:], "congestion is passed on")
