@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -30,6 +31,10 @@ type Config struct {
 	NetNS string
 	// BootID names the life of the kernel that state is valid in; empty means the running one's.
 	BootID string
+	// LeaseWait is how long an ADD waits for the node's lease, where that is to come of the subnet file and is not there: a node
+	// that is starting has one in a moment, and a kubelet that hears of an error asks again after ten seconds or more. Zero means
+	// not at all.
+	LeaseWait time.Duration
 	// Logger gets what is done at level debug, and what was left undone as a warning. Nil means what the configuration's
 	// logFile says, or silence.
 	Logger *slog.Logger
@@ -99,6 +104,9 @@ func run(ctx context.Context, cfg Config, call Call) (out []byte, cniVersion str
 		log: log.With("command", p.command, "network", c.Name, "container", p.container, "link", p.ifname),
 	}
 	result, err := t.dispatch()
+	if errors.Is(err, errNoLease) && t.leaseComes() {
+		result, err = t.dispatch()
+	}
 	if err != nil {
 		t.log.WarnContext(ctx, "call failed", "err", err)
 		return nil, c.CNIVersion, err

@@ -8,10 +8,34 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // DefaultSubnetFile is where flannel's daemon, and ours, says what subnet the node has.
 const DefaultSubnetFile = "/run/flannel/subnet.env"
+
+// errNoLease is why a node that has just joined, or started, cannot attach pods. Nothing was done when a call ends with it.
+var errNoLease = errors.New("no subnet lease yet")
+
+// leaseComes reports whether the lease that an ADD lacks comes while it waits.
+func (t *task) leaseComes() bool {
+	if t.command != "ADD" || t.cfg.LeaseWait <= 0 {
+		return false
+	}
+	over := time.After(t.cfg.LeaseWait)
+	for {
+		select {
+		case <-t.ctx.Done():
+			return false
+		case <-over:
+			return false
+		case <-time.After(20 * time.Millisecond):
+		}
+		if _, err := os.Stat(t.config.subnetFile()); err == nil {
+			return true
+		}
+	}
+}
 
 // subnetFile is what that file says.
 type subnetFile struct {
@@ -26,7 +50,7 @@ func readSubnetFile(path string) (subnetFile, error) {
 	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return subnetFile{}, &Error{
-			Code: CodeTryAgain, Err: err,
+			Code: CodeTryAgain, Err: errors.Join(errNoLease, err),
 			Msg: "no subnet lease yet: is podweft-flannel running? looked for " + path,
 		}
 	}

@@ -8,12 +8,14 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	"github.com/podweft/podweft/cniplugin"
 )
 
 func main() {
-	debug.SetGCPercent(-1) // a call lives a few milliseconds
-	runtime.GOMAXPROCS(1)  // and does one thing after the other: more threads to choose from only wake each other
-	os.Exit(cniplugin.Run(context.Background(), cniplugin.Config{}, cniplugin.SystemCall(filepath.Base(os.Args[0]))))
+	debug.SetGCPercent(-1)                               // a call lives a few milliseconds
+	runtime.GOMAXPROCS(1)                                // and does one thing after the other: more threads to choose from only wake each other
+	cfg := cniplugin.Config{LeaseWait: 10 * time.Second} // after a node's start, when its pods are started at once with its agent
+	os.Exit(cniplugin.Run(context.Background(), cfg, cniplugin.SystemCall(filepath.Base(os.Args[0]))))
 }
