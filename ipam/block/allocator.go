@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/ipam"
@@ -31,6 +32,10 @@ type Allocator struct {
 	turn   chan struct{}
 	shares [][]Share // by Claimer, in order
 	pool   *ipam.Pool
+	uses   int // how often shares and pool have become others
+
+	mu    sync.Mutex
+	shown []Share // for Shares, which waits for nobody's turn
 }
 
 // NewAllocator returns an Allocator that knows the node's shares. Its file has what was given out before, if that was in this
@@ -187,6 +192,10 @@ func (a *Allocator) use(shares [][]Share) error {
 	}
 	old := a.pool
 	a.pool, a.shares = pool, shares
+	a.uses++
+	a.mu.Lock()
+	a.shown = slices.Concat(shares...)
+	a.mu.Unlock()
 	if old != nil {
 		return old.Close()
 	}
@@ -272,29 +281,47 @@ func (a *Allocator) Trim(ctx context.Context, keep int) (returned []Share, err e
 // Sync reads again what the node has, and so dispels doubts about it: call it now and then, as [Claimer.Shares]. It returns
 // what is held of shares that are the node's no more, because somebody took it for dead: those pods have to be started anew.
 func (a *Allocator) Sync(ctx context.Context) (lost []ipam.Allocation, err error) {
-	err = a.locked(ctx, func() error {
+	for done := false; !done && err == nil; {
+		var before int
+		if err := a.locked(ctx, func() error { before = a.uses; return nil }); err != nil {
+			return nil, err
+		}
+		// Not in a turn: while the Store is away, addresses of shares that are known can be had all the same.
 		next := make([][]Share, len(a.cfg.Claimers))
 		for i, c := range a.cfg.Claimers {
-			var err error
 			if next[i], err = c.Shares(ctx); err != nil {
-				return err
+				return nil, err
 			}
 		}
-		if err := a.use(next); err != nil {
-			return err
-		}
-		all, err := a.pool.All(ctx)
-		if err != nil {
-			return err
-		}
-		for _, held := range all {
-			if slices.ContainsFunc(held.Addresses, func(addr ipam.Address) bool { return !covers(next, addr.Prefix.Addr()) }) {
-				lost = append(lost, held)
+		err = a.locked(ctx, func() (err error) {
+			if done = a.uses == before; done { // else what was read is of before somebody's claim
+				lost, err = a.settle(ctx, next)
 			}
-		}
-		return nil
-	})
+			return err
+		})
+	}
 	return lost, err
+}
+
+// settle makes shares the node's, and returns who holds what is in none.
+func (a *Allocator) settle(ctx context.Context, shares [][]Share) (lost []ipam.Allocation, err error) {
+	if err := a.use(shares); err != nil {
+		return nil, err
+	}
+	all, err := a.pool.All(ctx)
+	for _, held := range all {
+		if slices.ContainsFunc(held.Addresses, func(addr ipam.Address) bool { return !covers(shares, addr.Prefix.Addr()) }) {
+			lost = append(lost, held)
+		}
+	}
+	return lost, err
+}
+
+// Shares returns what the node has, as far as the Allocator knows. It asks nobody and waits for nobody.
+func (a *Allocator) Shares() []Share {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.shown)
 }
 
 // covers reports whether one of the shares has the address.

@@ -264,3 +264,56 @@ func TestNodesShareOnePool(t *testing.T) {
 		})
 	}
 }
+
+// hung is a Store that does not answer as long as it is held.
+type hung struct {
+	block.Store
+	asked chan struct{} // size 1: somebody waits
+	held  chan struct{} // closed: it answers
+}
+
+func (h *hung) Blocks(ctx context.Context, p netip.Prefix) ([]block.Block, error) {
+	select {
+	case h.asked <- struct{}{}:
+	default:
+	}
+	select {
+	case <-h.held:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	return h.Store.Blocks(ctx, p)
+}
+
+// While a Sync waits for the store, pods get addresses of what is claimed, and what another claim has added meanwhile is not lost.
+func TestSyncHoldsNobodyUp(t *testing.T) {
+	s := &hung{Store: memory.New(), asked: make(chan struct{}, 1), held: make(chan struct{})}
+	close(s.held)
+	c := claimer(t, s, "node-1", block.Pool{Prefix: prefix("10.0.0.0/24"), BlockBits: 30})
+	a := allocator(t, block.AllocatorConfig{Claimers: []*block.Claimer{c}})
+	_, err := a.Allocate(t.Context(), pod("a"))
+	require.NoError(t, err)
+
+	s.held = make(chan struct{})
+	<-s.asked
+	synced := make(chan error, 1)
+	go func() {
+		_, err := a.Sync(t.Context())
+		synced <- err
+	}()
+	<-s.asked
+	for i := range 3 {
+		_, err := a.Allocate(t.Context(), pod(fmt.Sprint(i)))
+		require.NoError(t, err)
+	}
+	claimed := make(chan error, 1)
+	go func() {
+		_, err := a.Allocate(t.Context(), pod("of another block"))
+		claimed <- err
+	}()
+	close(s.held)
+	require.NoError(t, <-claimed)
+	require.NoError(t, <-synced)
+	assert.Len(t, a.Shares(), 2)
+	assert.Equal(t, shares(t, c), []netip.Prefix{a.Shares()[0].Prefix, a.Shares()[1].Prefix})
+}
