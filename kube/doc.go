@@ -36,6 +36,14 @@
 //	rules:
 //	- {apiGroups: [podweft.github.io], resources: [blocks], verbs: [list, watch, create, update, delete]}
 //
+// and knows its nodes by a [Roster], in which each Node bears what its agent tells the others of it. [Election] chooses the one that
+// collects the blocks of Nodes that were deleted.
+//
+//	rules:
+//	- {apiGroups: [""], resources: [nodes], verbs: [list, watch]}
+//	- {apiGroups: [""], resources: [nodes/status], verbs: [patch]}
+//	- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, create, update]} # in the Lease's namespace
+//
 // # Load
 //
 // A watch lists the nodes once, in pages, and then lives on what changes. Of a Node, tens of kilobytes, it keeps the lease alone;

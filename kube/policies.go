@@ -71,9 +71,21 @@ type Changes struct {
 	Put  policy.Model
 	Gone []policy.ID
 	// Problems are about what nobody can read in the objects of Put, and in policies that therefore are not in force. None of it
-	// opens anything.
+	// opens anything. What is said of an object holds until it is among Put or Gone again. Those of a cluster are each a [*Problem].
 	Problems []error
 }
+
+// Problem is what nobody can read in an object.
+type Problem struct {
+	ID  policy.ID
+	Err error // it names the object
+}
+
+// Error implements error.
+func (p *Problem) Error() string { return p.Err.Error() }
+
+// Unwrap returns Err.
+func (p *Problem) Unwrap() error { return p.Err }
 
 // List reads all objects as they are now.
 func (p *Policies) List(ctx context.Context) (Changes, error) {

@@ -224,12 +224,18 @@ func (b *box) put(id policy.ID, object modelled, problem error) {
 
 func (b *box) gone(id policy.ID) { b.put(id, nil, nil) }
 
-// take returns what there is, ordered by kind and name, and empties the box.
-func (b *box) take() (c Changes) {
+// empty returns what there is, and leaves nothing.
+func (b *box) empty() map[policy.ID]fate {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	changed := b.changed
 	b.changed = map[policy.ID]fate{}
-	b.mu.Unlock()
+	return changed
+}
+
+// take returns what there is, ordered by kind and name, and empties the box.
+func (b *box) take() (c Changes) {
+	changed := b.empty()
 	for _, id := range slices.SortedFunc(maps.Keys(changed), compareIDs) {
 		switch o := changed[id].object.(type) {
 		case nil:
@@ -246,7 +252,7 @@ func (b *box) take() (c Changes) {
 			c.Put.ClusterPolicies = append(c.Put.ClusterPolicies, o)
 		}
 		if problem := changed[id].problem; problem != nil {
-			c.Problems = append(c.Problems, problem)
+			c.Problems = append(c.Problems, &Problem{id, problem})
 		}
 	}
 	return c
