@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -89,17 +90,24 @@ func (p *Ports) Add(ctx context.Context, ports []HostPort, near ...netip.Prefix)
 	}
 	t := newPortTable(p.name)
 	elements := t.elementsOf(PortSpec{ports, near})
-	add := func() error {
+	add := func(within map[nft.Set][]nft.Element) error {
 		var b nft.Batch
 		for _, s := range t.sets() {
+			b.DeleteElements(s, within[s]...)
 			b.AddElements(s, elements[s]...)
 		}
 		return p.conn.Commit(ctx, &b)
 	}
-	err := add()
+	err := add(nil)
 	if errors.Is(err, unix.ENOENT) {
 		if err = p.make(ctx); err == nil {
-			err = add()
+			err = add(nil)
+		}
+	}
+	if errors.Is(err, unix.EEXIST) {
+		var within map[nft.Set][]nft.Element
+		if within, err = p.fit(ctx, elements, t.near4, t.near6); err == nil {
+			err = add(within)
 		}
 	}
 	if errors.Is(err, unix.EEXIST) {
@@ -109,6 +117,35 @@ func (p *Ports) Add(ctx context.Context, ports []HostPort, near ...netip.Prefix)
 		return err
 	}
 	return p.forget(ctx, ports, udpOnly)
+}
+
+// fit takes those out of the elements to be added to sets of prefixes that lie within one which is there, and returns those that are
+// there and lie within one to be added: ranges must not overlap, and prefixes do when those of the node's pods have changed.
+func (p *Ports) fit(ctx context.Context, elements map[nft.Set][]nft.Element, sets ...nft.Set) (within map[nft.Set][]nft.Element, err error) {
+	within = map[nft.Set][]nft.Element{}
+	for _, s := range sets {
+		have, err := p.conn.Elements(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		lies := func(e nft.Element, in []nft.Element) bool {
+			return slices.ContainsFunc(in, func(o nft.Element) bool { return contains(o, e) })
+		}
+		elements[s] = slices.DeleteFunc(elements[s], func(e nft.Element) bool { return lies(e, have) })
+		for _, h := range have {
+			if lies(h, elements[s]) {
+				within[s] = append(within[s], h)
+			}
+		}
+	}
+	return within, nil
+}
+
+// contains reports whether both elements are prefixes, and outer contains inner.
+func contains(outer, inner nft.Element) bool {
+	o, ok := outer.AsPrefix()
+	i, alike := inner.AsPrefix()
+	return ok && alike && o.Bits() <= i.Bits() && o.Contains(i.Addr())
 }
 
 // make makes the table without host ports. If somebody else does so at this moment, one of the two does nothing.

@@ -285,6 +285,26 @@ func TestPortsOfOtherPodsStay(t *testing.T) {
 	assert.Empty(t, missing)
 }
 
+// TestNearOfOtherLengths: the prefix of a node's pods becomes longer and shorter while some of them have host ports.
+func TestNearOfOtherLengths(t *testing.T) {
+	b := newBridged(t)
+	serve(t, b.pods[0])
+	for i, near := range [][]string{
+		{"10.244.1.0/24", "fd00:244:0:1::/64"}, {"10.244.0.0/16", "fd00:244::/48"}, {"10.244.1.0/24", "fd00:244:0:1::/64"}, {"10.244.1.0/26", "10.244.9.0/24"},
+	} {
+		ports := both(uint16(8000+i), b.pods[0])
+		require.NoError(t, b.ports.Add(t.Context(), ports, prefixes(near...)...), near)
+		missing, err := b.ports.Missing(t.Context(), ports)
+		require.NoError(t, err)
+		assert.Empty(t, missing, near)
+		for _, to := range []netip.Addr{b.node.V4, b.node.V6} {
+			assert.NotEqual(t, "no answer", ask(t, b.pods[1], "tcp", netip.AddrPortFrom(to, uint16(8000+i))), "%v: a pod is near", near)
+		}
+	}
+	err := b.ports.Add(t.Context(), both(8000, b.pods[1]), prefixes("10.0.0.0/8")...)
+	require.ErrorIs(t, err, podweft.ErrConflict)
+}
+
 // TestUDPForgets: a sender that never pauses, from one port, as DNS and syslog clients do.
 func TestUDPForgets(t *testing.T) {
 	b := newBridged(t)
