@@ -54,9 +54,9 @@ func TestLimits(t *testing.T) {
 
 func (m *machine) rate(t *testing.T, link int) uint64 {
 	t.Helper()
-	rate, err := m.nl.TokenBucket(t.Context(), link)
+	bucket, err := m.nl.TokenBucket(t.Context(), link)
 	require.NoError(t, err)
-	return rate
+	return bucket.Rate
 }
 
 // stream sends a megabyte and returns how long it was under way.
@@ -124,6 +124,14 @@ func TestLimitsAreKept(t *testing.T) {
 	require.NoError(t, err)
 	assert.Contains(t, plan.String(), "set rate 1000000bit of link eth0")
 	right()
+	plan, err = d.Plan(t.Context(), spec)
+	require.NoError(t, err)
+	assert.Empty(t, plan)
+
+	spec.Ports[0].Ingress.Burst *= 2
+	plan, err = d.Apply(t.Context(), spec)
+	require.NoError(t, err)
+	assert.Contains(t, plan.String(), "set rate 50000000000bit of link veth", "another burst")
 	plan, err = d.Plan(t.Context(), spec)
 	require.NoError(t, err)
 	assert.Empty(t, plan)

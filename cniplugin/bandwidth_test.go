@@ -69,5 +69,5 @@ func rate(t *testing.T, c *nl.Conn, link int) uint64 {
 	t.Helper()
 	r, err := c.TokenBucket(t.Context(), link)
 	require.NoError(t, err)
-	return r
+	return r.Rate
 }

@@ -22,7 +22,7 @@ func TestLimits(t *testing.T) {
 		require.NoError(t, err)
 		from, err := pod.nl.TokenBucket(t.Context(), at.Pod.Index)
 		require.NoError(t, err)
-		assert.Equal(t, []uint64{1_000_000, 2_000_000}, []uint64{toward, from})
+		assert.Equal(t, []uint64{1_000_000, 2_000_000}, []uint64{toward.Rate, from.Rate})
 	}
 	right()
 	require.NoError(t, h.pods.Check(t.Context(), p))

@@ -43,7 +43,8 @@ type Port struct {
 	Ingress, Egress Limit
 }
 
-// Limit is how much may pass a port in one direction. The zero Limit is none.
+// Limit is how much may pass a port in one direction. The zero Limit is none, and leaves one that is there alone: it may be another
+// program's.
 type Limit struct {
 	Rate  uint64 // bits per second
 	Burst uint64 // bits that pass at once after a while without any; 0 means a hundredth of a second's, and at least 128 KiB

@@ -83,8 +83,9 @@ func (s Space) Limited(ctx context.Context, link nl.Link, l Limit) (bool, error)
 	if l == (Limit{}) {
 		return true, nil
 	}
-	rate, err := s.Conn.TokenBucket(ctx, link.Index)
-	return rate == l.Rate/8, err
+	have, err := s.Conn.TokenBucket(ctx, link.Index)
+	want := l.bucket()
+	return have.Rate == want.Rate && have.Queue == want.Queue, err // the queue follows from the burst
 }
 
 // CheckLimit reports a limit that the link lacks.

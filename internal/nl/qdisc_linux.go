@@ -59,30 +59,31 @@ func (m *message) tcmsg(link int) {
 	m.buf = native.AppendUint32(m.buf, 0)
 }
 
-// TokenBucket returns the rate in bytes per second that the link is limited to, and 0 where no token bucket is at its root.
-func (c *Conn) TokenBucket(ctx context.Context, link int) (rate uint64, err error) {
+// TokenBucket returns what the link is limited to, but for the burst, which the kernel keeps as a time; the zero TokenBucket where
+// none is at its root.
+func (c *Conn) TokenBucket(ctx context.Context, link int) (t TokenBucket, err error) {
 	// The answer is a notification: who asks gets it only as an echo (qdisc_get_notify).
 	err = c.getFlagged(ctx, unix.RTM_GETQDISC, unix.NLM_F_ECHO, func(m *message) { m.tcmsg(link) }, func(body []byte) {
-		if r, ok := parseTokenBucket(body, link); ok {
-			rate = r
+		if found, ok := parseTokenBucket(body, link); ok {
+			t = found
 		}
 	})
 	switch {
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
-		return 0, nil // it has the one that every link has, which is not told (tc_qdisc_dump_ignore in net/sched/sch_api.c)
+		return TokenBucket{}, nil // it has the one that every link has, which is not told (tc_qdisc_dump_ignore in net/sched/sch_api.c)
 	case errors.Is(err, unix.ENODEV):
 		err = ErrNoLink
 	}
 	if err != nil {
-		return 0, &podweft.OpError{Op: "find", Object: podweft.Named("queueing discipline"), Err: err}
+		return TokenBucket{}, &podweft.OpError{Op: "find", Object: podweft.Named("queueing discipline"), Err: err}
 	}
-	return rate, nil
+	return t, nil
 }
 
 // parseTokenBucket reads one at the root of the link.
-func parseTokenBucket(body []byte, link int) (rate uint64, ok bool) {
+func parseTokenBucket(body []byte, link int) (t TokenBucket, ok bool) {
 	if len(body) < sizeofTcmsg || int(int32(native.Uint32(body[4:]))) != link || native.Uint32(body[12:]) != tcHandleRoot {
-		return 0, false
+		return t, false
 	}
 	attrs(body[sizeofTcmsg:], func(kind uint16, v []byte) {
 		switch kind {
@@ -91,13 +92,13 @@ func parseTokenBucket(body []byte, link int) (rate uint64, ok bool) {
 		case tcaOptions:
 			attrs(v, func(kind uint16, v []byte) {
 				switch {
-				case kind == tcaTBFParms && len(v) >= sizeofTBFOptions && rate == 0:
-					rate = uint64(native.Uint32(v[8:]))
+				case kind == tcaTBFParms && len(v) >= sizeofTBFOptions:
+					t.Rate, t.Queue = max(t.Rate, uint64(native.Uint32(v[8:]))), native.Uint32(v[24:])
 				case kind == tcaTBFRate64 && len(v) >= 8: // where 32 bits do not hold it
-					rate = native.Uint64(v)
+					t.Rate = max(t.Rate, native.Uint64(v))
 				}
 			})
 		}
 	})
-	return rate, ok
+	return t, ok
 }
