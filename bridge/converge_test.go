@@ -2,6 +2,7 @@ package bridge_test
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -120,6 +121,21 @@ func TestBridgeTakesAnotherMAC(t *testing.T) {
 	assert.Equal(t, b.MAC, h.link(t, "cni0").MAC)
 	for _, g := range b.Gateways {
 		pod.ping(t, g.Addr())
+	}
+}
+
+// Pods of two subnets are on one bridge, each with a gateway of its own.
+func TestGatewayForEachSubnet(t *testing.T) {
+	h := newHost(t, bridge.Config{})
+	b := cni0("10.1.0.1/24", "10.2.0.1/24", "fd00:1::1/64", "fd00:2::1/64")
+	for i, p := range [][]netip.Prefix{prefixes("10.1.0.2/24", "fd00:2::2/64"), prefixes("10.2.0.3/24", "fd00:1::3/64")} {
+		pod := newMachine(t, fmt.Sprintf("pod-%d", i))
+		h.attach(t, b, bridge.Port{Container: pod.Name, NetNS: pod.NetNS(), Addresses: p})
+		assert.ElementsMatch(t, b.Gateways, h.addresses(t, "cni0"))
+		for _, own := range p {
+			pod.ping(t, own.Masked().Addr().Next())
+			h.ping(t, own.Addr())
+		}
 	}
 }
 

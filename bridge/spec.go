@@ -25,9 +25,9 @@ type Bridge struct {
 	// thus the same after a reboot; a bridge that is there keeps its own. (A bridge that nobody gives one takes its ports',
 	// and changes it with them.)
 	MAC podweft.MAC
-	// Gateways are the node's addresses on the bridge, at most one of each family, each with the length of the pods' subnet:
-	// 10.244.1.1/24. The bridge has these and no others, but for a link-local one beside an IPv6 gateway; without any, pods
-	// reach each other only.
+	// Gateways are the node's addresses on the bridge, one for each subnet of pods, each with the subnet's length: 10.244.1.1/24.
+	// The bridge has these and no others, but for a link-local one beside an IPv6 gateway; without any, pods reach each other
+	// only. A port's gateway is the first of its family that is in one of its subnets.
 	Gateways []netip.Prefix
 }
 
@@ -49,7 +49,7 @@ type Port struct {
 	MTU int
 	// Addresses of the pod, each with the length of its subnet: 10.244.1.2/24. Either family, or both, or none.
 	Addresses []netip.Prefix
-	// Routes of the pod. Nil means a default route through each gateway whose family the pod has an address of; an empty
+	// Routes of the pod. Nil means a default route in each family that the pod has an address of, through its gateway; an empty
 	// list that is not nil means none.
 	Routes []Route
 	// Hairpin lets the bridge send a frame back through the port it came from: a pod needs it to reach itself through its
@@ -62,7 +62,8 @@ type Port struct {
 	Ingress, Egress Limit
 }
 
-// Limit is how much may pass a port in one direction. The zero Limit is none.
+// Limit is how much may pass a port in one direction. The zero Limit is none, and leaves one that is there alone: it may be another
+// program's.
 type Limit struct {
 	Rate  uint64 // bits per second
 	Burst uint64 // bits that pass at once after a while without any; 0 means a hundredth of a second's, and at least 128 KiB
@@ -72,7 +73,7 @@ type Limit struct {
 type Route struct {
 	// Prefix is what is reached: 10.244.0.0/16, or 0.0.0.0/0 for the rest of the world.
 	Prefix netip.Prefix
-	// Via is the next hop, in one of the pod's subnets; zero means the bridge's gateway of that family.
+	// Via is the next hop, in one of the pod's subnets; zero means the port's gateway of that family.
 	Via netip.Addr
 }
 
@@ -123,7 +124,7 @@ func (p Port) routes(b Bridge) []Route {
 	routes := make([]Route, 0, len(p.Routes))
 	for _, r := range p.Routes {
 		if !r.Via.IsValid() {
-			r.Via = b.gateway(r.Prefix.Addr()).Addr()
+			r.Via = p.gateway(b, r.Prefix.Addr()).Addr()
 		}
 		routes = append(routes, r)
 	}
@@ -141,14 +142,29 @@ func (p Port) defaultRoutes(b Bridge) (routes []Route) {
 	return routes
 }
 
-// gateways are those of the families that the port has addresses of.
+// gateways are the port's, of the families that it has addresses of.
 func (p Port) gateways(b Bridge) (all []netip.Addr) {
-	for _, g := range b.Gateways {
-		if p.has(g.Addr()) {
+	for _, of := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		if g := p.gateway(b, of); g.IsValid() && p.has(of) {
 			all = append(all, g.Addr())
 		}
 	}
 	return all
+}
+
+// gateway is the port's of a's family: the first that is in one of its subnets, or where none is the first. The zero Prefix where
+// the bridge has none.
+func (p Port) gateway(b Bridge, a netip.Addr) (first netip.Prefix) {
+	for _, g := range b.Gateways {
+		switch {
+		case g.Addr().Is4() != a.Is4():
+		case p.reaches(g.Addr()):
+			return g
+		case !first.IsValid():
+			first = g
+		}
+	}
+	return first
 }
 
 // has reports whether the port has an address of a's family.
@@ -169,14 +185,4 @@ func (p Port) reaches(a netip.Addr) bool {
 		}
 	}
 	return false
-}
-
-// gateway is the one of a's family; the zero Prefix where there is none.
-func (b Bridge) gateway(a netip.Addr) netip.Prefix {
-	for _, g := range b.Gateways {
-		if g.Addr().Is4() == a.Is4() {
-			return g
-		}
-	}
-	return netip.Prefix{}
 }

@@ -18,8 +18,10 @@ func (b Bridge) Validate() error {
 	for i, g := range b.Gateways {
 		field := fmt.Sprintf("Bridge.Gateways[%d]", i)
 		f.Address(field, g)
-		if other := b.gateway(g.Addr()); other != g {
-			f.Add(field, g, "is of the same family as "+other.String(), "give at most one gateway of each family")
+		for _, other := range b.Gateways[:i] {
+			if other.Overlaps(g) {
+				f.Add(field, g, "is of the same subnet as "+other.String(), "give one gateway for each subnet")
+			}
 		}
 	}
 	return f.Err()
@@ -61,10 +63,10 @@ func (p Port) fits(b Bridge) error {
 	}
 	for i, a := range p.Addresses {
 		field := fmt.Sprintf("Port.Addresses[%d]", i)
-		g := b.gateway(a.Addr())
+		g := p.gateway(b, a.Addr())
 		switch {
 		case !g.IsValid():
-		case a.Addr() == g.Addr():
+		case slices.ContainsFunc(b.Gateways, func(g netip.Prefix) bool { return g.Addr() == a.Addr() }):
 			f.Add(field, a, "is the gateway's", "")
 		case p.Routes == nil && !p.reaches(g.Addr()):
 			f.Add(field, a, "is in another subnet than the gateway "+g.String(), "")

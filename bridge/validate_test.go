@@ -31,8 +31,11 @@ func TestValidate(t *testing.T) {
 		{"MTU without IPv6", func(b *bridge.Bridge, p *bridge.Port) {
 			b.MTU, b.Gateways, p.Addresses = 576, b.Gateways[:1], p.Addresses[:1]
 		}, ""},
-		{"two gateways of a family", func(b *bridge.Bridge, _ *bridge.Port) { b.Gateways = prefixes("10.244.1.1/24", "10.9.0.1/24") },
-			"Bridge.Gateways[1]: 10.9.0.1/24 is of the same family as 10.244.1.1/24: give at most one gateway of each family"},
+		{"two gateways of a family", func(b *bridge.Bridge, p *bridge.Port) {
+			b.Gateways, p.Addresses = prefixes("10.244.1.1/24", "10.9.0.1/24"), prefixes("10.9.0.2/24")
+		}, ""},
+		{"two gateways of a subnet", func(b *bridge.Bridge, _ *bridge.Port) { b.Gateways = prefixes("10.244.1.1/24", "10.244.0.1/16") },
+			"Bridge.Gateways[1]: 10.244.0.1/16 is of the same subnet as 10.244.1.1/24: give one gateway for each subnet"},
 		{"gateway missing", func(b *bridge.Bridge, _ *bridge.Port) { b.Gateways = []netip.Prefix{{}} },
 			"Bridge.Gateways[0]: is not an address with a prefix length: write one like 10.244.1.2/24"},
 		{"gateway is a subnet", func(b *bridge.Bridge, _ *bridge.Port) { b.Gateways = prefixes("10.244.1.0/24") },

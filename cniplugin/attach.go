@@ -153,6 +153,9 @@ func (t *task) allocate(n *network) (g grant, err error) {
 	for _, a := range held.Addresses {
 		g.addresses = append(g.addresses, given{a.Prefix, a.Gateway})
 	}
+	for _, r := range slices.Concat(pool.Ranges()...) {
+		n.gateways = append(n.gateways, netip.PrefixFrom(r.Gateway, r.Prefix.Bits()))
+	}
 	return g, nil
 }
 

@@ -72,11 +72,15 @@ func TestMasqueradeOfSeveralRanges(t *testing.T) {
 		return set
 	}
 	conf := n.conf(map[string]any{"ipMasq": true, "ipam": map[string]any{"ranges": []any{ranges("10.1.0.0/30", "10.2.0.0/30")}}})
-	first := n.add(t, testnet.NewNode(t, "first"), conf)
-	second := n.add(t, testnet.NewNode(t, "second"), conf)
+	one, two := testnet.NewNode(t, "first"), testnet.NewNode(t, "second")
+	first, second := n.add(t, one, conf), n.add(t, two, conf)
 	assert.Equal(t, "10.1.0.2/30", first.IPs[0].Address)
 	assert.Equal(t, "10.2.0.2/30", second.IPs[0].Address)
 	assert.Equal(t, []string{"10.1.0.0", "10.2.0.0"}, n.masqueraded(t))
+	for pod, gateway := range map[*testnet.Node]string{one: "10.1.0.1", two: "10.2.0.1"} { // each keeps its own
+		_, err := pod.Ping(t.Context(), netip.MustParseAddr(gateway))
+		require.NoError(t, err, gateway)
+	}
 
 	// The runtime names ranges for one pod alone.
 	conf["runtimeConfig"] = map[string]any{"ipRanges": []any{ranges("10.3.0.0/29")}}

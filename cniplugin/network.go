@@ -19,6 +19,7 @@ type network struct {
 	masq      bool
 	exempt    []netip.Prefix // towards which pods keep their address, beside their own
 	sets      [][]ipam.Range
+	gateways  []netip.Prefix // of sets, once they are known; whatever pod is attached, the others need theirs
 	reserved  []netip.Prefix
 	routes    []bridge.Route
 }
@@ -205,9 +206,15 @@ func (n *network) bridge(c *config, addresses []given) bridge.Bridge {
 	if !n.gateway {
 		return b
 	}
+	var all []netip.Prefix
 	for _, a := range addresses {
 		if a.gateway.IsValid() {
-			b.Gateways = append(b.Gateways, netip.PrefixFrom(a.gateway, a.prefix.Bits()))
+			all = append(all, netip.PrefixFrom(a.gateway, a.prefix.Bits()))
+		}
+	}
+	for _, g := range append(all, n.gateways...) {
+		if !slices.ContainsFunc(b.Gateways, g.Overlaps) {
+			b.Gateways = append(b.Gateways, g)
 		}
 	}
 	return b

@@ -307,6 +307,14 @@ func (p *Pool) InUse(ctx context.Context, prefix netip.Prefix) (used bool, err e
 	return used, nil
 }
 
+// Ranges are those of each set, with their defaults filled in.
+func (p *Pool) Ranges() (all [][]Range) {
+	for _, set := range p.rules.ranges {
+		all = append(all, slices.Clone(set))
+	}
+	return all
+}
+
 // Usage is how full a set is.
 type Usage struct {
 	Ranges []Range // with their defaults filled in
