@@ -58,8 +58,8 @@ func (t *task) add() (*types100.Result, error) {
 	if give.delegated || t.delegated {
 		rec.Delegate = c.raw
 	}
-	if err := t.records.Put(rec); err != nil {
-		return nil, stepsDown(fail(CodeIO, "the attachment cannot be recorded", err), undo)
+	if err := t.note(rec); err != nil {
+		return nil, stepsDown(err, undo)
 	}
 	undo = append(undo, func() error { return t.records.Remove(t.key()) })
 	if err := t.admit(rec); err != nil {
@@ -193,12 +193,27 @@ func (t *task) release() error {
 	return t.forgetHostLocal(held)
 }
 
+// record is that of the call's attachment, but for what comes of it.
+func (t *task) record() local.Record {
+	return local.Record{Network: t.config.Name, Container: t.container, Interface: t.ifname, NetNS: t.netns, Pod: t.pod()}
+}
+
+// pod is what the orchestrator says of it.
+func (t *task) pod() local.Pod {
+	return local.Pod{Namespace: t.args[podNamespace], Name: t.args[podName], UID: t.args[podUID]}
+}
+
+// note writes the record.
+func (t *task) note(rec local.Record) error {
+	if err := t.records.Put(rec); err != nil {
+		return fail(CodeIO, "the attachment cannot be recorded", err)
+	}
+	return nil
+}
+
 // plug makes the pod's port.
 func (t *task) plug(n *network, addresses []given, mac mac) (*types100.Result, local.Record, error) {
-	rec := local.Record{
-		Network: t.config.Name, Container: t.container, Interface: t.ifname, NetNS: t.netns,
-		Pod: local.Pod{Namespace: t.args[podNamespace], Name: t.args[podName], UID: t.args[podUID]},
-	}
+	rec := t.record()
 	if !mac.IsZero() {
 		rec.MAC = mac.String()
 	}

@@ -9,7 +9,6 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/podweft/podweft/bridge"
-	"github.com/podweft/podweft/node/local"
 )
 
 func route(r *types.Route) bridge.Route {
@@ -40,8 +39,8 @@ func (t *task) flannel() (*types100.Result, error) {
 	if t.command == "DEL" {
 		return nil, t.flannelDel()
 	}
-	if t.command == "GC" { // no lease is needed
-		return nil, t.gc()
+	if t.command == "GC" {
+		return nil, t.flannelGC()
 	}
 	d, err := t.config.flannel()
 	if err != nil {
@@ -69,15 +68,42 @@ func (t *task) addElsewhere() (*types100.Result, error) {
 	if err := t.unattached(); err != nil {
 		return nil, err
 	}
-	rec := local.Record{Network: t.config.Name, Container: t.container, Interface: t.ifname, NetNS: t.netns, Delegate: t.config.raw}
-	if err := t.records.Put(rec); err != nil {
-		return nil, fail(CodeIO, "the attachment cannot be recorded", err)
+	rec := t.record()
+	rec.Delegate = t.config.raw
+	if err := t.note(rec); err != nil {
+		return nil, err
 	}
+	undo := []func() error{func() error { return t.records.Remove(t.key()) }}
 	r, err := t.addPlugin(t.config.Type, t.config.raw)
 	if err != nil {
-		return nil, stepsDown(err, []func() error{func() error { return t.records.Remove(t.key()) }})
+		return nil, stepsDown(err, undo)
+	}
+	undo = append(undo, func() error { return t.runPlugin(t.config.Type, "DEL", t.config.raw) })
+	for _, a := range podAddresses(r, t.ifname) {
+		rec.Addresses = append(rec.Addresses, a.prefix)
+	}
+	if err = t.note(rec); err == nil {
+		err = t.admit(rec)
+	}
+	if err != nil {
+		return nil, stepsDown(err, append(undo, t.dismiss))
 	}
 	return r, nil
+}
+
+// flannelGC frees what is recorded, for which no lease is needed. A delegate of another type, whose configuration follows from the
+// lease, frees what it knows of.
+func (t *task) flannelGC() error {
+	d, err := t.config.flannel()
+	if err != nil {
+		return t.gc()
+	}
+	inner := *t
+	inner.config = d
+	if inProcess(d.Type) {
+		return inner.gc()
+	}
+	return errors.Join(t.gc(), inner.runPlugin(d.Type, "GC", d.raw))
 }
 
 // flannelDel removes an attachment, of flannel's own plugin too: that kept the delegate's configuration in a file of the

@@ -24,15 +24,22 @@ type (
 // Plugins of other types are programs on CNI_PATH, as section 4 of the specification has it: they get the complete
 // configuration and the same environment, and one that fails to ADD is told to DEL.
 
-// environment is a call's, with another command.
+// environment is a call's, with another command, about the task's attachment: a GC's names none.
 type environment []string
 
 // AsEnv is the environment of the program.
 func (e environment) AsEnv() []string { return e }
 
 func (t *task) environment(command string) environment {
-	env := slices.DeleteFunc(slices.Clone(t.call.Environ), func(kv string) bool { return strings.HasPrefix(kv, "CNI_COMMAND=") })
-	return append(env, "CNI_COMMAND="+command)
+	own := []string{"CNI_COMMAND=" + command}
+	if t.container != "" {
+		own = append(own, "CNI_CONTAINERID="+t.container, "CNI_IFNAME="+t.ifname, "CNI_NETNS="+t.netns)
+	}
+	names := func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return slices.ContainsFunc(own, func(o string) bool { return strings.HasPrefix(o, name+"=") })
+	}
+	return append(slices.DeleteFunc(slices.Clone(t.call.Environ), names), own...)
 }
 
 func (t *task) exec() invoke.Exec {

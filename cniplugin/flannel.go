@@ -87,6 +87,7 @@ func (r ipRoute) asCNI() map[string]any {
 // carried are the fields that the specification's runtime fills in, and ours, which the delegate gets as they came.
 var carried = []string{
 	"runtimeConfig", "prevResult", "args", "cni.dev/valid-attachments", "cni.dev/attachments", "stateDir", "logFile", "logLevel",
+	"requireAgent",
 }
 
 // as is the configuration d with the fields that the runtime filled in.

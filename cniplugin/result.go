@@ -125,7 +125,9 @@ func podAddresses(r *types100.Result, ifname string) (all []given) {
 				continue
 			}
 		}
-		all = append(all, given{fromIPNet(ip.Address), fromIP(ip.Gateway)})
+		if p := fromIPNet(ip.Address); p.IsValid() { // whatever another plugin wrote
+			all = append(all, given{p, fromIP(ip.Gateway)})
+		}
 	}
 	return all
 }
