@@ -1,13 +1,11 @@
 package cniplugin
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"slices"
-	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
@@ -171,7 +169,7 @@ func (t *task) pool(n *network) (*ipam.Pool, error) {
 func (t *task) release() error {
 	switch {
 	case t.config.claimed():
-		return t.unclaim()
+		return t.dismiss()
 	case t.delegatedIPAM():
 		return t.releaseElsewhere()
 	}
@@ -275,20 +273,6 @@ func (t *task) part() error {
 		return nil
 	}
 	return errors.Join(t.closePublished(published), w.sweep())
-}
-
-// agentPatience is how long an agent may take for what takes it a few milliseconds.
-const agentPatience = 2 * time.Second
-
-// viaAgent leaves what remains of a pod to the agent, and reports whether there is one that will see to it.
-func (t *task) viaAgent() bool {
-	ctx, cancel := context.WithTimeout(t.ctx, agentPatience)
-	defer cancel()
-	err := local.NewClient(socketOf(t.state)).Detach(ctx, t.key())
-	if err != nil && !errors.Is(err, local.ErrNoAgent) {
-		t.log.WarnContext(t.ctx, "the agent does not help", "err", err)
-	}
-	return err == nil
 }
 
 // check compares an attachment with what an ADD has made of it. What plugins behind this one have changed is theirs.

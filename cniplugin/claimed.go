@@ -38,9 +38,10 @@ func (t *task) claim() (g grant, err error) {
 	if err != nil {
 		return g, err
 	}
-	all, err := local.NewClient(socketOf(t.state)).Claim(t.ctx, local.Claim{
-		Key: t.key(), Want: want,
-		Pod: local.Pod{Namespace: t.args[podNamespace], Name: t.args[podName], UID: t.args[podUID]},
+	var all []local.Address
+	err = t.ask(agentLimit, func(ctx context.Context, agent *local.Client) (err error) {
+		all, err = agent.Claim(ctx, local.Claim{Key: t.key(), Want: want, Pod: t.pod()})
+		return err
 	})
 	if err != nil {
 		return g, t.unanswered(err)
@@ -51,18 +52,13 @@ func (t *task) claim() (g grant, err error) {
 	return g, nil
 }
 
-// unclaim gives the addresses back. An agent that is away finds out by the record, which goes too.
-func (t *task) unclaim() error {
-	err := local.NewClient(socketOf(t.state)).Detach(t.ctx, t.key())
-	if errors.Is(err, local.ErrNoAgent) {
-		return nil
-	}
-	return t.unanswered(err)
-}
-
 // claimable says whether the agent could serve an ADD.
 func (t *task) claimable() error {
-	s, err := local.NewClient(socketOf(t.state)).Status(t.ctx)
+	var s local.Status
+	err := t.ask(agentLimit, func(ctx context.Context, agent *local.Client) (err error) {
+		s, err = agent.Status(ctx)
+		return err
+	})
 	if err != nil {
 		return notReady(t.unanswered(err))
 	}
@@ -80,7 +76,7 @@ func (t *task) unanswered(err error) error {
 	case errors.Is(err, local.ErrNoAgent):
 		return fail(CodeTryAgain, "the node's agent gives the addresses, and none is listening at "+socketOf(t.state)+": is it running?", err)
 	case errors.Is(err, local.ErrTryAgain):
-		return fail(CodeTryAgain, "the node's agent cannot give an address now", err)
+		return fail(CodeTryAgain, "the node's agent cannot give or free an address now", err)
 	case errors.Is(err, local.ErrExhausted):
 		return fail(CodeExhausted, "no address is left for this node", err)
 	case errors.Is(err, podweft.ErrInvalid):

@@ -50,7 +50,7 @@ func (h agentHandler) leave(keys []local.Key) {
 // admit asks the agent whether the pod may start. A configuration says what becomes of pods while nobody answers: with requireAgent
 // they wait.
 func (t *task) admit(rec local.Record) error {
-	err := local.NewClient(socketOf(t.state)).Attach(t.ctx, rec)
+	err := t.ask(agentLimit, func(ctx context.Context, agent *local.Client) error { return agent.Attach(ctx, rec) })
 	switch {
 	case errors.Is(err, local.ErrNoAgent) && !t.config.RequireAgent, err == nil:
 		return nil
@@ -61,15 +61,6 @@ func (t *task) admit(rec local.Record) error {
 		return fail(CodeTryAgain, "the node's agent does not let the pod start yet", err)
 	case errors.Is(err, podweft.ErrInvalid):
 		return fail(CodeConfig, "the node's agent cannot read what it is told of the pod", err)
-	}
-	return err
-}
-
-// dismiss takes an admitted pod back.
-func (t *task) dismiss() error {
-	err := local.NewClient(socketOf(t.state)).Detach(t.ctx, t.key())
-	if errors.Is(err, local.ErrNoAgent) {
-		return nil
 	}
 	return err
 }

@@ -1,0 +1,43 @@
+package cniplugin
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/podweft/podweft/node/local"
+)
+
+const (
+	// agentPatience is how long an agent may take for what takes it a few milliseconds, and we could do ourselves.
+	agentPatience = 2 * time.Second
+	// agentLimit is how long it may take for what only it can do. It answers sooner, if only to try again (MaxWait of
+	// local.ServerConfig), unless it hangs.
+	agentLimit = 15 * time.Second
+)
+
+// ask has the node's agent do something.
+func (t *task) ask(within time.Duration, what func(ctx context.Context, agent *local.Client) error) error {
+	ctx, cancel := context.WithTimeout(t.ctx, within)
+	defer cancel()
+	return what(ctx, local.NewClient(socketOf(t.state)))
+}
+
+// dismiss tells the agent that the attachment is gone, and what it claimed and was admitted for. One that is away finds out by the
+// record, which goes too.
+func (t *task) dismiss() error {
+	err := t.ask(agentLimit, func(ctx context.Context, agent *local.Client) error { return agent.Detach(ctx, t.key()) })
+	if errors.Is(err, local.ErrNoAgent) {
+		return nil
+	}
+	return t.unanswered(err)
+}
+
+// viaAgent leaves what remains of a pod to the agent, and reports whether there is one that will see to it.
+func (t *task) viaAgent() bool {
+	err := t.ask(agentPatience, func(ctx context.Context, agent *local.Client) error { return agent.Detach(ctx, t.key()) })
+	if err != nil && !errors.Is(err, local.ErrNoAgent) {
+		t.log.WarnContext(t.ctx, "the agent does not help", "err", err)
+	}
+	return err == nil
+}
