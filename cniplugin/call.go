@@ -6,6 +6,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/podweft/podweft/internal/word"
 )
@@ -37,8 +39,8 @@ type parameters struct {
 }
 
 const (
-	maxContainer = 160 // what fits in a link's alias: see package bridge
-	maxNetwork   = 64
+	maxContainer = 115 // what fits in the name of a record's file: see package local
+	maxNetwork   = 64  // and of a table, and a link's alias
 )
 
 // parameters reads them and names everything that is missing or malformed at once.
@@ -95,7 +97,8 @@ func (c Call) parameters() (parameters, error) {
 
 // isLink reports whether s can be a link's name.
 func isLink(s string) bool {
-	return s != "" && len(s) <= 15 && s != "." && s != ".." && !strings.ContainsAny(s, "/:% \t\n\f\r\v")
+	bad := func(r rune) bool { return strings.ContainsRune("/:%", r) || unicode.IsSpace(r) || !unicode.IsPrint(r) }
+	return s != "" && len(s) <= 15 && s != "." && s != ".." && utf8.ValidString(s) && !strings.ContainsFunc(s, bad)
 }
 
 // known are the arguments that this plugin understands. By the conventions of CNI any other is an error, unless

@@ -47,6 +47,11 @@ type config struct {
 	VlanTrunk        []any      `json:"vlanTrunk"`
 	MacSpoofChk      bool       `json:"macspoofchk"`
 	NoInterface      bool       `json:"disableContainerInterface"`
+	EnableDAD        bool       `json:"enabledad"`
+
+	ConditionsV4 []string `json:"conditionsV4"` // the portmap plugin's
+	ConditionsV6 []string `json:"conditionsV6"`
+	MasqAll      bool     `json:"masqAll"`
 
 	SubnetFile string                     `json:"subnetFile"`
 	DataDir    string                     `json:"dataDir"` // the flannel plugin's
@@ -201,10 +206,28 @@ func (c *config) refuse() error {
 	if c.NoInterface {
 		errs = append(errs, unsupported("disableContainerInterface", true, "leave it out"))
 	}
+	if c.EnableDAD {
+		errs = append(errs, unsupported("enabledad", true, "leave it out: no address is given twice, and waiting takes seconds"))
+	}
 	for _, r := range c.IPAM.Routes {
 		if r.MTU != 0 || r.AdvMSS != 0 || r.Priority != 0 || r.Table != 0 && r.Table != 254 || r.Scope != 0 {
 			errs = append(errs, unsupported("ipam.routes", fmt.Sprintf("%+v", r), "give dst and gw only"))
 		}
+	}
+	return errors.Join(errs...)
+}
+
+// refusePorts names the portmap plugin's fields that this plugin cannot serve: a host port is open to everybody, or is not opened.
+func (c *config) refusePorts() error {
+	var errs []error
+	for i, conditions := range [][]string{c.ConditionsV4, c.ConditionsV6} {
+		if len(conditions) > 0 {
+			field := []string{"conditionsV4", "conditionsV6"}[i]
+			errs = append(errs, unsupported(field, conditions, "leave it out, and let a policy say who reaches the pod"))
+		}
+	}
+	if c.MasqAll {
+		errs = append(errs, unsupported("masqAll", true, "leave it out: who asks keeps its address, but where answers would go past the node"))
 	}
 	return errors.Join(errs...)
 }

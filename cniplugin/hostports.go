@@ -10,6 +10,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/bridge"
 	"github.com/podweft/podweft/internal/sysctl"
 	"github.com/podweft/podweft/nat"
 	"github.com/podweft/podweft/node/local"
@@ -47,6 +48,9 @@ func (t *task) portmapAdd(before *types100.Result) error {
 	}
 	ports, err := t.config.hostPorts()
 	if err != nil || len(ports) == 0 {
+		return err
+	}
+	if err := t.config.refusePorts(); err != nil {
 		return err
 	}
 	return t.publish(ports, podAddresses(before, t.ifname))
@@ -195,7 +199,7 @@ func (t *task) towards() (string, error) {
 		if t.config.Bridge != "" {
 			return t.config.Bridge, nil
 		}
-		return "cni0", nil
+		return bridge.DefaultName, nil
 	}
 	before, err := t.config.previous()
 	if err != nil || before == nil {
@@ -271,8 +275,9 @@ func (t *task) checkPublished() error {
 	}
 	rec, err := records.Get(t.key())
 	if errors.Is(err, local.ErrNoRecord) {
-		if len(t.config.RuntimeConfig.PortMappings) == 0 {
-			return nil
+		asked, err := t.config.hostPorts()
+		if err != nil || len(asked) == 0 {
+			return err
 		}
 		return errors.New("the host ports are not recorded")
 	}
