@@ -238,16 +238,16 @@ func (t *task) unplug() error {
 }
 
 // del removes everything that an ADD has made, from the node's own records: the namespace, the configuration's ranges and
-// prevResult may be gone. It goes on past what fails.
+// prevResult may be gone. What fails leaves the record, for the DEL that comes again.
 func (t *task) del() error {
-	var errs []error
+	var err error
 	if t.delegated {
-		errs = []error{t.unpublish(), t.runPlugin(t.config.Type, "DEL", t.config.raw)}
-	} else {
-		errs = []error{t.part(), t.release()}
+		err = errors.Join(t.unpublish(), t.runPlugin(t.config.Type, "DEL", t.config.raw))
+	} else if err = t.part(); err == nil { // else the pod that got its address next would share it
+		err = t.release()
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err // the record stays: a DEL that failed comes again
+	if err != nil {
+		return err
 	}
 	return t.records.Remove(t.key())
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -98,6 +99,12 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 			"prevResult is missing: put this plugin behind one that attaches the pod"},
 		{"no mode", "podweft-cni", "ADD", map[string]any{"mode": "macvlan"}, cniplugin.CodeConfig,
 			`mode: macvlan is no way to attach pods: write "bridge" or "ptp", or leave it out`},
+		{"who may reach a host port", "portmap", "ADD", map[string]any{
+			"prevResult":    map[string]any{"cniVersion": "1.1.0", "ips": []any{map[string]any{"address": "10.244.1.2/24"}}},
+			"runtimeConfig": withPort(8080)["runtimeConfig"], "conditionsV4": []string{"-s", "192.0.2.0/24"},
+		}, cniplugin.CodeField, `field "conditionsV4" with value [-s 192.0.2.0/24] is not supported: leave it out, and let a policy say who reaches the pod`},
+		{"DAD", "podweft-cni", "ADD", map[string]any{"enabledad": true}, cniplugin.CodeField,
+			`field "enabledad" with value true is not supported: leave it out: no address is given twice, and waiting takes seconds`},
 		{"isolated and routed", "ptp", "ADD", map[string]any{"type": "ptp", "portIsolation": true}, cniplugin.CodeField,
 			`field "portIsolation" with value true is not supported: leave it out: routed pods have no neighbours, and a policy says whom they reach`},
 		{"CHECK of a stranger", "podweft-cni", "CHECK", nil, cniplugin.CodeContainer, "pods/pod/eth0 is not attached to this node"},
@@ -222,5 +229,56 @@ func legacy(t *testing.T, n *node, pods int) {
 			b.CreateVeth(nl.Link{Name: fmt.Sprintf("vethold%d", i), Master: br.Index}, nl.Link{Name: "eth0"}, int(inside.Fd()))
 		})
 		require.NoError(t, inside.Close())
+	}
+}
+
+// TestLongContainerIDs: what is too long for a record is refused before anything is done.
+func TestLongContainerIDs(t *testing.T) {
+	n := newNode(t)
+	pod := testnet.NewNode(t, "pod")
+	for length, want := range map[int]uint{115: 0, 116: cniplugin.CodeEnvironment} {
+		id := "CNI_CONTAINERID=" + strings.Repeat("c", length)
+		for _, command := range []string{"ADD", "DEL"} {
+			r := n.call(t, "podweft-cni", command, n.conf(nil), about(pod, id)...)
+			assert.Equal(t, want, r.Code, "%s of %d letters: %s", command, length, r)
+		}
+	}
+}
+
+// TestAddressStaysWithItsLink: a DEL that cannot take the pod's link leaves it its address, and works when it comes again.
+func TestAddressStaysWithItsLink(t *testing.T) {
+	n := newNode(t)
+	pod, heir := testnet.NewNode(t, "pod"), testnet.NewNode(t, "heir")
+	r := n.add(t, pod, n.conf(nil))
+	conn := dial(t, n.ns)
+	mark := func(alias string) {
+		t.Helper()
+		var b nl.Batch
+		b.Mark(nl.Link{Name: r.Interfaces[1].Name, Alias: alias})
+		require.NoError(t, errors.Join(conn.Do(t.Context(), &b)...))
+	}
+	mark("somebody's")
+	refused := n.call(t, "podweft-cni", "DEL", n.conf(nil), about(pod)...)
+	assert.Equal(t, cniplugin.CodeConflict, refused.Code, refused)
+	wants := about(heir, "CNI_ARGS=IP=10.244.1.2")
+	taken := n.call(t, "podweft-cni", "ADD", n.conf(nil), wants...)
+	assert.Equal(t, cniplugin.CodeTaken, taken.Code, taken)
+	mark("podweft:pods/pod/eth0")
+	again := n.call(t, "podweft-cni", "DEL", n.conf(nil), about(pod)...)
+	require.Zero(t, again.code, again)
+	given := n.call(t, "podweft-cni", "ADD", n.conf(nil), wants...)
+	require.Zero(t, given.code, given)
+}
+
+// TestPortmapWithoutHostPorts: a container's ports that have none on the node are no reason to find any missing.
+func TestPortmapWithoutHostPorts(t *testing.T) {
+	n := newNode(t)
+	pod := testnet.NewNode(t, "pod")
+	conf := n.conf(map[string]any{
+		"prevResult": result(n.add(t, pod, n.conf(nil))), "runtimeConfig": withPort(0)["runtimeConfig"],
+	})
+	for _, command := range []string{"ADD", "CHECK", "DEL"} {
+		r := n.call(t, "portmap", command, conf, about(pod)...)
+		require.Zero(t, r.code, "%s: %s", command, r)
 	}
 }

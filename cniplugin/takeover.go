@@ -90,13 +90,22 @@ func (t *task) inhabited() (bool, error) {
 func (t *task) forgetHostLocal(held ipam.Allocation) error {
 	for _, a := range held.Addresses {
 		path := filepath.Join(t.hostLocalDir(), a.Prefix.Addr().String())
-		raw, err := os.ReadFile(path)
-		if err != nil || !strings.HasPrefix(string(raw), t.container) {
-			continue // never imported, or another's by now
+		if err := t.forgetIfOurs(path); err != nil { // never imported, or another's by now
+			return err
 		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fail(CodeIO, "host-local's file of the address cannot be removed", err)
-		}
+	}
+	return nil
+}
+
+// forgetIfOurs removes a file of host-local's that names the call's attachment.
+func (t *task) forgetIfOurs(path string) error {
+	raw, err := os.ReadFile(path)
+	fields := strings.Fields(string(raw))
+	if err != nil || len(fields) == 0 || fields[0] != t.container || len(fields) > 1 && fields[1] != t.ifname {
+		return nil //nolint:nilerr // what cannot be read names nobody
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fail(CodeIO, "host-local's file of the address cannot be removed", err)
 	}
 	return nil
 }
@@ -108,14 +117,8 @@ func (t *task) releaseFromHostLocal() error {
 		return nil //nolint:nilerr // no directory, nothing held
 	}
 	for _, e := range entries {
-		path := filepath.Join(t.hostLocalDir(), e.Name())
-		raw, err := os.ReadFile(path)
-		fields := strings.Fields(string(raw))
-		if err != nil || len(fields) == 0 || fields[0] != t.container || len(fields) > 1 && fields[1] != t.ifname {
-			continue
-		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fail(CodeIO, "host-local's file of the address cannot be removed", err)
+		if err := t.forgetIfOurs(filepath.Join(t.hostLocalDir(), e.Name())); err != nil {
+			return err
 		}
 	}
 	return nil
