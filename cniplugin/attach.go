@@ -305,7 +305,7 @@ func (t *task) check() error {
 			errs = append(errs, fmt.Errorf("prevResult lacks the address %s of %s", a, t.ifname))
 		}
 	}
-	errs = append(errs, t.checkAddresses(rec), t.checkPort(n, rec, addresses), t.checkPublished())
+	errs = append(errs, t.checkAddresses(rec), t.checkPort(n, rec, addresses), t.checkMasquerade(n), t.checkPublished())
 	if err := errors.Join(errs...); err != nil {
 		return fail(CodeMissing, "the attachment is not as it was made: DEL it and ADD it again", err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/nat"
 )
 
@@ -54,6 +55,28 @@ func (t *task) masquerade(n *network, addresses []given) error {
 		}
 		return nil
 	})
+}
+
+// checkMasquerade reports what masquerading lacks. What else is in the table may be for pods that went.
+func (t *task) checkMasquerade(n *network) error {
+	if !n.masq {
+		return nil
+	}
+	driver, err := nat.New(nat.Config{Owner: t.config.Name, NetNS: t.cfg.NetNS, Logger: t.log})
+	if err != nil {
+		return err
+	}
+	defer driver.Close()
+	spec, err := t.recordedToo(n.masqueraded())
+	if err != nil {
+		return err
+	}
+	plan, err := driver.Plan(t.ctx, spec)
+	plan = slices.DeleteFunc(plan, func(c podweft.Change) bool { return c.Op == podweft.Delete })
+	if err == nil && len(plan) > 0 {
+		err = fmt.Errorf("masquerading lacks %s", plan[0].Object)
+	}
+	return err
 }
 
 // masqueraded is what the configuration says: all ranges, for the table is every pod's.

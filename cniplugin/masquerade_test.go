@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/podweft/podweft/cniplugin"
 	"github.com/podweft/podweft/internal/nft"
 	"github.com/podweft/podweft/ipam/block/memory"
 	"github.com/podweft/podweft/testnet"
@@ -27,15 +28,21 @@ func TestMasqueradeIsKept(t *testing.T) {
 		require.NoError(t, err)
 		assert.Len(t, rules, 3)
 	}
-	n.add(t, testnet.NewNode(t, "first"), conf)
+	pod := testnet.NewNode(t, "first")
+	checked := n.conf(map[string]any{"ipMasq": true, "prevResult": result(n.add(t, pod, conf))})
 	whole()
 	n.add(t, testnet.NewNode(t, "second"), conf)
 	whole()
 	var b nft.Batch
 	b.DeleteTable(table)
+	require.Zero(t, n.call(t, "podweft-cni", "CHECK", checked, about(pod)...).code)
 	require.NoError(t, them.Commit(t.Context(), &b))
+	r := n.call(t, "podweft-cni", "CHECK", checked, about(pod)...)
+	assert.Equal(t, cniplugin.CodeMissing, r.Code, r)
+	assert.Contains(t, r.Details, "masquerading lacks table inet podweft-pods-nat")
 	n.add(t, testnet.NewNode(t, "third"), conf)
 	whole()
+	require.Zero(t, n.call(t, "podweft-cni", "CHECK", checked, about(pod)...).code)
 
 	wider := n.conf(map[string]any{"ipMasq": true, "ipam": map[string]any{"routes": []any{map[string]any{"dst": "10.99.0.0/16"}}}})
 	n.add(t, testnet.NewNode(t, "fourth"), wider)
