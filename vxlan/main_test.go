@@ -2,21 +2,20 @@ package vxlan_test
 
 import (
 	"flag"
-	"os"
 	"testing"
 
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/testnet"
+	"github.com/podweft/podweft/vxlan"
 )
 
-func TestMain(m *testing.M) { testnet.Main(program{m}) }
+func TestMain(m *testing.M) {
+	testnet.Main(sabotage.Tests(program{m}, func(netns string) (*vxlan.Driver, error) { return vxlan.New(vxlan.Config{NetNS: netns}) }))
+}
 
-// program is the tests or, where the environment says so, a node's agent: a process of its own, to be killed and measured.
 type program struct{ tests *testing.M }
 
 func (p program) Run() int {
-	if netns := os.Getenv(agentVar); netns != "" {
-		return runAgent(netns)
-	}
 	flag.Parse()
 	// The tests wait nearly all the time: 1,000 pings at 5 ms take 5 s, however many processors there are.
 	parallel := "8"

@@ -57,14 +57,7 @@ func TestModeChange(t *testing.T) {
 	for _, to := range o.podAddrs(1) {
 		require.NoError(t, sabotage.Reach(t.Context(), pods[0], to, testnet.Echo{}))
 	}
-	streams := func() (all []*stream) {
-		for _, to := range o.podAddrs(1) {
-			all = append(all, startStream(t, pods[0], to, 2*time.Millisecond, time.Second))
-		}
-		time.Sleep(100 * time.Millisecond)
-		return all
-	}
-	running := streams()
+	running := startStreams(t, o, pods)
 	var loops []*podweft.Loop[hostgw.Spec]
 	var back []func()
 	for i, d := range gateways {
@@ -82,7 +75,7 @@ func TestModeChange(t *testing.T) {
 		assert.NotContains(t, strings.Join(everything(t, inNode(t, n)), "\n"), "flannel")
 	}
 
-	running = streams()
+	running = startStreams(t, o, pods)
 	var again []*podweft.Loop[vxlan.Spec]
 	for i, d := range o.drivers {
 		loop, _ := sabotage.Run(t, d, o.specs[i])
@@ -127,6 +120,27 @@ func requireNothingOf[S any](t testing.TB, d podweft.Driver[S], n *testnet.Node)
 	require.Empty(t, plan.String(), "left on %s", n.Name)
 }
 
+// startStreams pings the second pod from the first, over every family, and returns when that has been going on for a while.
+func startStreams(t *testing.T, o *overlay, pods []*testnet.Node) (all []*sabotage.Stream) {
+	t.Helper()
+	for _, to := range o.podAddrs(1) {
+		all = append(all, sabotage.StartStream(t, sabotage.Flow{From: pods[0], To: to}, 2*time.Millisecond, time.Second))
+	}
+	time.Sleep(100 * time.Millisecond)
+	return all
+}
+
+// requireShort stops the streams, says how much of them was lost, and requires that it was bearable.
+func requireShort(t testing.TB, streams []*sabotage.Stream, what string) {
+	t.Helper()
+	time.Sleep(100 * time.Millisecond)
+	t.Log(what)
+	for _, s := range streams {
+		_, _, gap := s.Stop(t)
+		require.Less(t, gap, patience)
+	}
+}
+
 // TestVNIChange changes the VNI on all nodes at once while pods talk.
 func TestVNIChange(t *testing.T) {
 	t.Parallel()
@@ -136,12 +150,10 @@ func TestVNIChange(t *testing.T) {
 	for i, d := range o.drivers {
 		loops = append(loops, sabotage.Keep(t, d, o.specs[i]))
 	}
-	var streams []*stream
 	for _, to := range o.podAddrs(1) {
 		require.NoError(t, sabotage.Reach(t.Context(), pods[0], to, testnet.Echo{}))
-		streams = append(streams, startStream(t, pods[0], to, 2*time.Millisecond, time.Second))
 	}
-	time.Sleep(100 * time.Millisecond)
+	streams := startStreams(t, o, pods)
 	for i := range o.specs {
 		o.specs[i].VTEPs = slices.Clone(o.specs[i].VTEPs)
 		eachVTEP(&o.specs[i], func(v *vxlan.VTEP) { v.VNI = 2 })

@@ -1,6 +1,6 @@
 // Package sabotage is what other programs and bad luck do to the kernel's tables, for the tests of drivers that have to
-// survive it: a stranger who takes over a nexthop object, a storm of routes, notifications that get lost. With it come the
-// means to run a driver meanwhile, and to see what is left.
+// survive it: a stranger who takes over a nexthop object, a storm of routes, notifications that get lost, an agent that is killed.
+// With it come the means to run a driver meanwhile, and to see what is left and what was lost.
 //
 // It breaks nothing that a netlink library breaks by one call; tests do that themselves.
 package sabotage
