@@ -200,25 +200,22 @@ func fetch(t *testing.T, m *machine.Machine, at string) (string, error) {
 	return string(text), err
 }
 
-// endAgents ends the agents on both machines, in both ways, while a pod on each pings the other's. The cluster starts them again.
+// endAgents ends the agents on both machines at once, in both ways, while a pod on each pings the other's. The cluster starts them again.
 func (w *world) endAgents() {
 	w.t.Helper()
 	for i, pod := range w.web {
 		w.ask(pod, "/pings?to="+w.web[1-i].Status.PodIP)
 	}
 	for _, how := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		begun := time.Now()
 		for _, m := range w.machines {
 			old, err := m.Process("flanneld")
 			require.NoError(w.t, err)
 			w.t.Logf("the agent of %s: %s", m.Name(), machine.Memory(old))
 			require.NoError(w.t, syscall.Kill(old, how))
-			await(w.t, func() error {
-				now, err := m.Process("flanneld")
-				if err == nil && now == old {
-					err = fmt.Errorf("%s has not ended", m.Name())
-				}
-				return err
-			})
+		}
+		for _, m := range w.machines {
+			awaitFor(w.t, 3*patience, func() error { return announced(m, begun) }) // the kubelet takes its time with the second
 		}
 	}
 	time.Sleep(time.Second) // of pings over the new ones
@@ -228,6 +225,19 @@ func (w *world) endAgents() {
 		assert.Zero(w.t, flow.Lost, "of %d pings", flow.Sent)
 		w.t.Logf("%d pings while agents ended, %d lost", flow.Sent, flow.Lost)
 	}
+}
+
+// announced is nil when an agent has said since then that its machine's pods can be started.
+func announced(m *machine.Machine, since time.Time) error {
+	agent, err := m.Process("flanneld")
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(fmt.Sprintf("/proc/%d/root/run/flannel/subnet.env", agent))
+	if err == nil && info.ModTime().Before(since) {
+		err = fmt.Errorf("the agent of %s has not been ready since", m.Name())
+	}
+	return err
 }
 
 // losePower takes the second machine's power away, and gives it back.
