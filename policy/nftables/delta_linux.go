@@ -64,38 +64,30 @@ func between(was, is renderer, lists map[string]int) (*change, error) {
 			is.blockSet(now)
 		}
 	})
-	inlined := chainsBetween(&was, &is, lists)
-	classesBetween(&was, &is, inlined)
+	classesBetween(&was, &is, chainsBetween(&was, &is, lists))
 	return compare(was.im, is.im), nil
 }
 
-// chainsBetween renders chains that differ, and returns the names of those whose rules may stand in classes.
-func chainsBetween(was, is *renderer, lists map[string]int) (inlined map[string]bool) {
-	inlined = map[string]bool{}
-	wasJumped, isJumped := jumped(was.rules), jumped(is.rules)
+// chainsBetween renders chains that differ, and returns the names of those that stand in classes, or did.
+func chainsBetween(was, is *renderer, lists map[string]int) (inClasses map[string]bool) {
+	inClasses = map[string]bool{}
 	before := map[string][]policy.PortRange{}
 	var after [][]policy.PortRange
 	eachPair(was.rules.Chains, is.rules.Chains, chainName, func(old, now *policy.Chain) {
 		if old != nil {
-			if wasJumped[old.Name] {
-				was.policyChains(old)
-			}
-			inlined[old.Name] = inlined[old.Name] || inlines(old)
+			was.policyChains(old)
+			inClasses[old.Name] = inlined(old)
 			for _, ports := range portLists(old) {
 				lists[portListName(ports)]--
 				before[portListName(ports)] = ports
 			}
 		}
 		if now != nil {
-			if isJumped[now.Name] {
-				is.policyChains(now)
-			}
-			inlined[now.Name] = inlined[now.Name] || inlines(now)
+			is.policyChains(now)
+			inClasses[now.Name] = inClasses[now.Name] || inlined(now)
 			after = append(after, portLists(now)...)
 		}
 	})
-	was.onlyHere(wasJumped, isJumped)
-	is.onlyHere(isJumped, wasJumped)
 	for _, ports := range after {
 		name := portListName(ports)
 		if lists[name] == 0 && before[name] == nil {
@@ -109,23 +101,12 @@ func chainsBetween(was, is *renderer, lists map[string]int) (inlined map[string]
 			delete(lists, name)
 		}
 	}
-	return inlined
+	return inClasses
 }
 
-// inlines reports whether the chain's rules may stand in classes.
-func inlines(c *policy.Chain) bool { return c.Tier == policy.Namespaced || passes(c) }
-
-// onlyHere renders chains that are jumped to in one of two Rulesets only, whether or not they differ.
-func (r *renderer) onlyHere(jumped, elsewhere map[string]bool) {
-	for name := range jumped {
-		if c := r.chainOf(name); !elsewhere[name] && r.im.chains[name+families[0].suffix] == nil {
-			r.policyChains(c)
-		}
-	}
-}
-
-// classesBetween renders classes that differ, and those of which an inlined chain does.
-func classesBetween(was, is *renderer, inlined map[string]bool) {
+// classesBetween renders classes that differ, and those that have a chain in them which does.
+func classesBetween(was, is *renderer, inClasses map[string]bool) {
+	changed := func(name string) bool { return inClasses[name] }
 	eachPair(was.rules.Classes, is.rules.Classes, className, func(old, now *policy.Class) {
 		if old != nil {
 			was.classChains(old)
@@ -134,9 +115,11 @@ func classesBetween(was, is *renderer, inlined map[string]bool) {
 			is.classChains(now)
 		}
 	})
+	if len(inClasses) == 0 {
+		return
+	}
 	for _, c := range is.rules.Classes {
-		changed := alone(c) && inlined[c.Policies[0]] || slices.ContainsFunc(c.Admin, func(name string) bool { return inlined[name] })
-		if !changed {
+		if !slices.ContainsFunc(slices.Concat(c.Admin, c.Policies, c.Baseline), changed) {
 			continue
 		}
 		if i, ok := find(was.rules.Classes, c.Name, className); ok && was.rules.Classes[i] == c {

@@ -5,11 +5,9 @@
 //
 //	table inet podweft-policy {
 //		set p-… { … }                 # pods that a peer selects, shared by all policies; blocks and named ports likewise
-//		chain c-…4 {                  # one policy in one direction: what it allows
+//		chain k-…4 {                  # a class: all policies of some pods, with what they allow
 //			meta l4proto tcp th dport 80 ip saddr @p-…4 counter accept
-//		}
-//		chain k-…4 {                  # a class: all policies of some pods; of one policy the rules stand here
-//			jump c-…4
+//			jump c-…4                 # a policy of many rules has a chain of its own
 //			jump own-in4              # the pod's own node, and the pod itself
 //			counter drop
 //		}

@@ -55,11 +55,8 @@ func (r *renderer) all(spec Spec) {
 	for _, s := range r.rules.PortSets {
 		r.portSet(s, s.Elements.All())
 	}
-	jumped := jumped(r.rules)
 	for _, c := range r.rules.Chains {
-		if jumped[c.Name] {
-			r.policyChains(c)
-		}
+		r.policyChains(c)
 		for _, ports := range portLists(c) {
 			r.portList(ports)
 		}
@@ -288,30 +285,17 @@ func passes(c *policy.Chain) bool {
 	return c.Tier == policy.Admin && slices.ContainsFunc(c.Matches, func(m policy.Match) bool { return m.Action == policy.Pass })
 }
 
-// alone reports whether a class is that of one namespaced policy, as most are. The policy's rules then stand in the class's chain:
-// half as many chains make a load and every later transaction cheaper, for the kernel looks at each chain in each (the second step
-// of nf_tables_commit, net/netfilter/nf_tables_api.c).
-func alone(c *policy.Class) bool { return len(c.Policies) == 1 && len(c.Admin)+len(c.Baseline) == 0 }
+// few is how many rules of a policy each class has for itself. To jump to a chain and come back costs a packet as much as two rules that
+// do not match, and each chain costs every transaction something, for the kernel looks at all of them in each (the second step of
+// nf_tables_commit, net/netfilter/nf_tables_api.c).
+const few = 4
 
-// jumped are the names of policies' chains that classes jump to.
-func jumped(rules *policy.Ruleset) map[string]bool {
-	names := map[string]bool{}
-	for _, c := range rules.Classes {
-		if alone(c) {
-			continue
-		}
-		for _, tier := range [][]string{c.Admin, c.Policies, c.Baseline} {
-			for _, name := range tier {
-				names[name] = true
-			}
-		}
-	}
-	return names
-}
+// inlined reports whether the rules of a policy stand in each class that has it, as those of most do.
+func inlined(c *policy.Chain) bool { return passes(c) || len(c.Matches) <= few }
 
-// policyChains is a policy in one direction.
+// policyChains is a policy in one direction, if classes jump to it.
 func (r *renderer) policyChains(c *policy.Chain) {
-	if passes(c) {
+	if inlined(c) {
 		return
 	}
 	for _, f := range r.views() {
@@ -374,12 +358,8 @@ func (r *renderer) classChains(c *policy.Class) {
 		if r.admin(into, f, c) {
 			into = r.im.chain(nft.Chain{Table: r.table, Name: next(c, f)})
 		}
-		if alone(c) {
-			r.matches(into, f, r.chainOf(c.Policies[0]), accept())
-		} else {
-			for _, name := range slices.Concat(c.Policies, c.Baseline) {
-				r.add(into, meaning{}, r.policyOf(name), jump(name+f.suffix))
-			}
+		for _, name := range slices.Concat(c.Policies, c.Baseline) {
+			r.ask(into, f, r.chainOf(name), accept())
 		}
 		if len(c.Policies) == 0 {
 			continue // what nothing has decided passes
@@ -400,16 +380,21 @@ func (r *renderer) admin(into *chain, f family, c *policy.Class) (split bool) {
 		pass = goTo(next(c, f))
 	}
 	for _, name := range c.Admin {
-		if of := r.chainOf(name); passes(of) {
-			r.matches(into, f, of, pass)
-		} else {
-			r.add(into, meaning{}, r.policyOf(name), jump(name+f.suffix))
-		}
+		r.ask(into, f, r.chainOf(name), pass)
 	}
 	if split {
 		r.add(into, meaning{}, "", goTo(next(c, f)))
 	}
 	return split
+}
+
+// ask asks a policy in a class; pass is where a packet goes on that it passes.
+func (r *renderer) ask(into *chain, f family, c *policy.Chain, pass statement) {
+	if inlined(c) {
+		r.matches(into, f, c, pass)
+	} else {
+		r.add(into, meaning{}, c.Policy.String(), jump(c.Name+f.suffix))
+	}
 }
 
 func (r *renderer) chainOf(name string) *policy.Chain {
@@ -419,8 +404,6 @@ func (r *renderer) chainOf(name string) *policy.Chain {
 	}
 	return r.rules.Chains[i]
 }
-
-func (r *renderer) policyOf(chain string) string { return r.chainOf(chain).Policy.String() }
 
 func (r *renderer) isolators(c *policy.Class) (ids []policy.ID) {
 	for _, name := range c.Policies {

@@ -31,11 +31,8 @@ func (d *Driver) Stats(ctx context.Context, spec Spec) (Stats, error) {
 	}
 	render := d.renderer(spec)
 	render.frame(spec)
-	jumped := jumped(spec.Rules)
 	for _, c := range spec.Rules.Chains {
-		if jumped[c.Name] {
-			render.policyChains(c)
-		}
+		render.policyChains(c)
 	}
 	for _, c := range spec.Rules.Classes {
 		render.classChains(c)
