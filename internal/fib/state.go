@@ -147,7 +147,7 @@ func (r *reader) readRoutes(ctx context.Context) error {
 }
 
 // recall adds the IPv6 routes that an earlier listing of the same pass had. While others come and go a listing skips some that
-// are there, each time others, and nothing tells (see nl). One that was really deleted meanwhile has been announced.
+// are there, not always the same, and nothing tells (see nl). One that was really deleted meanwhile has been announced.
 func (s *state) recall(before *state) {
 	s.routes.agreed = unknown
 	for k, r := range before.routes.at {

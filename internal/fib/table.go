@@ -143,8 +143,9 @@ func (t *Table) Change(ctx context.Context, scope Scope, removed, added []Entry)
 	return append(made(plan), again...), err
 }
 
-// fullTries is how often a pass reads when it is surprised by what it finds after reading.
-const fullTries = 3
+// fullTries is how often a pass reads when it is surprised by what it finds after reading. A listing leaves out what stands where one
+// of its pieces ends, which is mostly the same again: the slower the processor, the more often.
+const fullTries = 10
 
 // full reads, compares everything and writes. When the kernel then holds something that the listing did not have, it reads
 // again: somebody was faster, or the listing left it out (see recall).
