@@ -18,6 +18,7 @@ type Health struct {
 	follows     sync.WaitGroup // the connection's states
 	since       time.Time      // when it was lost
 	told        bool
+	again       bool
 	end         context.CancelFunc
 }
 
@@ -36,8 +37,12 @@ func (c *Conn) Health(ctx context.Context) *Health {
 // Tick is when to Look.
 func (h *Health) Tick() <-chan time.Time { return h.ticker.C }
 
-// Reconnected tells of each new connection.
+// Reconnected tells of each new connection, when etcd may be another than before.
 func (h *Health) Reconnected() <-chan struct{} { return h.reconnected }
+
+// AskAgain is for who was told of a new connection and got no answer: etcd listens before it can answer, and there may be no other
+// connection to be told of. Reconnected tells once more after a while.
+func (h *Health) AskAgain() { h.again = true }
 
 // Stop ends it.
 func (h *Health) Stop() {
@@ -54,15 +59,23 @@ func (h *Health) follow(ctx context.Context) {
 				return
 			}
 		}
-		select {
-		case h.reconnected <- struct{}{}:
-		default:
-		}
+		h.tell()
 	}
 }
 
-// Look logs what has become of the connection, once.
+func (h *Health) tell() {
+	select {
+	case h.reconnected <- struct{}{}:
+	default: // told already
+	}
+}
+
+// Look logs what has become of the connection, once, and sees to what AskAgain asks for.
 func (h *Health) Look() {
+	if h.again {
+		h.again = false
+		h.tell()
+	}
 	up := h.Client.ActiveConnection().GetState() == connectivity.Ready
 	switch {
 	case up && h.told:

@@ -11,6 +11,8 @@ import (
 func (c *Conn) Hints(ctx context.Context, prefix string, changed func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	health := c.Health(ctx) // from before the first look, or a connection that is lost before the watch has begun goes unnoticed
+	defer health.Stop()
 	seen, err := c.Get(ctx, prefix, clientv3.WithCountOnly())
 	if err != nil {
 		return err
@@ -20,8 +22,6 @@ func (c *Conn) Hints(ctx context.Context, prefix string, changed func()) error {
 	watcher := clientv3.NewWatcher(c.Client)
 	defer func() { _ = watcher.Close() }()
 	events := watcher.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithRev(revision+1))
-	health := c.Health(ctx)
-	defer health.Stop()
 	changed()
 	for {
 		select {
@@ -31,7 +31,9 @@ func (c *Conn) Hints(ctx context.Context, prefix string, changed func()) error {
 			health.Look()
 		case <-health.Reconnected():
 			now, err := c.Get(ctx, prefix, clientv3.WithCountOnly())
-			if err == nil && (now.Header.ClusterId != cluster || now.Header.Revision < revision) {
+			if err != nil {
+				health.AskAgain()
+			} else if now.Header.ClusterId != cluster || now.Header.Revision < revision {
 				return ErrRestored
 			}
 			changed()

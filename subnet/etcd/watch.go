@@ -35,6 +35,8 @@ var errEnough = errors.New("watch was left")
 
 // follow shows the present state and each change. Its error is never nil.
 func (s *Store) follow(ctx context.Context, show func(*state) bool) error {
+	health := s.conn.Health(ctx) // from before the listing, or a connection that is lost before the watch has begun goes unnoticed
+	defer health.Stop()
 	st, err := s.list(ctx)
 	if err != nil {
 		return err
@@ -49,8 +51,6 @@ func (s *Store) follow(ctx context.Context, show func(*state) bool) error {
 	watcher := clientv3.NewWatcher(s.conn.Client)
 	defer func() { _ = watcher.Close() }()
 	events := watcher.Watch(clientv3.WithRequireLeader(ctx), st.config(), clientv3.WithRange(st.listed()), clientv3.WithRev(st.revision+1))
-	health := s.conn.Health(ctx)
-	defer health.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -59,8 +59,10 @@ func (s *Store) follow(ctx context.Context, show func(*state) bool) error {
 			health.Look()
 			continue
 		case <-health.Reconnected():
-			if err := s.continues(ctx, st); err != nil {
+			if err := s.continues(ctx, st); errors.Is(err, etcdconn.ErrRestored) {
 				return fmt.Errorf("watch leases: %w", err)
+			} else if err != nil {
+				health.AskAgain()
 			}
 			continue
 		case r, ok := <-events:
@@ -97,11 +99,14 @@ func (s *Store) follow(ctx context.Context, show func(*state) bool) error {
 	}
 }
 
-// continues returns etcdconn.ErrRestored if etcd's history is not the one that st is from. Where it cannot be asked, the next
-// connection will show.
+// continues returns etcdconn.ErrRestored if etcd's history is not the one that st is from, and another error where etcd cannot be
+// asked.
 func (s *Store) continues(ctx context.Context, st *state) error {
 	now, err := s.conn.Get(ctx, st.config(), clientv3.WithKeysOnly())
-	if err != nil || now.Header.ClusterId == st.cluster && now.Header.Revision >= st.revision && st.knows(now.Kvs) {
+	if err != nil {
+		return err
+	}
+	if now.Header.ClusterId == st.cluster && now.Header.Revision >= st.revision && st.knows(now.Kvs) {
 		return nil
 	}
 	s.latest.Store(nil) // no claim can rest on it

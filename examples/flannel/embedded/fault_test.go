@@ -68,7 +68,7 @@ func (f *follower) until(what string, wanted func(*subnet.Snapshot) bool) {
 		if last != nil && wanted(last) {
 			return
 		}
-		require.True(f.t, time.Now().Before(deadline), "not seen: %s", what)
+		require.True(f.t, time.Now().Before(deadline), "not seen: %s, but %+v", what, last)
 	}
 }
 
