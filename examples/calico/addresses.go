@@ -45,12 +45,12 @@ func (a *Agent) allocator(ctx context.Context, claimers []*block.Claimer) (*bloc
 
 func (a *Agent) allocatorConfig(claimers []*block.Claimer) block.AllocatorConfig {
 	return block.AllocatorConfig{
-		Claimers: claimers, Gateways: []netip.Addr{ptp.Gateway4, ptp.Gateway6}, IPAM: ipam.Config{Path: a.addressFile(), Logger: a.log},
+		Claimers: claimers, Gateways: []netip.Addr{ptp.Gateway4, ptp.Gateway6}, IPAM: ipam.Config{Path: a.cfg.addressFile(), Logger: a.log},
 	}
 }
 
 // addressFile has the addresses that are given out.
-func (a *Agent) addressFile() string { return filepath.Join(a.cfg.StateDir, "blocks-"+a.cfg.Network) }
+func (c Config) addressFile() string { return filepath.Join(c.StateDir, "blocks-"+c.Network) }
 
 // insist does something until it works. What makes no sense never will.
 func (a *Agent) insist(ctx context.Context, what string, do func() error) error {
@@ -63,6 +63,9 @@ func (a *Agent) insist(ctx context.Context, what string, do func() error) error 
 		if text := err.Error(); text != said && ctx.Err() == nil {
 			said = text
 			a.log.WarnContext(ctx, "waiting", "for", what, "err", err)
+			a.mu.Lock()
+			a.status.Problem = "waiting for " + what + ": " + oneLine(err)
+			a.mu.Unlock()
 		}
 		select {
 		case <-ctx.Done():
@@ -105,10 +108,10 @@ func (a *Agent) claimTunnels(ctx context.Context, from *block.Allocator) (map[wa
 // knownTunnels are the addresses that the node's links have been given before.
 func (a *Agent) knownTunnels(ctx context.Context) (map[way][]netip.Addr, error) {
 	tunnels := map[way][]netip.Addr{}
-	if _, err := os.Stat(a.addressFile()); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(a.cfg.addressFile()); errors.Is(err, fs.ErrNotExist) {
 		return tunnels, nil
 	}
-	pool, err := ipam.Open(ipam.Config{Path: a.addressFile(), Logger: a.log})
+	pool, err := ipam.Open(ipam.Config{Path: a.cfg.addressFile(), Logger: a.log})
 	if err != nil {
 		return nil, err
 	}
@@ -128,8 +131,21 @@ func (a *Agent) knownTunnels(ctx context.Context) (map[way][]netip.Addr, error) 
 	return tunnels, nil
 }
 
-// forPods is an Allocator whose collection spares what no pod holds.
-type forPods struct{ *block.Allocator }
+// forPods is an Allocator that says when the node's shares have become others, and whose collection spares what no pod holds.
+type forPods struct {
+	*block.Allocator
+	changed func()
+}
+
+// Allocate implements cniplugin.Allocator.
+func (f forPods) Allocate(ctx context.Context, owner ipam.Owner, want ...netip.Addr) (ipam.Allocation, error) {
+	before := len(f.Shares())
+	given, err := f.Allocator.Allocate(ctx, owner, want...)
+	if len(f.Shares()) != before {
+		f.changed()
+	}
+	return given, err
+}
 
 // Collect implements cniplugin.Allocator.
 func (f forPods) Collect(
@@ -166,28 +182,21 @@ func sharesOf(ctx context.Context, store block.Store, pools []Pool) (map[string]
 	return all, nil
 }
 
-// held lists who holds addresses of the node's. An allocator shows them to whoever says who is dead; here nobody is.
-func held(ctx context.Context, from *block.Allocator) (all []ipam.Allocation, err error) {
-	_, err = from.Collect(ctx, func(_ context.Context, everybody []ipam.Allocation) ([]ipam.Owner, error) {
-		all = slices.Clone(everybody)
-		return nil, nil
-	})
-	return all, err
+// own are the node's shares of blocks.
+func (r *run) own() (prefixes []netip.Prefix) {
+	for _, s := range r.addresses.Shares() {
+		prefixes = append(prefixes, s.Prefix)
+	}
+	return prefixes
 }
 
-// blocks are the node's, with how many of their addresses are held. What the store does not tell in time is left out.
+// blocks are the node's, with how many of their addresses are held. No store is asked, and nobody is waited for who does.
 func (r *run) blocks(ctx context.Context) (all []Block) {
-	ctx, cancel := context.WithTimeout(ctx, asking)
-	defer cancel()
-	shares, err := sharesOf(ctx, r.cfg.Blocks, r.cfg.Pools)
+	taken, err := r.cfg.held(ctx)
 	if err != nil {
-		return nil
+		r.log.WarnContext(ctx, "which addresses are held is not known", "err", err)
 	}
-	taken, err := held(ctx, r.addresses)
-	if err != nil {
-		return nil
-	}
-	for _, p := range shares[r.cfg.Node] {
+	for _, p := range r.own() {
 		b := Block{Prefix: p}
 		if pool, ok := poolOf(r.cfg.Pools, p); ok {
 			b.Pool = pool.Name
@@ -202,4 +211,14 @@ func (r *run) blocks(ctx context.Context) (all []Block) {
 		all = append(all, b)
 	}
 	return all
+}
+
+// held lists who holds addresses of the node's.
+func (c Config) held(ctx context.Context) ([]ipam.Allocation, error) {
+	pool, err := ipam.Open(ipam.Config{Path: c.addressFile()})
+	if err != nil {
+		return nil, err
+	}
+	defer pool.Close()
+	return pool.All(ctx)
 }

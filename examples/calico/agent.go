@@ -29,6 +29,7 @@ type Agent struct {
 	ready chan struct{}
 
 	mu     sync.Mutex
+	begun  bool
 	status Status // but for what is asked of others when somebody wants it
 	run    *run   // nil unless Run has it
 }
@@ -46,6 +47,9 @@ func New(cfg Config) (*Agent, error) {
 // has been put into the kernel once. No peer is waited for.
 func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
+// ErrRunning: the Agent runs already, or has run. It runs once.
+var ErrRunning = errors.New("the agent runs already")
+
 // The agent's own rhythm.
 const (
 	again  = time.Second      // after something has failed
@@ -54,12 +58,20 @@ const (
 	trim   = 5 * time.Minute  // how often blocks are given back that nobody uses
 	spare  = 1                // of them are kept, in each family
 	asking = 5 * time.Second  // how long a store is given for one look
+	breath = 10               // to one part of looking, so many of rest: what thousands of agents ask a store for
 )
 
 // Run takes part in the network until ctx ends; it then returns nil and leaves the network as it is, so that pods keep talking. It can
 // be called once. Its errors are about what the Config names and is not there or not permitted. A store that is away is none: the
 // agent waits for it.
 func (a *Agent) Run(ctx context.Context) error {
+	a.mu.Lock()
+	again := a.begun
+	a.begun = true
+	a.mu.Unlock()
+	if again {
+		return ErrRunning
+	}
 	r, err := a.begin(ctx)
 	if err == nil {
 		err = r.work(ctx)
@@ -90,6 +102,10 @@ type run struct {
 	networks  []netip.Prefix
 	looked    time.Time // when they were found
 	tunnels   map[way][]netip.Addr
+	nodes     roster.Nodes              // as the store had them last
+	known     bool                      // it has told of nodes
+	shares    map[string][]netip.Prefix // with ByStore: as the store had them last; nil until it has told
+	confMTU   int                       // that the CNI configuration says; zero until it is written
 	lastError string
 }
 
@@ -111,7 +127,7 @@ func (a *Agent) place(ctx context.Context) (self subnet.Node, networks []netip.P
 func (a *Agent) begin(ctx context.Context) (*run, error) {
 	r := &run{Agent: a, wake: make(chan struct{}, 1)}
 	a.nameLeftovers(ctx)
-	for _, step := range []func(context.Context) error{r.settle, r.claim, r.open, r.join, r.police, r.answer} {
+	for _, step := range []func(context.Context) error{r.settle, r.claim, r.open, r.join, r.answer, r.police} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, r.close())
 		}
@@ -152,6 +168,9 @@ func (r *run) open(context.Context) (err error) {
 // close frees what begin has opened. What is in the kernel stays.
 func (r *run) close() error {
 	var errs []error
+	if r.plugins != nil {
+		errs = append(errs, r.plugins.Close())
+	}
 	if r.parts != nil {
 		errs = append(errs, r.parts.Close())
 	}
@@ -171,23 +190,34 @@ func (r *run) join(context.Context) error {
 		return err
 	}
 	r.collector, err = block.NewCollector(block.CollectorConfig{
-		Store: r.cfg.Blocks, Dead: roster.Silent(r.cfg.Nodes), Lead: roster.Leads(r.cfg.Nodes, r.cfg.Node), Grace: r.cfg.Grace, Logger: r.log,
+		Store: r.cfg.Blocks, Dead: r.cfg.Dead, Lead: r.cfg.Lead, Grace: r.cfg.Grace, Logger: r.log,
 	})
 	return err
 }
 
-// police reads the policies for the first time. What cannot be read then is waited for, but not for ever: one bad object is not to keep a
-// node from its work.
-func (r *run) police(ctx context.Context) (err error) {
-	if r.cfg.Policies == nil {
+// answer begins to listen for the CNI plugin, which waits until work begins. Policies' gate hears here of the pods that are there: before
+// the first policy, or for a moment one would not be known to select them.
+func (r *run) answer(context.Context) (err error) {
+	cfg := cniplugin.AgentConfig{StateDir: r.cfg.StateDir, NetNS: r.cfg.NetNS, Logger: r.log, Allocator: forPods{r.addresses, r.hint}}
+	if r.cfg.Policies != nil {
+		if r.policing, err = newPolicing(r.cfg, r.parts.policy); err != nil {
+			return err
+		}
+		cfg.Gate = r.policing.gate
+	}
+	r.plugins, err = cniplugin.NewAgent(cfg)
+	return err
+}
+
+// police has the policies in force as soon as work begins. While the source cannot be asked, the rules that are in the kernel stay, and
+// the agent waits: without them it would cut off pods that run. What is wrong with single objects costs nobody else anything.
+func (r *run) police(ctx context.Context) error {
+	if r.policing == nil {
 		return nil
 	}
-	if r.policing, err = newPolicing(r.cfg, r.parts.policy); err != nil {
-		return err
-	}
-	err = r.insist(ctx, "the store", func() error {
+	err := r.insist(ctx, "the nodes", func() error {
 		v, _, err := r.view(ctx)
-		if err == nil {
+		if !v.blank() {
 			err = r.policing.settle(v)
 		}
 		return err
@@ -195,23 +225,7 @@ func (r *run) police(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	patient, cancel := context.WithTimeout(ctx, asking)
-	defer cancel()
-	if err = r.insist(patient, "policies", func() error { return r.policing.read(ctx) }); err != nil && ctx.Err() == nil {
-		r.log.WarnContext(ctx, "some policies are not in force", "err", err)
-		return nil
-	}
-	return ctx.Err()
-}
-
-// answer begins to listen for the CNI plugin.
-func (r *run) answer(context.Context) (err error) {
-	cfg := cniplugin.AgentConfig{StateDir: r.cfg.StateDir, NetNS: r.cfg.NetNS, Logger: r.log, Allocator: forPods{r.addresses}}
-	if r.policing != nil {
-		cfg.Gate = r.policing.gate
-	}
-	r.plugins, err = cniplugin.NewAgent(cfg)
-	return err
+	return r.insist(ctx, "policies", func() error { return r.policing.list(ctx) })
 }
 
 // work runs everything until ctx ends or something cannot go on.
@@ -232,7 +246,9 @@ func (r *run) work(ctx context.Context) error {
 	group.Go(func() error { return r.plugins.Run(ctx) })
 	group.Go(func() error { return r.member.Run(ctx) })
 	group.Go(func() error { return r.collector.Run(ctx) })
-	group.Go(func() error { return r.listen(ctx, "blocks", r.cfg.Blocks.Watch, r.hint) })
+	if r.cfg.Routes == ByStore { // else BGP tells of others' blocks
+		group.Go(func() error { return r.listen(ctx, "blocks", r.cfg.Blocks.Watch, r.hint) })
+	}
 	group.Go(func() error { return r.listen(ctx, "nodes", r.cfg.Nodes.Watch, r.hint) })
 	if r.speaker != nil {
 		group.Go(func() error { return r.speaker.Run(ctx) })
@@ -248,11 +264,7 @@ func (r *run) work(ctx context.Context) error {
 	}
 	if r.policing != nil {
 		group.Go(func() error {
-			return r.listen(ctx, "policies", r.cfg.Policies.Watch, func() {
-				if err := r.policing.read(ctx); err != nil && ctx.Err() == nil {
-					r.log.WarnContext(ctx, "no policy is taken away", "err", err)
-				}
-			})
+			return r.listen(ctx, "policies", func(ctx context.Context, _ func()) error { return r.policing.follow(ctx) }, nil)
 		})
 	}
 	group.Go(func() error { return r.tidy(ctx) })
@@ -294,18 +306,24 @@ func (r *run) follow(ctx context.Context) error {
 		case <-r.wake:
 		case <-timer.C:
 		}
+		begun := time.Now()
 		whole, err := r.sync(ctx)
+		rest := min(breath*time.Since(begun), again)
 		next := renew
 		if r.report(ctx, err); err != nil {
 			next = again
 		}
-		if whole && err == nil && first {
-			first = false
-			if err := r.becomeReady(ctx); err != nil {
+		if whole && err == nil {
+			if err := r.allow(ctx, first); err != nil {
 				return err
 			}
+			first = false
 		}
 		timer.Reset(next)
+		select {
+		case <-ctx.Done():
+		case <-time.After(rest):
+		}
 	}
 }
 
@@ -325,24 +343,25 @@ func (r *run) report(ctx context.Context, err error) {
 }
 
 // sync looks at everything and says what should be. It reports whether it could say so of other nodes too: a speaker that has just
-// started has not learned anything, and that is not for the kernel to know.
+// started has not learned anything, and that is not for the kernel to know. A store that is away costs no more than its own news: what
+// it said last counts, and BGP goes on.
 func (r *run) sync(ctx context.Context) (whole bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, asking)
 	defer cancel()
 	if err := r.look(ctx); err != nil {
 		return false, err
 	}
-	v, problems, err := r.view(ctx)
-	if err != nil {
-		return false, err
+	v, problems, away := r.view(ctx)
+	if v.blank() {
+		return false, away
 	}
 	if err := r.tell(v); err != nil {
-		return false, err
+		return false, errors.Join(err, away)
 	}
 	r.parts.tellOwn(v)
 	if r.policing != nil {
 		if err := r.policing.settle(v); err != nil {
-			return false, err
+			return false, errors.Join(err, away)
 		}
 	}
 	if r.speaker != nil {
@@ -350,7 +369,7 @@ func (r *run) sync(ctx context.Context) (whole bool, err error) {
 		learned := r.learned
 		r.mu.Unlock()
 		if learned == nil {
-			return false, nil
+			return false, away
 		}
 		v.paths = fromBGP(learned)
 	}
@@ -360,7 +379,7 @@ func (r *run) sync(ctx context.Context) (whole bool, err error) {
 	st.Node, st.Device, st.Underlay, st.MTU = r.self.Name, r.self.Device, r.self.Underlay, v.podMTU()
 	st.Routes, st.Problems = s.routes, problems
 	r.Agent.mu.Unlock()
-	return true, nil
+	return true, away
 }
 
 // look finds out now and then whether the node has moved on its underlay.
@@ -376,23 +395,28 @@ func (r *run) look(ctx context.Context) error {
 	return nil
 }
 
-// view is what the node sees now. With ByBGP its paths are still to come.
+// view is what the node sees now. With ByBGP its paths are still to come. Where a store cannot be asked it is what that said last, with
+// the error; it is blank if there was nothing yet.
 func (r *run) view(ctx context.Context) (v view, problems []string, err error) {
-	v = view{self: r.self, networks: r.networks, pools: r.cfg.Pools, tunnels: r.tunnels, vni: r.cfg.VNI, port: r.cfg.VXLANPort}
 	nodes, err := r.cfg.Nodes.Nodes(ctx)
-	if err != nil {
-		return v, nil, err
+	if err == nil {
+		r.nodes, r.known = nodes, true
 	}
-	v.nodes, problems = fellowsOf(nodes)
-	shares, err := sharesOf(ctx, r.cfg.Blocks, r.cfg.Pools)
-	if err != nil {
-		return v, problems, err
+	if r.cfg.Routes == ByStore && err == nil {
+		var shares map[string][]netip.Prefix
+		if shares, err = sharesOf(ctx, r.cfg.Blocks, r.cfg.Pools); err == nil {
+			r.shares = shares
+		}
 	}
-	v.own = shares[r.self.Name]
+	if !r.known || r.cfg.Routes == ByStore && r.shares == nil {
+		return view{}, nil, err
+	}
+	v = view{self: r.self, networks: r.networks, pools: r.cfg.Pools, tunnels: r.tunnels, vni: r.cfg.VNI, port: r.cfg.VXLANPort, own: r.own()}
+	v.nodes, problems = fellowsOf(r.nodes, v.self)
 	if r.cfg.Routes == ByStore {
-		v.paths = v.fromStore(shares)
+		v.paths = v.fromStore(r.shares)
 	}
-	return v, problems, nil
+	return v, problems, err
 }
 
 // masquerade gives pods of pools with NAT the node's address.
@@ -408,11 +432,14 @@ func masquerade(pools []Pool, own []netip.Prefix) (spec nat.Spec) {
 	return spec
 }
 
-// becomeReady waits until all that has been said is in the kernel as far as it can be, and then lets pods come.
-func (r *run) becomeReady(ctx context.Context) error {
-	for _, k := range r.parts.all {
-		if err := k.wait(ctx); err != nil && ctx.Err() == nil {
-			r.log.WarnContext(ctx, "ready, though not everything is in force", "of", k.name(), "err", err)
+// allow lets pods come, the first time when all that has been said is in the kernel as far as it can be. The CNI configuration is
+// written anew when the pods' MTU has become another.
+func (r *run) allow(ctx context.Context, first bool) error {
+	if first {
+		for _, k := range r.parts.all {
+			if err := k.wait(ctx); err != nil && ctx.Err() == nil {
+				r.log.WarnContext(ctx, "ready, though not everything is in force", "of", k.name(), "err", err)
+			}
 		}
 	}
 	if ctx.Err() != nil {
@@ -422,13 +449,16 @@ func (r *run) becomeReady(ctx context.Context) error {
 	mtu := r.Agent.status.MTU
 	r.Agent.status.Ready = true
 	r.Agent.mu.Unlock()
-	if r.cfg.CNIConf != "" {
+	if r.cfg.CNIConf != "" && mtu != r.confMTU {
 		if err := r.cfg.writeCNI(mtu); err != nil {
 			return err
 		}
+		r.confMTU = mtu
 	}
-	close(r.ready)
-	r.log.InfoContext(ctx, "ready", "mtu", mtu)
+	if first {
+		close(r.ready)
+		r.log.InfoContext(ctx, "ready", "mtu", mtu)
+	}
 	return nil
 }
 
@@ -445,15 +475,25 @@ func (r *run) tidy(ctx context.Context) error {
 		case <-live.C:
 			err = r.stillHere(ctx)
 		case <-idle.C:
-			_, err = r.addresses.Trim(ctx, spare)
+			err = r.trim(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
 			r.log.WarnContext(ctx, "blocks not looked after", "err", err)
 		}
+		r.hint() // what the node has may be less now
 	}
 }
 
+func (r *run) trim(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, asking)
+	defer cancel()
+	_, err := r.addresses.Trim(ctx, spare)
+	return err
+}
+
 func (r *run) stillHere(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, asking)
+	defer cancel()
 	lost, err := r.addresses.Sync(ctx)
 	for _, l := range lost {
 		r.log.WarnContext(ctx, "this node was taken for dead, and a pod's address is another's: start it anew",

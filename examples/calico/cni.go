@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 )
 
-// CNI is the configuration by which a runtime attaches pods to an agent's network: that of podweft-cni, which asks the agent for
+// cni is the configuration by which a runtime attaches pods to an agent's network: that of podweft-cni, which asks the agent for
 // addresses.
 func (c Config) cni(mtu int) ([]byte, error) {
 	c = c.withDefaults()
@@ -18,7 +18,8 @@ func (c Config) cni(mtu int) ([]byte, error) {
 		"plugins": []object{{
 			"type": "podweft-cni", "mode": "ptp", "mtu": mtu, "stateDir": c.StateDir,
 			"ipam":         object{"type": "podweft-agent"},
-			"capabilities": object{"portMappings": true},
+			"requireAgent": c.Policies != nil, // one that ends between a pod's address and its policies lets nobody through
+			"capabilities": object{"portMappings": true, "bandwidth": true},
 		}},
 	}, "", "  ")
 }

@@ -52,6 +52,9 @@ type view struct {
 	port     uint16
 }
 
+// blank reports whether v is of a node that has seen nothing yet.
+func (v view) blank() bool { return v.self.Name == "" }
+
 // specs is what follows for the drivers that lead to other nodes.
 type specs struct {
 	direct hostgw.Spec

@@ -2,6 +2,7 @@ package calico
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"github.com/podweft/podweft/ipam/block"
 	"github.com/podweft/podweft/node"
 	"github.com/podweft/podweft/roster"
+	"github.com/podweft/podweft/subnet"
 )
 
 // The defaults of a [Config], as Calico has them.
@@ -56,6 +58,10 @@ type Config struct {
 	// Grace is how long a node must not have been heard of before its blocks are others' to have: longer than any cut from the
 	// store lasts, since its pods run on. Zero means block.DefaultGrace.
 	Grace time.Duration
+	// Dead tells of nodes which are dead, so that their blocks can be collected; nil means roster.Silent of Nodes. Lead says whether it
+	// is this node that collects; nil means roster.Leads of Nodes.
+	Dead func(ctx context.Context, nodes []string) ([]string, error)
+	Lead func(ctx context.Context) (bool, error)
 
 	// Routes says where the way to other nodes comes from; empty means ByBGP, which BGP is about.
 	Routes Source
@@ -98,6 +104,8 @@ type BGP struct {
 	RestartTime time.Duration
 	// Communities mark this node's blocks.
 	Communities []bgp.Community
+	// Services are advertised by every node: the addresses of a cluster's Services, which each of its nodes answers for.
+	Services []netip.Prefix
 }
 
 // Mesh says which nodes have BGP sessions with each other.
@@ -119,6 +127,12 @@ func (c Config) withDefaults() Config {
 	c.BGP.AS = cmp.Or(c.BGP.AS, DefaultAS)
 	c.BGP.Port = cmp.Or(c.BGP.Port, bgp.DefaultPort)
 	c.BGP.Mesh = cmp.Or(c.BGP.Mesh, FullMesh)
+	if c.Dead == nil {
+		c.Dead = roster.Silent(c.Nodes)
+	}
+	if c.Lead == nil {
+		c.Lead = roster.Leads(c.Nodes, c.Node)
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -157,6 +171,7 @@ func (c Config) Validate() error {
 			bad("NetNS", c.NetNS, "is not where BGP can be spoken: its engine lives in the namespace of its process",
 				"start the process in that namespace, or take the routes from the store")
 		}
+		errs = append(errs, c.validateBGP())
 	default:
 		bad("Routes", c.Routes, "is no source", "use bgp or store")
 	}
@@ -164,9 +179,6 @@ func (c Config) Validate() error {
 	case FullMesh, Reflectors, NoMesh:
 	default:
 		bad("BGP.Mesh", c.BGP.Mesh, "is no mesh", "use full, reflectors or none")
-	}
-	if id := c.BGP.ClusterID; id.IsValid() && !id.Is4() {
-		bad("BGP.ClusterID", id, "is not an IPv4 address", "")
 	}
 	if c.VNI > 1<<24-1 {
 		bad("VNI", c.VNI, "is not a VNI", "use 1 to 16777215")
@@ -178,6 +190,23 @@ func (c Config) Validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// validateBGP asks a speaker, which says nothing to anybody before it runs.
+func (c Config) validateBGP() error {
+	anywhere := subnet.Addrs{V4: netip.AddrFrom4([4]byte{192, 0, 2, 1}), V6: netip.MustParseAddr("2001:db8::1")} // the node's own come later
+	speaker, err := bgp.New((&Agent{cfg: c}).speakerConfig(subnet.Node{Underlay: anywhere}))
+	if err == nil {
+		var ads []bgp.Advertisement
+		for _, p := range c.BGP.Services {
+			ads = append(ads, bgp.Advertisement{Prefix: p})
+		}
+		err = errors.Join(speaker.SetPeers(c.BGP.Peers), speaker.Advertise(ads))
+	}
+	if err != nil {
+		return fmt.Errorf("BGP: %w", err)
+	}
+	return nil
 }
 
 func familyName(v4 bool) string {

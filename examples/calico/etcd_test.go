@@ -69,6 +69,13 @@ func TestEtcd(t *testing.T) {
 	kill()
 	three := w.add(t, w.Nodes()[0], "three")
 	reaches(t, two.Node, three.addrs...)
+	s := agents[0].wait(t, "what the agent says of the store", func(s calico.Status) bool { return s.Problem != "" })
+	assert.Len(t, s.Blocks, 2, "what the node has it knows by itself")
+	assert.Len(t, s.Routes, 2)
+	agents[1].kill(t)
+	agents[0].wait(t, "the loss of the session", func(s calico.Status) bool {
+		return s.BGP.Established == 0 && len(s.Routes) == 2 && s.Routes[0].Stale
+	})
 	etcdIn(t, w.Router, data)
 	agents[0].wait(t, "the store", func(s calico.Status) bool { return s.Problem == "" && len(s.Blocks) == 2 })
 	lost, sent := stop()

@@ -25,8 +25,8 @@ func (f fellow) vtep(a netip.Addr) podweft.MAC { return f.vteps[a.Is4()] }
 // speaks is the node as one of a BGP mesh.
 func (f fellow) speaks() bgp.Node { return bgp.Node{Name: f.Name, AS: f.AS, Addrs: f.Underlay} }
 
-// fellowsOf reads what nodes tell of themselves. What makes no sense is left out and is among the problems.
-func fellowsOf(nodes roster.Nodes) (all []fellow, problems []string) {
+// fellowsOf reads what nodes tell of themselves to self. What makes no sense is left out and is among the problems.
+func fellowsOf(nodes roster.Nodes, self subnet.Node) (all []fellow, problems []string) {
 	for _, n := range nodes {
 		if n.Problem != nil {
 			problems = append(problems, fmt.Sprintf("node %s: %s", n.Name, oneLine(n.Problem)))
@@ -46,7 +46,39 @@ func fellowsOf(nodes roster.Nodes) (all []fellow, problems []string) {
 		}
 		all = append(all, f)
 	}
-	return all, problems
+	all, double := distinct(all, self)
+	return all, append(problems, double...)
+}
+
+// distinct leaves each address to one node: a machine that was given another name is known by the old one too until that is forgotten,
+// and nobody could have a session with both. It is self's, or that of the node that lives, or that said so last.
+func distinct(nodes []fellow, self subnet.Node) (rest []fellow, problems []string) {
+	owner := map[netip.Addr]fellow{}
+	for a := range self.Underlay.All() {
+		owner[a] = fellow{Node: roster.Node{Name: self.Name}}
+	}
+	for _, n := range nodes {
+		for a := range n.Underlay.All() {
+			o, taken := owner[a]
+			if !taken || o.Name != self.Name && (n.Alive && !o.Alive || n.Alive == o.Alive && n.Revision > o.Revision) {
+				owner[a] = n
+			}
+		}
+	}
+	for _, n := range nodes {
+		other := ""
+		for a := range n.Underlay.All() {
+			if o := owner[a].Name; o != n.Name {
+				other = fmt.Sprintf("node %s: its address %s is that of %s", n.Name, a, o)
+			}
+		}
+		if other == "" || n.Name == self.Name {
+			rest = append(rest, n)
+		} else {
+			problems = append(problems, other)
+		}
+	}
+	return rest, problems
 }
 
 // self is what this node tells of itself: to be reached over VXLAN too, in the form that flannel's nodes have for that.

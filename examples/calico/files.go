@@ -14,7 +14,7 @@ import (
 const lookInterval = 200 * time.Millisecond
 
 // watchFiles calls changed at once, and whenever files, or those in directories, have other names, sizes or times than before.
-func watchFiles(ctx context.Context, paths []string, changed func()) error {
+func watchFiles(ctx context.Context, paths []string, changed func()) {
 	tick := time.NewTicker(lookInterval)
 	defer tick.Stop()
 	last := "-"
@@ -25,7 +25,7 @@ func watchFiles(ctx context.Context, paths []string, changed func()) error {
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-tick.C:
 		}
 	}

@@ -152,12 +152,7 @@ func disagreements(cfg Config, all []claimed, nodes roster.Nodes) (found []strin
 
 // onNode is what is held on this node, and by which pods.
 func (c Config) onNode(ctx context.Context) (held []ipam.Allocation, records []local.Record, err error) {
-	pool, err := ipam.Open(ipam.Config{Path: (&Agent{cfg: c}).addressFile()})
-	if err != nil {
-		return nil, nil, err
-	}
-	defer pool.Close()
-	if held, err = pool.All(ctx); err != nil {
+	if held, err = c.held(ctx); err != nil {
 		return nil, nil, err
 	}
 	attachments, err := local.Open(c.StateDir+"/attachments", "")
@@ -188,7 +183,7 @@ func (o *Options) collectBlocks(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	freed, err := forPods{addresses}.Collect(ctx, func(_ context.Context, held []ipam.Allocation) (dead []ipam.Owner, err error) {
+	freed, err := forPods{Allocator: addresses}.Collect(ctx, func(_ context.Context, held []ipam.Allocation) (dead []ipam.Owner, err error) {
 		for _, h := range held {
 			if !slices.ContainsFunc(records, func(r local.Record) bool { return ipam.Owner(r.Key()) == h.Owner }) {
 				dead = append(dead, h.Owner)

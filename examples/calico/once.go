@@ -32,7 +32,7 @@ func (o *Options) plan(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	var problems []string
-	v.nodes, problems = fellowsOf(nodes)
+	v.nodes, problems = fellowsOf(nodes, self)
 	shares, err := sharesOf(ctx, cfg.Blocks, cfg.Pools)
 	if err != nil {
 		return err
@@ -55,7 +55,7 @@ func (o *Options) plan(ctx context.Context, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		errs = append(errs, p.settle(v), p.read(ctx))
+		errs = append(errs, p.remember(), p.settle(v), p.list(ctx))
 		parts.policy.last = p.spec
 	}
 	for _, k := range parts.all {
@@ -94,7 +94,9 @@ func (o *Options) cleanup(ctx context.Context, out io.Writer) error {
 	}
 	a := &Agent{cfg: cfg, log: cfg.Logger}
 	var errs []error
-	parts, err := openParts(cfg)
+	everything := cfg // an agent may have had what is not asked for now
+	everything.Forward, everything.Policies = true, PolicyFiles(nil)
+	parts, err := openParts(everything)
 	if err != nil {
 		return err
 	}
@@ -112,7 +114,7 @@ func (o *Options) cleanup(ctx context.Context, out io.Writer) error {
 		errs = append(errs, giveBack(ctx, out, c))
 	}
 	errs = append(errs, cfg.Nodes.Forget(ctx, cfg.Node))
-	for _, path := range []string{cfg.CNIConf, a.addressFile(), a.speakerFile(), cfg.socket()} {
+	for _, path := range []string{cfg.CNIConf, cfg.addressFile(), a.speakerFile(), cfg.socket()} {
 		switch err := os.Remove(path); {
 		case err == nil:
 			_, _ = fmt.Fprintf(out, "- file %s\n", path)

@@ -2,6 +2,8 @@ package calico_test
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -23,7 +25,12 @@ func TestOnce(t *testing.T) {
 	assert.Contains(t, before[0], "+ link podweft-vxlan type vxlan id 4096 local 192.0.2.1 dev eth0 dstport 4789 mtu 1450")
 	require.NoError(t, nothing(one))
 
-	first := w.launch(t, one, vxlan...)
+	pods := filepath.Join(t.TempDir(), "..data") // as a mounted ConfigMap has it, behind links
+	require.NoError(t, os.Mkdir(pods, 0o700))
+	cluster(t, pods, map[string]string{"pod": "app: web"}, nil)
+	require.NoError(t, os.Symlink("..data/pods.yaml", filepath.Join(pods, "..", "pods.yaml")))
+	p.args = append(p.args, "--policies="+filepath.Dir(pods))
+	first := w.launch(t, one, append(vxlan, "--policies="+filepath.Dir(pods))...)
 	pod := w.add(t, one, "pod")
 	other := w.add(t, two, "other")
 	reaches(t, pod.Node, other.addrs...)
@@ -40,8 +47,10 @@ func TestOnce(t *testing.T) {
 	assert.Contains(t, p.do(t, "ipam", "gc"), pod.addrs[0].String())
 	assert.Contains(t, p.do(t, "ipam", "check"), "blocks of 2 nodes")
 
+	p.args = w.flags(one, vxlan...) // who cleans up need not know what there was
 	removed := p.do(t, "cleanup")
 	assert.Contains(t, removed, "- block ")
+	assert.Contains(t, removed, "- table inet podweft-k8s-pod-network-policy")
 	assert.Contains(t, removed, "- link podweft-vxlan")
 	require.NoError(t, nothing(one))
 	assert.NotContains(t, p.do(t, "ipam", "show"), "node1")

@@ -2,11 +2,13 @@ package calico
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
 
+	"github.com/podweft/podweft/kube"
 	"github.com/podweft/podweft/node/local"
 	"github.com/podweft/podweft/policy"
 	"github.com/podweft/podweft/policy/gate"
@@ -19,34 +21,30 @@ type policing struct {
 	gate *gate.Gate[nftables.Spec]
 
 	mu     sync.Mutex
-	closed []netip.Prefix // pods' addresses: closed to all while nobody has said whose they are
-	spec   nftables.Spec  // as it was made last
-	known  policy.Model   // as it was told last
+	closed []netip.Prefix     // pods' addresses: closed to all while nobody has said whose they are
+	spec   nftables.Spec      // as it was made last
+	known  map[policy.ID]bool // what it was told of
 	own    policy.Node
-	wrong  []string // what the source has and cannot be read
+	wrong  map[policy.ID]string // what the source has and cannot be read
 }
 
-// newPolicing knows of the pods that are there. Nothing is in force before the first read.
+// newPolicing knows of nobody. Nothing is in force before the first list.
 func newPolicing(cfg Config, part *part[nftables.Spec]) (*policing, error) {
-	p := &policing{cfg: cfg}
+	p := &policing{cfg: cfg, known: map[policy.ID]bool{}, wrong: map[policy.ID]string{}}
 	var err error
 	p.gate, err = gate.New(gate.Config[nftables.Spec]{Node: cfg.Node, Loop: part.loop, Spec: p.specOf})
+	return p, err
+}
+
+// remember tells of the pods that are there, where no Agent of package cniplugin does.
+func (p *policing) remember() error {
+	attachments, err := local.Open(p.cfg.StateDir+"/attachments", "")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	attachments, err := local.Open(cfg.StateDir+"/attachments", "")
-	if err != nil {
-		return nil, err
-	}
-	records, problems, err := attachments.All(cfg.Network)
-	if err != nil {
-		return nil, err
-	}
-	for _, problem := range problems {
-		cfg.Logger.Warn("attachment left out", "err", problem)
-	}
+	records, problems, err := attachments.All("")
 	p.gate.Restore(records...)
-	return p, nil
+	return errors.Join(append(problems, err)...)
 }
 
 func (p *policing) specOf(rules *policy.Ruleset) nftables.Spec {
@@ -73,78 +71,82 @@ func (p *policing) settle(v view) error {
 	return p.gate.Update(policy.Model{Nodes: []policy.Node{own}})
 }
 
-// read makes what the source has the policies in force. As long as something of it cannot be read, nothing is taken away: a policy that
-// is being written anew must not be missing for a moment.
-func (p *policing) read(ctx context.Context) error {
-	m, err := p.cfg.Policies.Model(ctx)
-	m.Nodes = slices.DeleteFunc(m.Nodes, func(n policy.Node) bool { return n.Name == p.cfg.Node })
-	p.mu.Lock()
-	var gone []policy.ID
-	p.wrong = nil
+// list has in force what the source has now.
+func (p *policing) list(ctx context.Context) error {
+	c, err := p.cfg.Policies.List(ctx)
 	if err == nil {
-		gone = missing(p.known, m)
-		p.known = m
-	} else {
-		p.wrong = []string{oneLine(err)}
-		p.known = joined(p.known, m)
+		p.takeAll(ctx, c)
 	}
-	p.mu.Unlock()
-	if refused := p.gate.Update(m, gone...); refused != nil {
-		p.mu.Lock()
-		p.wrong = append(p.wrong, oneLine(refused))
-		p.mu.Unlock()
-	}
-	if err != nil {
-		return fmt.Errorf("policies: %w", err)
+	return err
+}
+
+// follow has in force what the source tells, until ctx ends or it cannot be watched any more.
+func (p *policing) follow(ctx context.Context) error {
+	take := p.takeAll
+	for c, err := range p.cfg.Policies.Watch(ctx) {
+		if err != nil {
+			return err
+		}
+		take(ctx, c)
+		take = p.take
 	}
 	return nil
+}
+
+// takeAll takes changes that are everything there is. What was there before and is not among it is gone, if all of it could be read.
+func (p *policing) takeAll(ctx context.Context, c kube.Changes) {
+	p.mu.Lock()
+	before := maps.Clone(p.known)
+	p.mu.Unlock()
+	if whole := !slices.ContainsFunc(c.Problems, func(err error) bool { return about(err) == policy.ID{} }); whole {
+		c.Gone = append(slices.Clone(c.Gone), missing(before, ids(c.Put))...)
+	}
+	p.take(ctx, c)
+}
+
+// take takes changes. This node is not for others to describe.
+func (p *policing) take(ctx context.Context, c kube.Changes) {
+	own := policy.Node{Name: p.cfg.Node}.ID()
+	c.Put.Nodes = slices.DeleteFunc(slices.Clone(c.Put.Nodes), func(n policy.Node) bool { return n.ID() == own })
+	c.Gone = slices.DeleteFunc(slices.Clone(c.Gone), func(id policy.ID) bool { return id == own })
+	p.mu.Lock()
+	delete(p.wrong, policy.ID{})
+	for _, id := range c.Gone {
+		delete(p.known, id)
+		delete(p.wrong, id)
+	}
+	for id := range ids(c.Put) {
+		p.known[id] = true
+		delete(p.wrong, id)
+	}
+	for _, err := range c.Problems {
+		p.wrong[about(err)] = oneLine(err)
+	}
+	p.mu.Unlock()
+	for _, err := range c.Problems {
+		p.cfg.Logger.WarnContext(ctx, "not all is in force", "err", err)
+	}
+	if err := p.gate.Update(c.Put, c.Gone...); err != nil && len(c.Problems) == 0 {
+		p.cfg.Logger.WarnContext(ctx, "not all is in force", "err", err)
+		p.mu.Lock()
+		p.wrong[policy.ID{}] = oneLine(err)
+		p.mu.Unlock()
+	}
+}
+
+// about is the object that a problem is about; zero where it is about none.
+func about(err error) policy.ID {
+	if of, ok := errors.AsType[*kube.Problem](err); ok {
+		return of.ID
+	}
+	return policy.ID{}
 }
 
 // problems are what the source has and cannot be read.
 func (p *policing) problems() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.Clone(p.wrong)
-}
-
-// ids are the names of everything in a model.
-func ids(m policy.Model) map[policy.ID]bool {
-	all := map[policy.ID]bool{}
-	for _, o := range m.Nodes {
-		all[o.ID()] = true
-	}
-	for _, o := range m.Namespaces {
-		all[o.ID()] = true
-	}
-	for _, o := range m.Pods {
-		all[o.ID()] = true
-	}
-	for _, o := range m.Policies {
-		all[o.ID()] = true
-	}
-	for _, o := range m.ClusterPolicies {
-		all[o.ID()] = true
-	}
-	return all
-}
-
-// missing names what was there before and is not any more.
-func missing(before, now policy.Model) (gone []policy.ID) {
-	there := ids(now)
-	for id := range ids(before) {
-		if !there[id] {
-			gone = append(gone, id)
-		}
-	}
-	return gone
-}
-
-// joined is everything of two models, for its names.
-func joined(a, b policy.Model) policy.Model {
-	return policy.Model{
-		Nodes: slices.Concat(a.Nodes, b.Nodes), Namespaces: slices.Concat(a.Namespaces, b.Namespaces), Pods: slices.Concat(a.Pods, b.Pods),
-		Policies: slices.Concat(a.Policies, b.Policies), ClusterPolicies: slices.Concat(a.ClusterPolicies, b.ClusterPolicies),
-	}
+	return slices.Sorted(maps.Values(p.wrong))
 }
 
 // without are prefixes less addresses, as few as that takes.

@@ -3,6 +3,7 @@ package calico
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -57,7 +59,12 @@ type bgpConfiguration struct {
 	ASNumber              uint32
 	ListenPort            int
 	Communities           []struct{ Name, Value string }
+	ServiceClusterIPs     []serviceRange
+	ServiceExternalIPs    []serviceRange
+	ServiceLoadBalancers  []serviceRange `json:"serviceLoadBalancerIPs"`
 }
+
+type serviceRange struct{ CIDR string }
 
 // loadFiles reads Calico's objects. Kinds that mean nothing to us are passed over.
 func (o *Options) loadFiles() error {
@@ -170,6 +177,9 @@ func (c *Config) addPeer(r resource) error {
 }
 
 func (c *Config) configureBGP(r resource) error {
+	if of, one := strings.CutPrefix(r.Metadata.Name, "node."); one && of != c.Node {
+		return nil // another node's
+	}
 	var of bgpConfiguration
 	if err := json.Unmarshal(r.Spec, &of); err != nil {
 		return err
@@ -177,7 +187,14 @@ func (c *Config) configureBGP(r resource) error {
 	if of.NodeToNodeMeshEnabled != nil && !*of.NodeToNodeMeshEnabled {
 		c.BGP.Mesh = NoMesh
 	}
-	c.BGP.AS, c.BGP.Port = of.ASNumber, of.ListenPort
+	c.BGP.AS, c.BGP.Port = cmp.Or(of.ASNumber, c.BGP.AS), cmp.Or(of.ListenPort, c.BGP.Port)
+	for _, s := range slices.Concat(of.ServiceClusterIPs, of.ServiceExternalIPs, of.ServiceLoadBalancers) {
+		p, err := netip.ParsePrefix(s.CIDR)
+		if err != nil {
+			return &podweft.FieldError{Field: "spec.service...IPs", Value: fmt.Sprintf("%q", s.CIDR), Problem: "is not a network", Remedy: "write one like 10.96.0.0/12"}
+		}
+		c.BGP.Services = append(c.BGP.Services, p.Masked())
+	}
 	for _, m := range of.Communities {
 		community, err := bgp.ParseCommunity(m.Value)
 		if err != nil {

@@ -14,9 +14,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/podweft/podweft/bgp"
 )
 
-// socketOf is where an agent says how it is doing, to those who may read it.
+// socket is where an agent says how it is doing, to those who may read it.
 func (c Config) socket() string {
 	c = c.withDefaults()
 	return filepath.Join(c.StateDir, "calico-"+c.Network+".sock")
@@ -29,6 +31,10 @@ func (a *Agent) Serve(ctx context.Context, addr string) error {
 		return fmt.Errorf("status: %w", err)
 	}
 	path := a.cfg.socket()
+	if other, err := new(net.Dialer).DialContext(ctx, "unix", path); err == nil {
+		other.Close()
+		return fmt.Errorf("status: %s: another agent of this network is running here", path)
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("status: %w", err)
 	}
@@ -149,8 +155,14 @@ func (s Status) bgp() BGPStatus {
 	return *s.BGP
 }
 
-func describeMetric(name, help string) *prometheus.Desc {
-	return prometheus.NewDesc("podweft_calico_"+name, help, nil, nil)
+// Of each speaker.
+var (
+	peerUp    = describeMetric("bgp_peer_up", "1 when the session with the speaker is up.", "peer", "name")
+	peerPaths = describeMetric("bgp_peer_paths", "Paths that the speaker offers.", "peer", "name")
+)
+
+func describeMetric(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("podweft_calico_"+name, help, labels, nil)
 }
 
 type collector struct{ agent *Agent }
@@ -160,6 +172,8 @@ func (c collector) Describe(to chan<- *prometheus.Desc) {
 	for _, m := range metrics {
 		to <- m.desc
 	}
+	to <- peerUp
+	to <- peerPaths
 }
 
 // Collect implements prometheus.Collector.
@@ -167,6 +181,10 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	s := c.agent.Status(context.Background())
 	for _, m := range metrics {
 		to <- prometheus.MustNewConstMetric(m.desc, m.kind, m.of(s))
+	}
+	for _, p := range s.bgp().Peers {
+		to <- prometheus.MustNewConstMetric(peerUp, prometheus.GaugeValue, count(p.State == bgp.Established), p.Addr.String(), p.Name)
+		to <- prometheus.MustNewConstMetric(peerPaths, prometheus.GaugeValue, float64(p.Received), p.Addr.String(), p.Name)
 	}
 }
 

@@ -67,4 +67,9 @@ func TestServe(t *testing.T) {
 	}
 	_, text = get("/status")
 	assert.Contains(t, text, `"pool": "v4"`)
+
+	require.ErrorIs(t, agent.Run(ctx), calico.ErrRunning)
+	require.ErrorContains(t, agent.Serve(ctx, ""), "another agent of this network is running here")
+	code, _ = get("/healthz")
+	assert.Equal(t, http.StatusOK, code, "the first one is still there")
 }

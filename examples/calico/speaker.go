@@ -50,9 +50,13 @@ func (r *run) tell(v view) error {
 	if err := r.speaker.SetPeers(r.peers(append(nodes, fellow{Node: n}))); err != nil { // the mesh has us in it, as we are now
 		return err
 	}
-	ads := make([]bgp.Advertisement, len(v.own))
-	for i, p := range v.own {
-		ads[i] = bgp.Advertisement{Prefix: p, Communities: r.cfg.BGP.Communities}
+	var ads []bgp.Advertisement
+	for _, p := range slices.Concat(v.own, r.cfg.BGP.Services) {
+		hop := v.carrier(p.Addr().Is4())
+		if hop.Is4() && p.Addr().Is6() {
+			continue // BGP has no such next hop
+		}
+		ads = append(ads, bgp.Advertisement{Prefix: p, NextHop: hop, Communities: r.cfg.BGP.Communities})
 	}
 	return r.speaker.Advertise(ads)
 }
@@ -80,7 +84,8 @@ func (r *run) peers(nodes []fellow) []bgp.Peer {
 		}
 	}
 	for _, p := range r.cfg.BGP.Peers {
-		if !slices.ContainsFunc(peers, func(o bgp.Peer) bool { return o.Addr == p.Addr }) {
+		own := p.Addr == r.self.Underlay.V4 || p.Addr == r.self.Underlay.V6 // all nodes may have been told of this one
+		if !own && !slices.ContainsFunc(peers, func(o bgp.Peer) bool { return o.Addr == p.Addr }) {
 			peers = append(peers, p)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -54,7 +55,6 @@ func (r Router) Run(ctx context.Context) error {
 	if err := forward.Enable("", netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")); err != nil {
 		return err
 	}
-	group, ctx := errgroup.WithContext(ctx)
 	var racks []rack
 	for _, link := range r.Links {
 		one, err := newRack(link, r.Logger)
@@ -63,6 +63,9 @@ func (r Router) Run(ctx context.Context) error {
 		}
 		defer one.driver.Close()
 		racks = append(racks, one)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, one := range racks {
 		group.Go(func() error { return one.loop.Run(ctx) })
 	}
 	group.Go(func() error { return speaker.Run(ctx) })
@@ -119,7 +122,12 @@ func tor(ctx context.Context, args []string, stderr io.Writer) error {
 	r := Router{Logger: slog.New(slog.NewTextHandler(stderr, nil))}
 	f := flag.NewFlagSet("tor", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
-	as := f.Uint("as", DefaultRouterAS, "")
+	r.AS = DefaultRouterAS
+	f.Func("as", "", func(text string) error {
+		as, err := strconv.ParseUint(text, 10, 32)
+		r.AS = uint32(as)
+		return err
+	})
 	f.IntVar(&r.Port, "port", 0, "")
 	f.TextVar(&r.ID, "id", netip.Addr{}, "")
 	links := f.String("links", "", "")
@@ -131,7 +139,7 @@ func tor(ctx context.Context, args []string, stderr io.Writer) error {
 	if err := f.Parse(args); err != nil {
 		return fmt.Errorf("tor: %w: write --id=ADDRESS --links=eth1,eth2 --peer=ADDRESS,AS for each node, and --as or --port where they are not the usual ones", err)
 	}
-	r.AS, r.Links = uint32(*as), strings.FieldsFunc(*links, func(c rune) bool { return c == ',' })
+	r.Links = strings.FieldsFunc(*links, func(c rune) bool { return c == ',' })
 	for i := range r.Peers {
 		r.Peers[i].Port, r.Peers[i].Passive = r.Port, true
 	}
@@ -141,8 +149,10 @@ func tor(ctx context.Context, args []string, stderr io.Writer) error {
 // parsePeer reads "192.0.2.1,64512".
 func parsePeer(text string) (p bgp.Peer, err error) {
 	address, as, _ := strings.Cut(text, ",")
-	if p.Addr, err = netip.ParseAddr(address); err == nil {
-		_, err = fmt.Sscan(as, &p.AS)
+	if p.Addr, err = netip.ParseAddr(address); err != nil {
+		return p, err
 	}
+	number, err := strconv.ParseUint(as, 10, 32)
+	p.AS = uint32(number)
 	return p, err
 }
