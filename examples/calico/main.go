@@ -25,6 +25,8 @@ const usage = `podweft-calico [flags] [command]: this node's part in a pod netwo
   ipam check    compare them with each other, with the nodes and with this node's pods
   ipam gc       free what nobody uses on this node: addresses of pods that went, and empty blocks
   tor           be a router between racks: learn what is behind the nodes by BGP, and forward
+  etcd          run an etcd and nothing else, where --etcd-listen says
+  install       install the CNI plugin on this node
 
 Flags may also be given as in calico/node's environment, named behind each.
 
@@ -62,15 +64,22 @@ func command(ctx context.Context, args []string, getenv func(string) string, std
 	if o.Config.Logger, err = o.logger(stderr); err != nil {
 		return complain(2, err)
 	}
+	name := strings.Join(words, " ")
 	do := map[string]func(context.Context, io.Writer) error{
 		"": o.run, "status": o.status, "plan": o.plan, "cleanup": o.cleanup,
 		"ipam show": o.showBlocks, "ipam check": o.checkBlocks, "ipam gc": o.collectBlocks,
-	}[strings.Join(words, " ")]
+		"etcd": o.serveAlone, "install": o.install.run,
+	}[name]
 	if do == nil {
-		return complain(2, fmt.Errorf("there is no command %q: see --help", strings.Join(words, " ")))
+		return complain(2, fmt.Errorf("there is no command %q: see --help", name))
 	}
-	if err := o.Config.Validate(); err != nil {
-		return complain(2, err)
+	if name != "status" && name != "etcd" && name != "install" {
+		if err := o.settle(ctx); err != nil {
+			return complain(1, err)
+		}
+		if err := o.Config.Validate(); err != nil {
+			return complain(2, err)
+		}
 	}
 	if err := do(ctx, stdout); err != nil {
 		return complain(1, err)
@@ -87,6 +96,12 @@ func (o *Options) run(ctx context.Context, _ io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
+	if o.server.Client != "" {
+		group.Go(func() error { return o.serve(ctx) })
+	}
+	if o.cluster != nil {
+		group.Go(func() error { return o.tellAvailable(ctx, agent) })
+	}
 	group.Go(func() error { return agent.Serve(ctx, o.Healthz) })
 	group.Go(func() error {
 		defer cancel()

@@ -9,11 +9,13 @@ import (
 	"net/netip"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/examples/flannel/embedded"
 	blocketcd "github.com/podweft/podweft/ipam/block/etcd"
 	"github.com/podweft/podweft/node"
 )
@@ -25,9 +27,14 @@ type Options struct {
 	JSON    bool   // of what is printed
 	Logger  *slog.Logger
 
+	cluster *cluster        // nil where nothing is in Kubernetes
+	server  embedded.Config // an etcd of our own, where Client is set
+	install installation
+
 	texts    map[string]*string // flags that are more than their text
 	files    texts
 	policies texts
+	load     func() error // reads files, of which the node's labels choose
 	closers  []io.Closer
 }
 
@@ -49,7 +56,7 @@ var settings = []struct{ flag, variable, otherwise, help string }{
 	{"node-labels", "NODE_LABELS", "", "what pools select nodes by: rack=a,zone=b"},
 	{"network", "CALICO_NETWORK_NAME", DefaultNetwork, "the CNI network's name, which marks what the agent makes"},
 	{"ip", "IP", "autodetect", "the node's address towards other nodes: one of its own, or autodetect"},
-	{"ip-autodetection", "IP_AUTODETECTION_METHOD", "first-found", "first-found, interface=PATTERN or can-reach=ADDRESS"},
+	{"ip-autodetection", "IP_AUTODETECTION_METHOD", "first-found", "first-found, interface=PATTERN, can-reach=ADDRESS or, in Kubernetes, kubernetes-internal-ip"},
 	{"mtu", "FELIX_DEVICEMTU", "0", "MTU of the underlay; 0: that of the interface"},
 	{"ipv4-pool-cidr", "CALICO_IPV4POOL_CIDR", "", "IPv4 addresses of pods"},
 	{"ipv4-pool-block-size", "CALICO_IPV4POOL_BLOCK_SIZE", "26", "prefix length of its blocks"},
@@ -80,6 +87,13 @@ var settings = []struct{ flag, variable, otherwise, help string }{
 	{"etcd-key-file", "ETCD_KEY_FILE", "", "its key"},
 	{"etcd-username", "ETCD_USERNAME", "", "our name towards etcd"},
 	{"etcd-password", "ETCD_PASSWORD", "", "its password"},
+	{"datastore", "DATASTORE_TYPE", "", "kubernetes: blocks, nodes and policies are in Kubernetes; default: etcdv3"},
+	{"kubeconfig", "KUBECONFIG", "", "how Kubernetes is reached; default: the pod's service account"},
+	{"kube-api-url", "K8S_API_ENDPOINT", "", "the API server's URL; default: the kubeconfig's, or as a pod reaches it"},
+	{"etcd-listen", "CALICO_ETCD_LISTEN", "", "run an etcd in this process, serve it at this URL, and keep blocks and nodes there"},
+	{"etcd-data", "CALICO_ETCD_DATA", "/var/lib/podweft/etcd", "its data"},
+	{"etcd-peer", "CALICO_ETCD_PEER", "", "its URL towards the other members"},
+	{"etcd-cluster", "CALICO_ETCD_CLUSTER", "", "all members, by their nodes' names: node-1=http://10.0.0.1:2380,...; default: it is alone"},
 	{"store-dir", "CALICO_STORE_DIR", "", "instead of etcd a directory, which the nodes of one machine share"},
 	{"grace", "CALICO_NODE_GRACE", "1h", "how long a node is not heard of before its blocks are others' to have"},
 	{"log-level", "CALICO_STARTUP_LOGLEVEL", "info", "debug, info, warn or error"},
@@ -99,6 +113,8 @@ func (o *Options) flags() *flag.FlagSet {
 	f.BoolVar(&o.Config.Forward, "iptables-forward-rules", true, "accept what comes from and goes to pods where iptables' FORWARD chain drops, as with Docker")
 	f.StringVar(&o.Healthz, "healthz", "", "address of /healthz, /readyz, /status and /metrics, such as :9099; default: a socket alone")
 	f.BoolVar(&o.JSON, "json", false, "print JSON")
+	f.StringVar(&o.install.plugin, "cni-plugin", "/podweft-cni", "install: the CNI plugin to install")
+	f.StringVar(&o.install.binDir, "cni-bin-dir", "/opt/cni/bin", "install: where container runtimes look for plugins")
 	return f
 }
 
@@ -129,6 +145,9 @@ func ParseOptions(args []string, getenv func(string) string, out io.Writer) (*Op
 		if text := getenv(s.variable); text != "" && !given[s.flag] {
 			*o.texts[s.flag], names[s.flag] = text, s.variable
 		}
+	}
+	if slices.Equal(words, []string{"install"}) { // which has nothing to do with the network
+		return o, words, nil
 	}
 	return o, words, o.complete(names)
 }
@@ -244,15 +263,23 @@ func (o *Options) complete(names map[string]string) error {
 	if len(o.policies) > 0 {
 		c.Policies = PolicyFiles(o.policies)
 	}
-	if err := o.loadFiles(); err != nil {
+	c.Grace = r.duration("grace")
+	pools, own := c.Pools, c.BGP
+	own.AS, own.Port, own.Mesh = uint32(r.number("as", 1<<32-1)), int(r.number("bgp-port", 65535)), Mesh(r.text("bgp-mesh"))
+	if r.err != nil {
+		return r.err
+	}
+	o.load = func() error {
+		c.Pools, c.BGP = slices.Clone(pools), own
+		err := o.loadFiles()
+		// What a node says of itself goes before what is said of all.
+		c.BGP.AS, c.BGP.Port, c.BGP.Mesh = cmp.Or(own.AS, c.BGP.AS), cmp.Or(own.Port, c.BGP.Port), cmp.Or(own.Mesh, c.BGP.Mesh)
 		return err
 	}
-	// What a node says of itself goes before what is said of all.
-	c.BGP.AS = cmp.Or(uint32(r.number("as", 1<<32-1)), c.BGP.AS)
-	c.BGP.Port = cmp.Or(int(r.number("bgp-port", 65535)), c.BGP.Port)
-	c.BGP.Mesh = cmp.Or(Mesh(r.text("bgp-mesh")), c.BGP.Mesh)
-	c.Grace = r.duration("grace")
-	return cmp.Or(r.err, o.openStore(r))
+	if err := o.load(); err != nil {
+		return err
+	}
+	return o.openStore(r)
 }
 
 func (r *reader) labels(flag string) map[string]string {
@@ -286,6 +313,7 @@ func (r *reader) underlay() (c node.Choice) {
 			r.bad("ip-autodetection", "has a pattern that is none", err.Error())
 		}
 		c.Match = pattern
+	case "kubernetes-internal-ip": // see cluster.settle
 	case "can-reach":
 		a, err := netip.ParseAddr(value)
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -28,7 +29,11 @@ items:
 ---
 kind: BGPConfiguration
 metadata: {name: default}
-spec: {asNumber: 65001, listenPort: 1179, nodeToNodeMeshEnabled: false, communities: [{name: pods, value: "65001:7"}]}
+spec: {asNumber: 65001, listenPort: 1179, serviceClusterIPs: [{cidr: 10.96.0.0/12}], nodeToNodeMeshEnabled: false, communities: [{name: pods, value: "65001:7"}]}
+---
+kind: BGPConfiguration
+metadata: {name: node.node-9}
+spec: {asNumber: 65009}
 ---
 kind: BGPPeer
 metadata: {name: tor}
@@ -61,6 +66,7 @@ metadata: {name: default}
 	assert.Equal(t, 1179, c.BGP.Port)
 	assert.Equal(t, calico.NoMesh, c.BGP.Mesh)
 	assert.Equal(t, []bgp.Peer{{Name: "tor", Addr: netip.MustParseAddr("192.0.2.254"), AS: 65000, Port: 1179}}, c.BGP.Peers)
+	assert.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}, c.BGP.Services)
 	assert.Equal(t, "192.0.2.1", c.Underlay.Name)
 	assert.Equal(t, uint32(77), c.VNI)
 	assert.NoError(t, c.Validate())
@@ -76,12 +82,38 @@ func TestOptionsSayWhatIsWrong(t *testing.T) {
 		"family":        {[]string{"--ipv6-pool-cidr=10.0.0.0/8"}, `--ipv6-pool-cidr: "10.0.0.0/8" is of the other family`},
 		"detection":     {[]string{"--ip-autodetection=guess"}, `--ip-autodetection: "guess" is no method of ours`},
 		"number":        {[]string{"--vxlan-port=70000"}, `--vxlan-port: "70000" is not a number that it can be`},
+		"datastore":     {[]string{"--datastore=paper"}, `--datastore: "paper" is no store`},
+		"no cluster":    {[]string{"--datastore=kubernetes"}, "neither --kubeconfig nor --kube-api-url says where one is"},
 		"missing files": {[]string{"--config=/nowhere"}, "--config: open /nowhere"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, _, err := calico.ParseOptions(tt.args, func(string) string { return "" }, io.Discard)
 			require.ErrorContains(t, err, tt.want)
 		})
+	}
+}
+
+// TestBGPSaysWhatIsWrong: before anybody speaks.
+func TestBGPSaysWhatIsWrong(t *testing.T) {
+	err := calico.Config{BGP: calico.BGP{
+		Peers: []bgp.Peer{{Addr: netip.MustParseAddr("192.0.2.1"), Port: 70000}}, ClusterID: netip.MustParseAddr("::1"),
+		Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.1/12")},
+	}}.Validate()
+	require.ErrorIs(t, err, podweft.ErrInvalid)
+	require.ErrorContains(t, err, "ClusterID")
+	err = calico.Config{BGP: calico.BGP{
+		Peers: []bgp.Peer{{Addr: netip.MustParseAddr("192.0.2.1"), Port: 70000}}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.1/12")},
+	}}.Validate()
+	require.ErrorContains(t, err, "Peers[0].Port")
+	require.ErrorContains(t, err, "Advertisements[0].Prefix")
+}
+
+// TestRouterSaysWhatIsWrong: the router's command line too.
+func TestRouterSaysWhatIsWrong(t *testing.T) {
+	for _, arg := range []string{"--peer=192.0.2.1,64512x", "--peer=192.0.2.1", "--as=4294967296", "--id=here"} {
+		var stderr strings.Builder
+		assert.Equal(t, 1, calico.Main([]string{"tor", arg}, io.Discard, &stderr))
+		assert.Contains(t, stderr.String(), "podweft-calico: tor: ", arg)
 	}
 }
 

@@ -10,18 +10,28 @@ import (
 	"strings"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/examples/flannel/embedded"
 	blocketcd "github.com/podweft/podweft/ipam/block/etcd"
 	blockfile "github.com/podweft/podweft/ipam/block/file"
 	rosteretcd "github.com/podweft/podweft/roster/etcd"
 	rosterfile "github.com/podweft/podweft/roster/file"
 )
 
-// openStore opens the stores of blocks and of nodes, both in the same place.
+// openStore opens the stores of blocks and of nodes, both in the same place. It waits for none.
 func (o *Options) openStore(r *reader) error {
 	dir, endpoints := r.text("store-dir"), strings.FieldsFunc(r.text("etcd-endpoints"), func(c rune) bool { return c == ',' || c == ' ' })
-	switch {
+	if own := r.text("etcd-listen"); own != "" {
+		o.server = embedded.Config{Name: o.Config.Node, Dir: r.text("etcd-data"), Client: own, Peer: r.text("etcd-peer"), Cluster: r.text("etcd-cluster")}
+		endpoints = []string{own}
+	}
+	switch kind := r.text("datastore"); {
+	case kind == "kubernetes":
+		return o.openCluster(r)
+	case kind != "" && kind != "etcdv3":
+		r.bad("datastore", "is no store", "write kubernetes or etcdv3")
+		return r.err
 	case dir == "" && len(endpoints) == 0:
-		return &podweft.FieldError{Field: "--etcd-endpoints", Problem: "are missing", Remedy: "name etcd's, or a --store-dir that the nodes of one machine share"}
+		return &podweft.FieldError{Field: "--etcd-endpoints", Problem: "are missing", Remedy: "name etcd's, or --datastore=kubernetes, or a --store-dir that the nodes of one machine share"}
 	case dir != "" && len(endpoints) > 0:
 		return &podweft.FieldError{Field: "--store-dir", Value: dir, Problem: "does not go with --etcd-endpoints", Remedy: "give one of the two"}
 	case dir != "":
