@@ -100,6 +100,11 @@ func (r *Roster) Node(ctx context.Context, name string) (*corev1.Node, error) {
 	return r.nodes.node(ctx, name)
 }
 
+// SetNetworkAvailable says in the Node's status that pods can be started there: see [Store.SetNetworkAvailable].
+func (r *Roster) SetNetworkAvailable(ctx context.Context, node, reason, message string) error {
+	return r.nodes.SetNetworkAvailable(ctx, node, reason, message)
+}
+
 // words are the annotation's value.
 type words struct {
 	roster.Node
