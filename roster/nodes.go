@@ -3,6 +3,8 @@ package roster
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 )
 
@@ -47,28 +49,50 @@ func Leads(s Store, name string) func(context.Context) (bool, error) {
 	}
 }
 
-// Silent tells of nodes, whenever it is asked, which are not alive or not known. A node that is cut off from the Store is silent
-// too and may have pods that run: give what this says a grace as long as such a cut may last, or ask the node itself as well.
+// ErrCut: more than half of the nodes are silent at once, which is a cut between them and the Store rather than their death.
+var ErrCut = errors.New("most nodes are silent, and more likely cut off than dead")
+
+// Silent tells of nodes, whenever it is asked, which are not alive or not known. When more than half of those that are known are not
+// alive it says [ErrCut] instead: who is dead then, an operator says with [Store].Forget.
+//
+// A lone node that is cut off from the Store is silent too and may have pods that run: give what this says a grace as long as such a
+// cut may last, or ask the node itself as well.
 func Silent(s Store) func(ctx context.Context, nodes []string) ([]string, error) {
-	return unless(s, func(n Node) bool { return n.Alive })
-}
-
-// Gone tells of nodes, whenever it is asked, which are not known: somebody forgot them on purpose.
-func Gone(s Store) func(ctx context.Context, nodes []string) ([]string, error) {
-	return unless(s, func(Node) bool { return true })
-}
-
-func unless(s Store, here func(Node) bool) func(context.Context, []string) ([]string, error) {
-	return func(ctx context.Context, names []string) (missing []string, err error) {
+	return func(ctx context.Context, names []string) ([]string, error) {
 		nodes, err := s.Nodes(ctx)
 		if err != nil {
 			return nil, err
 		}
-		for _, name := range names {
-			if n, ok := nodes.Node(name); !ok || !here(n) {
-				missing = append(missing, name)
+		alive := 0
+		for _, n := range nodes {
+			if n.Alive {
+				alive++
 			}
 		}
-		return missing, nil
+		if 2*alive < len(nodes) {
+			return nil, fmt.Errorf("%w: %d of %d", ErrCut, len(nodes)-alive, len(nodes))
+		}
+		return nodes.without(names, func(n Node) bool { return n.Alive }), nil
 	}
+}
+
+// Gone tells of nodes, whenever it is asked, which are not known: somebody forgot them on purpose.
+func Gone(s Store) func(ctx context.Context, nodes []string) ([]string, error) {
+	return func(ctx context.Context, names []string) ([]string, error) {
+		nodes, err := s.Nodes(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return nodes.without(names, func(Node) bool { return true }), nil
+	}
+}
+
+// without are those of names that no node has which is here.
+func (ns Nodes) without(names []string, here func(Node) bool) (missing []string) {
+	for _, name := range names {
+		if n, ok := ns.Node(name); !ok || !here(n) {
+			missing = append(missing, name)
+		}
+	}
+	return missing
 }

@@ -18,15 +18,16 @@ import (
 func Collect(
 	ctx context.Context, store Store, grace time.Duration, dead func(ctx context.Context, nodes []string) ([]string, error),
 ) (freed []Share, err error) {
-	freed, err = collect(ctx, store, grace, dead)
+	freed, err = collect(ctx, store, dead, func(s Share, now time.Time) bool { return now.Sub(s.Doubted) >= grace })
 	if err != nil {
 		err = fmt.Errorf("collect blocks: %w", err)
 	}
 	return freed, err
 }
 
+// collect is Collect, where ripe says whether a doubt about a share is old enough.
 func collect(
-	ctx context.Context, store Store, grace time.Duration, dead func(ctx context.Context, nodes []string) ([]string, error),
+	ctx context.Context, store Store, dead func(ctx context.Context, nodes []string) ([]string, error), ripe func(s Share, now time.Time) bool,
 ) (freed []Share, err error) {
 	var all []Block
 	for _, family := range everywhere() {
@@ -43,7 +44,7 @@ func collect(
 	now := time.Now().UTC()
 	var errs []error
 	for _, b := range all {
-		next, lost, changed := b.judge(gone, now, grace)
+		next, lost, changed := b.judge(gone, now, ripe)
 		if !changed {
 			continue
 		}
@@ -59,9 +60,9 @@ func collect(
 }
 
 // judge is b as it should be when the nodes in gone are held for dead, with the shares that nobody has any more.
-func (b Block) judge(gone []string, now time.Time, grace time.Duration) (next Block, lost []Share, changed bool) {
+func (b Block) judge(gone []string, now time.Time, ripe func(Share, time.Time) bool) (next Block, lost []Share, changed bool) {
 	next = b.without(func(s Share) bool {
-		free := slices.Contains(gone, s.Node) && !s.Doubted.IsZero() && now.Sub(s.Doubted) >= grace
+		free := slices.Contains(gone, s.Node) && !s.Doubted.IsZero() && ripe(s, now)
 		if free {
 			lost = append(lost, s)
 		}

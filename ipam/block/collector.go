@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -24,7 +26,8 @@ type CollectorConfig struct {
 	// Lead says on each pass whether it is this process's turn, of all that have a Collector. Nil: it always is. Should two
 	// have their turn at once nothing breaks, since what they do is compared and swapped.
 	Lead func(ctx context.Context) (bool, error)
-	// Grace is for how long a node must have been dead. Zero: DefaultGrace.
+	// Grace is for how long a node must have been dead, by the wall clock and by this Collector's own, which nobody can set: whoever
+	// takes over from another Collector waits anew. Zero: DefaultGrace.
 	Grace time.Duration
 	// Every is the time from one pass to the next. Zero: a quarter of the Grace, and a minute at the most.
 	Every time.Duration
@@ -36,7 +39,8 @@ type CollectorConfig struct {
 
 // Collector takes back what dead nodes had, for as long as it runs. Every node may run one: let Lead choose among them.
 type Collector struct {
-	cfg CollectorConfig
+	cfg     CollectorConfig
+	doubted map[Share]time.Time // Run's: when it met each share as it stands there, doubts and all
 
 	mu     sync.Mutex
 	status CollectorStatus
@@ -74,7 +78,7 @@ func NewCollector(cfg CollectorConfig) (*Collector, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Collector{cfg: cfg}, errors.Join(errs...)
+	return &Collector{cfg: cfg, doubted: map[Share]time.Time{}}, errors.Join(errs...)
 }
 
 // Run makes passes until ctx ends; it then returns nil. A pass that fails is followed by the next one in its time.
@@ -103,7 +107,7 @@ func (c *Collector) pass(ctx context.Context) {
 	}
 	leads = leads && err == nil
 	if leads {
-		freed, err = Collect(ctx, c.cfg.Store, c.cfg.Grace, c.cfg.Dead)
+		freed, err = c.collect(ctx)
 	}
 	if ctx.Err() != nil && len(freed) == 0 {
 		return
@@ -118,6 +122,27 @@ func (c *Collector) pass(ctx context.Context) {
 	if len(freed) > 0 && c.cfg.Freed != nil {
 		c.cfg.Freed(freed)
 	}
+}
+
+// collect is Collect, with a grace that has to be over on two clocks. That of the Store's notes is for all Collectors and can be set: on
+// a machine that comes up with a wrong time, and is then told the right one, every grace would be over in that moment.
+func (c *Collector) collect(ctx context.Context) ([]Share, error) {
+	met := map[Share]time.Time{}
+	freed, err := collect(ctx, c.cfg.Store, c.cfg.Dead, func(s Share, now time.Time) bool {
+		s.Doubted = s.Doubted.Round(0).UTC() // as a Store that writes text returns it
+		first, known := c.doubted[s]
+		if !known {
+			first = time.Now()
+		}
+		met[s] = first
+		return now.Sub(s.Doubted) >= c.cfg.Grace && time.Since(first) >= c.cfg.Grace
+	})
+	if err != nil {
+		maps.Copy(c.doubted, met) // it may not have met all
+		return freed, fmt.Errorf("collect blocks: %w", err)
+	}
+	c.doubted = met
+	return freed, nil
 }
 
 func (c *Collector) note(leads bool, freed int, err error) {

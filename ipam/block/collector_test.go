@@ -217,6 +217,33 @@ func TestCollectorNeedsProof(t *testing.T) {
 	})
 }
 
+// A doubt that looks old, because a clock was wrong when it was noted or was set since, is as good as new: by the wall clock alone
+// nothing is freed.
+func TestCollectorsClockIsSet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memory.New()
+		claim(t, claimer(t, s, "b", clusterPool))
+		b := stored(t, s)[0]
+		b.Shares[0].Doubted = time.Now().Add(-365 * 24 * time.Hour)
+		_, err := s.Write(t.Context(), b)
+		require.NoError(t, err)
+		c, err := block.NewCollector(block.CollectorConfig{Store: s, Grace: grace, Dead: dead("b")})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- c.Run(ctx) }()
+		time.Sleep(grace - time.Second)
+		synctest.Wait()
+		require.Positive(t, c.Status().Passes)
+		require.Len(t, stored(t, s), 1, "freed by the wall clock")
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		require.Empty(t, stored(t, s))
+		cancel()
+		require.NoError(t, <-ended)
+	})
+}
+
 // Who cannot tell whether it leads does nothing.
 func TestCollectorThatCannotTell(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
