@@ -2,21 +2,47 @@ package forward
 
 import (
 	"net/netip"
+	"slices"
 
+	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/sysctl"
 )
 
 // Enable lets the node, in the network namespace at netns (empty: the caller's), forward packets of the families that networks are
 // of. The error is a [*podweft.OpError] that says what an administrator can do.
 func Enable(netns string, networks ...netip.Prefix) error {
-	for _, p := range networks {
-		key := "net/ipv6/conf/all/forwarding"
-		if p.Addr().Is4() {
-			key = "net/ipv4/ip_forward"
-		}
+	for _, key := range forwardingOf(networks) {
 		if err := sysctl.Ensure(netns, key, "1"); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// PlanEnable says what Enable would change.
+func PlanEnable(netns string, networks ...netip.Prefix) (plan podweft.Plan, err error) {
+	for _, key := range forwardingOf(networks) {
+		value, err := sysctl.Get(netns, key)
+		if err != nil {
+			return nil, err
+		}
+		if value != "1" {
+			plan = append(plan, podweft.Change{Op: podweft.Update, Object: podweft.Named("sysctl " + key + "=1")})
+		}
+	}
+	return plan, nil
+}
+
+// forwardingOf are the parameters that let packets of the networks' families be forwarded.
+func forwardingOf(networks []netip.Prefix) (keys []string) {
+	for _, p := range networks {
+		key := "net/ipv6/conf/all/forwarding"
+		if p.Addr().Is4() {
+			key = "net/ipv4/ip_forward"
+		}
+		if !slices.Contains(keys, key) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }

@@ -16,8 +16,10 @@ import (
 // Of several addresses of a family the node has the one that the choice names or matches, else the oldest that is there to stay: a
 // virtual address that comes to the interface later, or a temporary one, does not move the node.
 type Choice struct {
-	// Name is the interface's name, or one of its addresses.
+	// Name is the interface's name, or one of its addresses, which peers then send to.
 	Name string
+	// Public are addresses of the interface that peers send to, where it has several.
+	Public subnet.Addrs
 	// Match is a pattern that its name or one of its addresses has to match.
 	Match *regexp.Regexp
 	// Reach is an address that packets leave by it for.

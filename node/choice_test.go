@@ -14,6 +14,7 @@ import (
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/node"
+	"github.com/podweft/podweft/subnet"
 	"github.com/podweft/podweft/testnet"
 	"github.com/podweft/podweft/vxlan"
 )
@@ -44,11 +45,18 @@ func addLink(t testing.TB, h *netlink.Handle, l netlink.Link, addrs ...string) {
 	}
 }
 
+// addrs are addresses of each family; empty: none.
+func addrs(v4, v6 string) (a subnet.Addrs) {
+	a.V4, _ = netip.ParseAddr(v4)
+	a.V6, _ = netip.ParseAddr(v6)
+	return a
+}
+
 func TestChoose(t *testing.T) {
 	fabric := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 1, Outside: true})
 	n := fabric.Nodes[0]
 	h := inNode(t, n)
-	addLink(t, h, &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth1", MTU: 9000}, PeerName: "eth1-peer"}, "198.51.100.7/24", "2001:db8:1::7/64")
+	addLink(t, h, &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth1", MTU: 9000}, PeerName: "eth1-peer"}, "198.51.100.7/24", "198.51.100.8/24", "2001:db8:1::7/64")
 	addLink(t, h, &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}, "198.51.101.1/24")
 	d, err := vxlan.New(vxlan.Config{NetNS: n.NetNS()})
 	require.NoError(t, err)
@@ -73,6 +81,9 @@ func TestChoose(t *testing.T) {
 		{"reach by the default route", node.Choice{Reach: netip.MustParseAddr("203.0.113.1")}, "eth0"},
 		{"a bridge by its name", node.Choice{Name: "br0"}, "br0"},
 		{"all of it", node.Choice{Name: "eth1", Match: regexp.MustCompile("eth"), Reach: netip.MustParseAddr("2001:db8:1::1")}, "eth1"},
+		{"public address", node.Choice{Public: addrs("198.51.100.8", "2001:db8:1::7")}, "eth1"},
+		{"public address of a bridge", node.Choice{Public: addrs("198.51.101.1", "")}, "br0"},
+		{"public address of another", node.Choice{Name: "eth0", Public: addrs("198.51.100.8", "")}, "does not have 198.51.100.8"},
 		{"ambiguous", node.Choice{Match: regexp.MustCompile("^eth[01]$")}, "several interfaces could be the underlay"},
 		{"unknown", node.Choice{Name: "eth9"}, "eth0 (192.0.2.1, 2001:db8::1): not named eth9"},
 		{"contradiction", node.Choice{Name: "eth1", Reach: netip.MustParseAddr("203.0.113.1")}, "does not lead to 203.0.113.1"},
@@ -100,6 +111,11 @@ func TestChoose(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, 9000, got.MTU)
 	assert.Equal(t, "198.51.100.7, 2001:db8:1::7", got.Underlay.String())
+	for _, choice := range []node.Choice{{Name: "198.51.100.8"}, {Name: "eth1", Public: addrs("198.51.100.8", "")}} {
+		got, err := node.Choose(t.Context(), n.NetNS(), choice)
+		require.NoError(t, err)
+		assert.Equal(t, "198.51.100.8, 2001:db8:1::7", got.Underlay.String(), "the address that was asked for, and not the first")
+	}
 }
 
 // TestFamily: each family's default route leads over another interface.

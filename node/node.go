@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sync/errgroup"
 
@@ -320,7 +321,9 @@ func (r *run) reportNew(ctx context.Context, problems []subnet.Problem) {
 }
 
 func (r *run) becomeReady(ctx context.Context, generation uint64) error {
-	if err := r.cfg.Backend.Wait(ctx, generation); err != nil && ctx.Err() == nil {
+	if err := r.cfg.Backend.Wait(ctx, generation); errors.Is(err, syscall.EPERM) {
+		return fmt.Errorf("the kernel lets us change nothing, for which it wants the capability NET_ADMIN: %w", err)
+	} else if err != nil && ctx.Err() == nil {
 		r.log.WarnContext(ctx, "ready, though not every peer can be reached", "err", err)
 	}
 	if err := r.firewall.wait(ctx); err != nil {

@@ -133,9 +133,10 @@ func (c Choice) addresses(l nl.Link, all []nl.Address) subnet.Addrs {
 
 // favours says how much there is to be said for one of an interface's addresses.
 func (c Choice) favours(a nl.Address) int {
-	text := a.Prefix.Addr().String()
+	addr := a.Prefix.Addr()
+	text := addr.String()
 	switch {
-	case c.Name == text:
+	case c.Name == text, c.Public.V4 == addr, c.Public.V6 == addr:
 		return 3
 	case c.Match != nil && c.Match.MatchString(text):
 		return 2
@@ -166,7 +167,7 @@ func unsuitable(choice Choice, l nl.Link, addrs subnet.Addrs) string {
 		return fmt.Sprintf("has no IPv%d address that peers could send to", choice.Family)
 	case addrs.IsZero():
 		return "has no address that peers could send to"
-	case slices.Contains(virtual, l.Kind) && choice.Name == "":
+	case slices.Contains(virtual, l.Kind) && choice.Name == "" && choice.Public.IsZero():
 		return "a " + l.Kind + ", which only its name chooses"
 	}
 	return ""
@@ -179,6 +180,12 @@ func judge(choice Choice, l nl.Link, names []string, routes routes) (reasons []s
 			return nil, "not named " + choice.Name
 		}
 		reasons = append(reasons, "named "+choice.Name)
+	}
+	for a := range choice.Public.All() {
+		if !slices.Contains(names, a.String()) {
+			return nil, "does not have " + a.String()
+		}
+		reasons = append(reasons, "has "+a.String())
 	}
 	if choice.Match != nil {
 		if !slices.ContainsFunc(names, choice.Match.MatchString) {

@@ -18,25 +18,43 @@ func Ensure(netnsPath, key, value string) error {
 	return netns.Do(netnsPath, func() error { return EnsureHere(key, value) })
 }
 
+// Get returns the value of the parameter key in the namespace at netnsPath. Its error is as Ensure's.
+func Get(netnsPath, key string) (value string, err error) {
+	err = netns.Do(netnsPath, func() error {
+		value, err = read(key)
+		return err
+	})
+	if err != nil {
+		return "", &podweft.OpError{Op: "read", Object: podweft.Named("sysctl " + key), Err: err}
+	}
+	return value, nil
+}
+
 // EnsureHere is Ensure in the calling thread's namespace.
 func EnsureHere(key, value string) error {
-	path := "/proc/sys/" + key
-	current, err := os.ReadFile(path)
-	if os.IsNotExist(err) {
-		return opError(key, value, fmt.Errorf("%w: %w", podweft.ErrNotSupported, err))
-	}
+	current, err := read(key)
 	if err != nil {
 		return opError(key, value, err)
 	}
-	if strings.TrimSpace(string(current)) == value {
+	if current == value {
 		return nil
 	}
-	if err := os.WriteFile(path, []byte(value), 0); err != nil {
-		return opError(key, value, fmt.Errorf("it is %s and cannot be changed from here (%w): set it on the host",
-			strings.TrimSpace(string(current)), err))
+	if err := os.WriteFile(path(key), []byte(value), 0); err != nil {
+		return opError(key, value, fmt.Errorf("it is %s and cannot be changed from here (%w): set it on the host", current, err))
 	}
 	return nil
 }
+
+// read reads a parameter in the calling thread's namespace.
+func read(key string) (string, error) {
+	text, err := os.ReadFile(path(key))
+	if os.IsNotExist(err) {
+		return "", fmt.Errorf("%w: %w", podweft.ErrNotSupported, err)
+	}
+	return strings.TrimSpace(string(text)), err
+}
+
+func path(key string) string { return "/proc/sys/" + key }
 
 func opError(key, value string, err error) error {
 	return &podweft.OpError{Op: "set", Object: podweft.Named("sysctl " + key + "=" + value), Err: err}

@@ -34,6 +34,9 @@ func TestEnsureSets(t *testing.T) {
 	require.Equal(t, "0", value(t, n, forwarding))
 	require.NoError(t, sysctl.Ensure(n.NetNS(), forwarding, "1"))
 	assert.Equal(t, "1", value(t, n, forwarding))
+	got, err := sysctl.Get(n.NetNS(), forwarding)
+	require.NoError(t, err)
+	assert.Equal(t, "1", got)
 	assert.Equal(t, "0", value(t, other, forwarding), "that of another namespace")
 	require.NoError(t, sysctl.Ensure(n.NetNS(), forwarding, "1"))
 	require.NoError(t, sysctl.Ensure(n.NetNS(), forwarding, "0"))
@@ -44,7 +47,9 @@ func TestEnsureSets(t *testing.T) {
 func TestEnsureRefuses(t *testing.T) {
 	n := testnet.NewNode(t, "n")
 	t.Run("a parameter that the kernel lacks", func(t *testing.T) {
-		err := sysctl.Ensure(n.NetNS(), "net/ipv4/no_such_thing", "1")
+		_, err := sysctl.Get(n.NetNS(), "net/ipv4/no_such_thing")
+		assert.ErrorIs(t, err, podweft.ErrNotSupported)
+		err = sysctl.Ensure(n.NetNS(), "net/ipv4/no_such_thing", "1")
 		assert.ErrorIs(t, err, podweft.ErrNotSupported)
 		assert.ErrorIs(t, err, os.ErrNotExist)
 		assert.EqualError(t, err, "set sysctl net/ipv4/no_such_thing=1: not supported by this kernel: "+
