@@ -70,8 +70,10 @@ func (p *Policies) Close() error {
 type Changes struct {
 	Put  policy.Model
 	Gone []policy.ID
-	// Problems are about what nobody can read in the objects of Put, and in policies that therefore are not in force. None of it
-	// opens anything. What is said of an object holds until it is among Put or Gone again. Those of a cluster are each a [*Problem].
+	// Problems are about what nobody can read in the objects of Put: that opens nothing. What is said of an object holds until it is
+	// among Put or Gone again. They are also about ClusterNetworkPolicies of which nobody can tell whom they are about, or when they are
+	// asked. Such a one is not in force, as if it were gone: what it has denied until then is left to the others. Those of a cluster
+	// are each a [*Problem].
 	Problems []error
 }
 
