@@ -1,6 +1,9 @@
 package adopt_test
 
 import (
+	"os"
+	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -44,5 +47,37 @@ func TestLeftovers(t *testing.T) {
 			got = append(got, l.String())
 		}
 		assert.Equal(t, want, got)
+	}
+}
+
+// TestLeftoverChains: chains of both kinds of iptables, and tables of nftables.
+func TestLeftoverChains(t *testing.T) {
+	t.Setenv("XTABLES_LOCKFILE", filepath.Join(t.TempDir(), "lock")) // an ordinary user may not open the host's
+	for _, program := range []string{"iptables-nft", "ip6tables-legacy", "nft"} {
+		t.Run(program, func(t *testing.T) {
+			if _, err := exec.LookPath(program); err != nil {
+				if os.Getenv("PODWEFT_REQUIRE_KERNEL") == "1" {
+					require.NoError(t, err, "apt install iptables nftables")
+				}
+				t.Skip(err)
+			}
+			n, _ := host(t)
+			want := []string{"2 chains in table ", "1 chains in table "}
+			commands := []string{"-t filter -N cali-INPUT", "-t filter -N cali-OUTPUT", "-t nat -N FLANNEL-POSTRTG", "-t nat -N OTHERS"}
+			if program == "nft" {
+				want = []string{"table ip calico", "table ip6 flannel-ipv6"}
+				commands = []string{"add table ip calico", "add table ip6 flannel-ipv6", "add table ip others"}
+			}
+			for _, c := range commands {
+				run(t, n, program+" "+c)
+			}
+			found, err := adopt.Leftovers(t.Context(), n.NetNS())
+			require.NoError(t, err)
+			require.Len(t, found, 2)
+			for i, by := range []string{"Calico", "flannel"} {
+				assert.Equal(t, by, found[i].By)
+				assert.Contains(t, found[i].Object, want[i])
+			}
+		})
 	}
 }
