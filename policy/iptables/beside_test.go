@@ -19,3 +19,7 @@ func TestBesideOthers(t *testing.T) {
 		first++
 	})
 }
+
+func TestBesideIPVS(t *testing.T) {
+	eachVariant(t, func(t *testing.T, cfg iptables.Config) { world.BesideIPVS(t, keep(cfg)) })
+}

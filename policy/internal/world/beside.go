@@ -20,13 +20,14 @@ type other struct {
 	steps []step // in their order, and once more when it loads its rules anew
 }
 
-// step is a call of a program. Text for it stands for IPv4, and is given once more for IPv6 with what iptables and its rules call
+// step is a call of a program, or of a function where there is none. Text for it stands for IPv4, and is given once more for IPv6 with what iptables and its rules call
 // differently there.
 type step struct {
 	command string
 	text    string
 	once    bool   // it is for both families as it stands
 	at      string // the one node that does so; empty: all
+	call    func(testing.TB, *Node)
 }
 
 // others have in common that a Service, 10.96.0.10 and fd00:96::10, leads to the Village's web: its port 8080 to 80, which
@@ -209,28 +210,37 @@ func BesideOthers(t *testing.T, keep func(testing.TB, *testnet.Node) Keeper, fir
 		if i%every != first {
 			continue
 		}
-		t.Run(o.name, func(t *testing.T) {
-			w := New(t, keep, "node-1", "node-2")
-			m := Village()
-			w.Enforce(m)
-			direct := Cells(t, m, "client > web, node-1 > web tcp/81", "other > web, client > web tcp/81, node-2 > web")
-			w.Settle(m, direct)
-			w.Try(direct)
-			w.run(o.steps)
-			all := slices.Concat(direct, toService(t, m))
-			w.Try(all)
-			list := Cells(t, m, "client > web", "other > web")
-			for range 3 {
-				for _, s := range o.steps {
-					w.run([]step{s})
-					w.Round(list)
-				}
-			}
-			w.Try(all)
-			w.Enforce(m)
-			w.Try(all)
-		})
+		t.Run(o.name, func(t *testing.T) { beside(t, keep, o) })
 	}
+}
+
+// BesideIPVS is the same beside kube-proxy's IPVS mode, which takes a kernel that has it.
+func BesideIPVS(t *testing.T, keep func(testing.TB, *testnet.Node) Keeper) {
+	if hasIPVS(t) {
+		beside(t, keep, other{"kube-proxy by IPVS", []step{{call: byIPVS, once: true}}})
+	}
+}
+
+func beside(t *testing.T, keep func(testing.TB, *testnet.Node) Keeper, o other) {
+	w := New(t, keep, "node-1", "node-2")
+	m := Village()
+	w.Enforce(m)
+	direct := Cells(t, m, "client > web, node-1 > web tcp/81", "other > web, client > web tcp/81, node-2 > web")
+	w.Settle(m, direct)
+	w.Try(direct)
+	w.run(o.steps)
+	all := slices.Concat(direct, toService(t, m))
+	w.Try(all)
+	list := Cells(t, m, "client > web", "other > web")
+	for range 3 {
+		for _, s := range o.steps {
+			w.run([]step{s})
+			w.Round(list)
+		}
+	}
+	w.Try(all)
+	w.Enforce(m)
+	w.Try(all)
 }
 
 // toService are connections to the Service, which Evaluate judges by where they lead.
@@ -272,6 +282,10 @@ func (w *World) run(steps []step) {
 
 func (n *Node) run(t testing.TB, s step) {
 	t.Helper()
+	if s.call != nil {
+		s.call(t, n)
+		return
+	}
 	words := strings.Fields(s.command)
 	if _, err := exec.LookPath(words[0]); err != nil {
 		if os.Getenv("PODWEFT_REQUIRE_KERNEL") != "" {

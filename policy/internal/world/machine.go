@@ -85,6 +85,7 @@ func (m *Machine) Loud(t testing.TB) {
 	must(t, err)
 	defer c.Close()
 	var b nft.Batch
+	b.AddTable(silence, 0) // if it is loud already
 	b.DeleteTable(silence)
 	must(t, c.Commit(t.Context(), &b))
 }
