@@ -8,15 +8,18 @@
 //		chain k-…4 {                  # a class: all policies of some pods, with what they allow
 //			meta l4proto tcp th dport 80 ip saddr @p-…4 counter accept
 //			jump c-…4                 # a policy of many rules has a chain of its own
-//			jump own-in4              # the pod's own node, and the pod itself
+//			jump ingress-own4         # the pod's own node, and the pod itself
 //			counter drop
 //		}
 //		map ingress4 { 10.244.1.10 : goto k-…4, 10.244.1.11 : accept, … }
-//		chain egress { type filter hook postrouting priority srcnat - 5; … ip saddr vmap @egress4 … }
-//		chain ingress { type filter hook postrouting priority srcnat - 4;
-//			ct state == established accept
+//		chain ingress-pods4 {
 //			ip daddr vmap @ingress4
-//			ip daddr @closed4 goto closed-in4
+//			ip daddr @closed4 goto ingress-closed4
+//		}
+//		chain policies { type filter hook postrouting priority srcnat - 5;
+//			ct state == established accept
+//			meta nfproto ipv4 jump egress-pods4   # where whatever is allowed returns
+//			meta nfproto ipv4 goto ingress-pods4
 //			…
 //		}
 //	}
@@ -26,7 +29,7 @@
 // policies change. Packets see a change at once and whole; chains and sets that come with it are made in a transaction before, when
 // nothing leads to them yet. A restarted driver reads the table, finds it as it should be, and writes nothing.
 //
-// The chains stand behind the translation of Service addresses and before masquerade, at the one hook that sees what the node
+// The chain stands behind the translation of Service addresses and before masquerade, at the one hook that sees what the node
 // forwards and what it sends itself: with kube-proxy's IPVS mode the packets of Services come from there. Nobody else's table is
 // touched: a drop of theirs stays one, and an accept of theirs does not overrule ours.
 //

@@ -32,9 +32,9 @@ func TestPlan(t *testing.T) {
 	text := plan.String()
 	for _, line := range []string{
 		"+ table inet podweft-policy\n",
-		"+ chain inet podweft-policy ingress { type filter hook postrouting priority 96; policy accept; }\n",
-		"+ rule inet podweft-policy ingress ct state == established accept comment \"replies, and what follows\"\n",
-		"+ rule inet podweft-policy ingress meta nfproto ipv4 ip daddr vmap @ingress4 comment \"pods' own rules\"\n",
+		"+ chain inet podweft-policy policies { type filter hook postrouting priority 95; policy accept; }\n",
+		"+ rule inet podweft-policy policies ct state == established accept comment \"replies, and what follows\"\n",
+		"+ rule inet podweft-policy ingress-pods4 ip daddr vmap @ingress4 comment \"pods' own rules\"\n",
 		" th dport @s-80.8000-8010 counter accept comment \"policy default/web ingress[0]\"\n",
 		" counter drop comment \"isolated by policy default/web\"\n",
 	} {
@@ -79,7 +79,7 @@ func TestTeardown(t *testing.T) {
 }
 
 func TestLoopRepairs(t *testing.T) {
-	ingress := nft.Chain{Table: ours, Name: "ingress"}
+	start := nft.Chain{Table: ours, Name: "policies"}
 	verdicts := nft.Set{Table: ours, Name: "ingress4", Key: nft.IPv4Addr, Data: nft.Verdict}
 	web := nft.Element{Key: string([]byte{10, 244, 1, 10})}
 	node := nft.Set{Table: ours, Name: "node4", Key: nft.IPv4Addr}
@@ -88,7 +88,7 @@ func TestLoopRepairs(t *testing.T) {
 		deed func(b *nft.Batch)
 	}{
 		{"table deleted", func(b *nft.Batch) { b.DeleteTable(ours) }},
-		{"rules flushed", func(b *nft.Batch) { b.FlushChain(ingress) }},
+		{"rules flushed", func(b *nft.Batch) { b.FlushChain(start) }},
 		{"pod's verdict deleted", func(b *nft.Batch) { b.DeleteElements(verdicts, web) }},
 		{"address let in", func(b *nft.Batch) { b.AddElements(node, nft.Element{Key: string([]byte{10, 244, 1, 12})}) }},
 		{"chain of theirs", func(b *nft.Batch) { b.AddChain(nft.Chain{Table: ours, Name: "theirs"}) }},

@@ -67,39 +67,38 @@ func (r *renderer) all(spec Spec) {
 	r.endpoints(r.rules.Endpoints.All())
 }
 
-// priorities of the two base chains: behind everything that changes a destination, before whatever changes the source, which
-// conntrack says once for both. Egress comes first; accept ends one chain only.
+// start is the chain where packets come in: behind everything that changes a destination, before whatever changes the source, which
+// conntrack says once for both. One chain for both directions costs each packet half of what two would.
 const (
-	egressPriority  = nft.PrioritySrcNAT - 5
-	ingressPriority = nft.PrioritySrcNAT - 4
+	start    = "policies"
+	priority = nft.PrioritySrcNAT - 5
 )
 
 // frame is what is there whatever the rules are.
 func (r *renderer) frame(spec Spec) {
 	r.frameSets()
-	for _, d := range directions {
-		priority := egressPriority
-		if d == policy.Ingress {
-			priority = ingressPriority
+	base := r.im.chain(nft.Chain{Table: r.table, Name: start, Base: nft.Base{
+		Type: "filter", Hook: nft.Postrouting, Priority: priority, Policy: nft.Accept,
+	}})
+	if !r.strict {
+		r.add(base, meaning{}, "replies, and what follows", stateIs("established", expr.CtStateBitESTABLISHED), accept())
+		r.add(base, meaning{}, "errors about them, and what they announce", stateIs("related", expr.CtStateBitRELATED), accept())
+	}
+	for i, f := range r.views() {
+		if r.strict { // rules that name ports would not know it
+			r.add(base, meaning{}, "errors, whatever has become of the connection", f.problem(), accept())
 		}
-		base := r.im.chain(nft.Chain{Table: r.table, Name: d.String(), Base: nft.Base{
-			Type: "filter", Hook: nft.Postrouting, Priority: priority, Policy: nft.Accept,
-		}})
-		if !r.strict {
-			r.add(base, meaning{}, "replies, and what follows", stateIs("established", expr.CtStateBitESTABLISHED), accept())
-			r.add(base, meaning{}, "errors about them, and what they announce", stateIs("related", expr.CtStateBitRELATED), accept())
-		}
-		for i, f := range r.views() {
-			if r.strict { // rules that name ports would not know it
-				r.add(base, meaning{}, "errors, whatever has become of the connection", f.problem(), accept())
-			}
-			r.dispatch(base, d, f, f.is())
+		r.add(base, meaning{}, "", f.is(), jump(dispatchChain(policy.Egress, f)))
+		r.add(base, meaning{}, "", f.is(), goTo(dispatchChain(policy.Ingress, f)))
+		for _, d := range directions {
+			into := r.im.chain(nft.Chain{Table: r.table, Name: dispatchChain(d, f)})
+			r.dispatch(into, d, f)
 			if r.strict {
-				r.dispatch(base, d, families[i], unknown(), f.is())
+				r.dispatch(into, d, families[i], unknown())
 			}
-			r.own(f, d)
 			r.closed(f, d)
 		}
+		r.own(r.im.chain(nft.Chain{Table: r.table, Name: ownChain(f)}), f, policy.Ingress)
 	}
 	r.locals(r.rules.Locals)
 	for _, p := range enforce.Disjoint(spec.Closed) {
@@ -109,13 +108,13 @@ func (r *renderer) frame(spec Spec) {
 }
 
 // dispatch sends packets that begin so to the rules of the pod that they concern.
-func (r *renderer) dispatch(base *chain, d policy.Direction, f family, begin ...statement) {
+func (r *renderer) dispatch(into *chain, d policy.Direction, f family, begin ...statement) {
 	address, text := f.own(d)
 	verdicts := d.String() + f.suffix
-	r.add(base, meaning{}, "pods' own rules", append(slices.Clone(begin), statement{text + " vmap @" + verdicts, []expr.Any{
+	r.add(into, meaning{}, "pods' own rules", append(slices.Clone(begin), statement{text + " vmap @" + verdicts, []expr.Any{
 		address, &expr.Lookup{SourceRegister: unix.NFT_REG_1, SetName: verdicts, IsDestRegSet: true},
 	}})...)
-	r.add(base, meaning{}, "addresses of no known pod", append(slices.Clone(begin), f.ownIn(d, "closed"+f.suffix), goTo(closedChain(d, f)))...)
+	r.add(into, meaning{}, "addresses of no known pod", append(slices.Clone(begin), f.ownIn(d, "closed"+f.suffix), goTo(closedChain(d, f)))...)
 }
 
 // frameSets are the sets and maps that are there whatever the rules are.
@@ -137,27 +136,38 @@ func (r *renderer) locals(list []policy.Local) {
 	}
 }
 
-func ownChain(d policy.Direction, f family) string    { return "own" + suffix(d) + f.suffix }
-func closedChain(d policy.Direction, f family) string { return "closed" + suffix(d) + f.suffix }
+func dispatchChain(d policy.Direction, f family) string { return d.String() + "-pods" + f.suffix }
+func closedChain(d policy.Direction, f family) string   { return d.String() + "-closed" + f.suffix }
+func ownChain(f family) string                          { return "ingress-own" + f.suffix }
 
-func suffix(d policy.Direction) string {
+// allowed is what becomes of a packet that may pass in a direction: ingress, which comes last, is the end. From where rules of egress
+// stand a return leads to ingress, for packets come there by one jump and by goto from then on; so they are never behind a jump.
+func allowed(d policy.Direction) statement {
 	if d == policy.Egress {
-		return "-out"
+		return statement{"return", []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}}
 	}
-	return "-in"
+	return accept()
 }
 
-// own accepts what no policy may deny. Only packets that are about to be dropped come here, or those of classes in which something
+// own allows what no policy may deny. Only packets that are about to be dropped come here, or those of classes in which something
 // may be.
-func (r *renderer) own(f family, d policy.Direction) {
-	c := r.im.chain(nft.Chain{Table: r.table, Name: ownChain(d, f)})
-	r.add(c, meaning{}, "the pod's node", f.remoteIn(d, "node"+f.suffix), accept())
+func (r *renderer) own(into *chain, f family, d policy.Direction) {
+	r.add(into, meaning{}, "the pod's node", f.remoteIn(d, "node"+f.suffix), allowed(d))
 	if d == policy.Ingress || r.strict { // what it answers comes by too
-		r.add(c, meaning{}, "the pod's node, whichever of its addresses", fromHere(), accept())
+		r.add(into, meaning{}, "the pod's node, whichever of its addresses", fromHere(), allowed(d))
 	}
-	r.add(c, meaning{}, "the pod itself", f.toItself("self"+f.suffix), accept())
+	r.add(into, meaning{}, "the pod itself", f.toItself("self"+f.suffix), allowed(d))
 	if f.suffix == "6" {
-		r.add(c, meaning{}, "neighbours on a bridge", neighborDiscovery(), accept())
+		r.add(into, meaning{}, "neighbours on a bridge", neighborDiscovery(), allowed(d))
+	}
+}
+
+// exempt has a class ask what own says.
+func (r *renderer) exempt(into *chain, f family, d policy.Direction) {
+	if d == policy.Egress {
+		r.own(into, f, d)
+	} else {
+		r.add(into, meaning{}, "", jump(ownChain(f)))
 	}
 }
 
@@ -165,9 +175,9 @@ func (r *renderer) own(f family, d policy.Direction) {
 func (r *renderer) closed(f family, d policy.Direction) {
 	c := r.im.chain(nft.Chain{Table: r.table, Name: closedChain(d, f)})
 	if d == policy.Egress {
-		r.add(c, meaning{}, "the node has addresses there too", fromHere(), accept())
+		r.add(c, meaning{}, "the node has addresses there too", fromHere(), allowed(d))
 	}
-	r.add(c, meaning{}, "", jump(ownChain(d, f)))
+	r.exempt(c, f, d)
 	r.add(c, meaning{Counts: true, Direction: d, Unknown: true}, "no known pod", r.deny(d, "no known pod")...)
 }
 
@@ -178,7 +188,7 @@ func (r *renderer) deny(d policy.Direction, why string) []statement {
 		s[1] = logTo(r.group, fmt.Sprintf("podweft %s: %s ", d, why))
 	}
 	if r.audit {
-		s[2] = accept()
+		s[2] = allowed(d)
 	}
 	return s
 }
@@ -290,8 +300,10 @@ func passes(c *policy.Chain) bool {
 // nf_tables_commit, net/netfilter/nf_tables_api.c).
 const few = 4
 
-// inlined reports whether the rules of a policy stand in each class that has it, as those of most do.
-func inlined(c *policy.Chain) bool { return passes(c) || len(c.Matches) <= few }
+// inlined reports whether the rules of a policy stand in each class that has it, as those of most do, and all of egress: see allowed.
+func inlined(c *policy.Chain) bool {
+	return passes(c) || c.Direction == policy.Egress || len(c.Matches) <= few
+}
 
 // policyChains is a policy in one direction, if classes jump to it.
 func (r *renderer) policyChains(c *policy.Chain) {
@@ -300,7 +312,7 @@ func (r *renderer) policyChains(c *policy.Chain) {
 	}
 	for _, f := range r.views() {
 		into := r.im.chain(nft.Chain{Table: r.table, Name: c.Name + f.suffix})
-		r.matches(into, f, c, accept())
+		r.matches(into, f, c, allowed(c.Direction))
 	}
 }
 
@@ -315,7 +327,7 @@ func (r *renderer) matches(into *chain, f family, c *policy.Chain, pass statemen
 		case policy.Pass:
 			end = []statement{counter(), pass}
 		default:
-			end = []statement{counter(), accept()}
+			end = []statement{counter(), allowed(c.Direction)}
 		}
 		what := meaning{Counts: true, Policy: c.Policy, Direction: c.Direction, Rule: m.Rule, Action: m.Action}
 		comment := fmt.Sprintf("%s %s[%d]", c.Policy, c.Direction, m.Rule)
@@ -353,19 +365,19 @@ func (r *renderer) classChains(c *policy.Class) {
 		into := r.im.chain(nft.Chain{Table: r.table, Name: c.Name + f.suffix})
 		ordered := len(c.Admin)+len(c.Baseline) > 0
 		if ordered {
-			r.add(into, meaning{}, "", jump(ownChain(c.Direction, f)))
+			r.exempt(into, f, c.Direction)
 		}
 		if r.admin(into, f, c) {
 			into = r.im.chain(nft.Chain{Table: r.table, Name: next(c, f)})
 		}
 		for _, name := range slices.Concat(c.Policies, c.Baseline) {
-			r.ask(into, f, r.chainOf(name), accept())
+			r.ask(into, f, r.chainOf(name), allowed(c.Direction))
 		}
 		if len(c.Policies) == 0 {
 			continue // what nothing has decided passes
 		}
 		if !ordered {
-			r.add(into, meaning{}, "", jump(ownChain(c.Direction, f)))
+			r.exempt(into, f, c.Direction)
 		}
 		who := r.isolators(c)
 		why := "isolated by " + joined(who)
@@ -375,7 +387,7 @@ func (r *renderer) classChains(c *policy.Class) {
 
 // admin asks the class's Admin policies, and reports whether the next tier has a chain of its own.
 func (r *renderer) admin(into *chain, f family, c *policy.Class) (split bool) {
-	pass := accept()
+	pass := allowed(c.Direction)
 	if split = slices.ContainsFunc(c.Admin, func(name string) bool { return passes(r.chainOf(name)) }); split {
 		pass = goTo(next(c, f))
 	}
@@ -427,7 +439,7 @@ func (r *renderer) endpoints(list iter.Seq[policy.Endpoint]) {
 		for _, d := range directions {
 			class, verdict := e.Pod.Ingress, expr.Verdict{Kind: expr.VerdictAccept}
 			if d == policy.Egress {
-				class = e.Pod.Egress
+				class, verdict.Kind = e.Pod.Egress, expr.VerdictReturn
 			}
 			if class != "" {
 				verdict = expr.Verdict{Kind: expr.VerdictGoto, Chain: class + f.suffix}
