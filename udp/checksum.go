@@ -11,6 +11,7 @@ var native = binary.NativeEndian
 
 // sum adds b to acc. b has to begin at an even offset of what is summed.
 func sum(b []byte, acc uint64) uint64 {
+	acc, b = sumMost(b, acc)
 	var carry uint64
 	for len(b) >= 64 {
 		acc, carry = bits.Add64(acc, native.Uint64(b), carry)
