@@ -20,7 +20,7 @@ const (
 
 	v6Length, v6NextHeader, v6HopLimit, v6Source, v6Destination = 4, 6, 7, 8, 24
 
-	tcpSequence, tcpDataOffset, tcpFlags, tcpChecksum = 4, 12, 13, 16
+	tcpSequence, tcpAcknowledgement, tcpDataOffset, tcpFlags, tcpWindow, tcpChecksum = 4, 8, 12, 13, 14, 16
 
 	tcpFIN, tcpPSH, tcpACK, tcpCWR = 0x01, 0x08, 0x10, 0x80
 
@@ -30,7 +30,7 @@ const (
 // inner is what the packet path knows of an inner packet.
 type inner struct {
 	v6     bool
-	ipLen  int // of the IP header
+	ipLen  int // of the IP header, with the extension headers that reach has passed
 	length int // of the packet, as the IP header says
 	// transport is TCP, UDP or, where neither header can be read, 0: in fragments, behind extension headers.
 	transport byte
@@ -66,8 +66,14 @@ func parse(b []byte) (in inner, ok bool) {
 	if in.ipLen > in.length || in.length > len(b) {
 		return in, false
 	}
+	in.enter(protocol, b[in.ipLen:in.length])
+	return in, true
+}
+
+// enter reads the transport header that rest, what is behind the IP header, begins with.
+func (in *inner) enter(protocol byte, rest []byte) {
 	in.headLen = in.ipLen
-	switch rest := b[in.ipLen:in.length]; {
+	switch {
 	case protocol == unix.IPPROTO_TCP && len(rest) >= tcpHeaderLen:
 		head := int(rest[tcpDataOffset]>>4) * 4
 		if head >= tcpHeaderLen && head <= len(rest) {
@@ -78,7 +84,26 @@ func parse(b []byte) (in inner, ok bool) {
 			in.transport, in.headLen = protocol, in.ipLen+udpHeaderLen
 		}
 	}
-	return in, true
+}
+
+// maxExtended is how long an IPv6 header with its extension headers may be in a super-packet.
+const maxExtended = 1 << 10
+
+// reach finds the transport header of a super-packet behind extension headers of IPv6: it is where the kernel has checksums begin. The
+// extension headers are then part of the IP header.
+func (in *inner) reach(h virtioHeader, p []byte) {
+	at := int(h.checksumStart)
+	if !in.v6 || in.transport != 0 || at%8 != 0 || at <= in.ipLen || at > min(in.length, maxExtended) {
+		return
+	}
+	protocol := byte(unix.IPPROTO_UDP)
+	if h.gsoType == gsoTCPv6 {
+		protocol = unix.IPPROTO_TCP
+	}
+	behind := inner{v6: true, ipLen: at, length: in.length}
+	if behind.enter(protocol, p[at:in.length]); behind.transport != 0 {
+		*in = behind
+	}
 }
 
 // source and destination are the raw addresses in the packet p.
@@ -112,13 +137,21 @@ func (in *inner) tos(p []byte) byte {
 	return p[v4TOS]
 }
 
-// pseudo is the sum of the pseudo-header that TCP and UDP checksums cover, without the length.
+// pseudo is the sum of the pseudo-header that TCP and UDP checksums cover, without the length. Behind extension headers it is not: see
+// left.
 func (in *inner) pseudo(p []byte) uint64 {
 	addresses := p[v4Source:v4HeaderLen]
 	if in.v6 {
 		addresses = p[v6Source:v6HeaderLen]
 	}
 	return sum(addresses, word(uint16(in.transport)))
+}
+
+// left is pseudo as the kernel has left it in the checksum field of a super-packet. It knows the last destination, which may stand in
+// a routing header.
+func (in *inner) left(p []byte) uint64 {
+	without := ^word(uint16(in.length-in.ipLen)) & 0xffff
+	return plus(uint64(native.Uint16(p[in.checksumAt():])), without)
 }
 
 // checksumAt is where the transport's checksum is.

@@ -122,7 +122,7 @@ func (o *outbound) packet(b []byte) {
 	p = p[:in.length]
 	largest, packets := in.length, 1
 	if h.gsoType != gsoNone {
-		if !h.fits(&in) {
+		if in.reach(h, p); !h.fits(&in) {
 			o.drop(Malformed, 1)
 			return
 		}
@@ -392,6 +392,10 @@ func newCutter(head []byte, in *inner) cutter {
 		clear(head[v4Checksum : v4Checksum+2])
 		c.ip = sum(head[:in.ipLen], 0)
 	}
+	pseudo := in.pseudo(head)
+	if in.v6 && in.ipLen > v6HeaderLen {
+		pseudo = in.left(head)
+	}
 	clear(head[in.checksumAt() : in.checksumAt()+2])
 	t := head[in.ipLen:]
 	if in.transport == unix.IPPROTO_TCP {
@@ -401,7 +405,7 @@ func newCutter(head []byte, in *inner) cutter {
 	} else {
 		clear(t[udpLength : udpLength+2])
 	}
-	c.rest = sum(t, in.pseudo(head))
+	c.rest = sum(t, pseudo)
 	return c
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -82,6 +83,48 @@ func TestSuperPacketsAreCut(t *testing.T) {
 				assert.Equal(t, k.payload, got)
 				assert.Empty(t, b.dropped())
 			}
+		})
+	}
+}
+
+// TestExtensionHeaders has a routing header between the IPv6 header and the transport: the checksum is for the last destination, which
+// only the kernel has read.
+func TestExtensionHeaders(t *testing.T) {
+	for _, tt := range flowsUnderTest {
+		if !tt.v6() {
+			continue
+		}
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench(t)
+			k := tt.pkt
+			k.payload = filled(3500)
+			last := k
+			last.dst = "fd00:244:0:3::9"
+			plain := last.build()
+			in, _ := parse(plain)
+			l4 := plain[in.ipLen:]
+			copy(l4[in.checksumAt()-in.ipLen:], be16(int(^rfc1071(in.source(plain), in.destination(plain), be16(int(in.transport)), be16(len(l4))))))
+			extension := []byte{in.transport, 0, 4, 0, 0, 0, 0, 0}
+			p := slices.Concat(k.build()[:v6HeaderLen], extension, l4)
+			p[v6NextHeader] = unix.IPPROTO_ROUTING
+			copy(p[v6Length:], be16(len(p)-v6HeaderLen))
+			h := parseVirtio(k.super(1000))
+			h.checksumStart += uint16(len(extension))
+			head := make([]byte, virtioLen)
+			h.put(head)
+			var got []byte
+			for _, d := range b.send(t, append(head, p...)) {
+				for _, p := range d.packets() {
+					require.Equal(t, len(p)-v6HeaderLen, int(binary.BigEndian.Uint16(p[v6Length:])))
+					assert.Equal(t, extension, p[v6HeaderLen:][:len(extension)])
+					bare := slices.Concat(plain[:v6HeaderLen], p[v6HeaderLen+len(extension):])
+					copy(bare[v6Length:], be16(len(bare)-v6HeaderLen))
+					require.True(t, good(bare))
+					got = append(got, bare[in.headLen:]...)
+				}
+			}
+			assert.Equal(t, k.payload, got)
+			assert.Empty(t, b.dropped())
 		})
 	}
 }
