@@ -28,10 +28,16 @@ func sum(b []byte, acc uint64) uint64 {
 		acc, carry = bits.Add64(acc, native.Uint64(b), carry)
 		b = b[8:]
 	}
+	if len(b) >= 4 {
+		acc, carry = bits.Add64(acc, uint64(native.Uint32(b)), carry)
+		b = b[4:]
+	}
+	if len(b) >= 2 {
+		acc, carry = bits.Add64(acc, uint64(native.Uint16(b)), carry)
+		b = b[2:]
+	}
 	if len(b) > 0 {
-		var rest [8]byte
-		copy(rest[:], b)
-		acc, carry = bits.Add64(acc, native.Uint64(rest[:]), carry)
+		acc, carry = bits.Add64(acc, word(uint16(b[0])<<8), carry)
 	}
 	acc, carry = bits.Add64(acc, 0, carry)
 	return acc + carry // which cannot overflow: where this carries, acc is 0

@@ -114,8 +114,8 @@ func (r *run) continues(in *inner, p []byte) bool {
 		return native.Uint16(t[udpChecksum:]) != 0
 	}
 	return binary.BigEndian.Uint32(t[tcpSequence:]) == r.sequence && t[tcpFlags]&^tcpPSH == tcpACK &&
-		bytes.Equal(t[tcpSequence+4:tcpDataOffset+1], ft[tcpSequence+4:tcpDataOffset+1]) && // acknowledgement, data offset
-		bytes.Equal(t[tcpFlags+1:tcpChecksum], ft[tcpFlags+1:tcpChecksum]) && // window
+		native.Uint32(t[tcpAcknowledgement:]) == native.Uint32(ft[tcpAcknowledgement:]) && t[tcpDataOffset] == ft[tcpDataOffset] &&
+		native.Uint16(t[tcpWindow:]) == native.Uint16(ft[tcpWindow:]) &&
 		bytes.Equal(t[tcpChecksum+2:], ft[tcpChecksum+2:]) // urgent pointer, options
 }
 
