@@ -49,11 +49,12 @@
 // four times more: tun_do_read, udp_sendmsg, udp_recvmsg, tun_get_user. One moves about 10 GB/s on that machine, for VXLAN as for the
 // floor, so that the four take 0.05 s of processor time for a Gbit: nearly as much again as VXLAN takes in all. Copies are 0.4 of the
 // floor's time. What we add to the floor is the checksums, two passes over each byte, and the headers, each a piece of its own to be
-// gathered. A round trip is four wakeups; the floor has them too.
+// gathered; they take 0.07 and 0.11 of our time. A round trip is four wakeups; the floor has them too.
 //
 // What gained nothing, measured side by side: a thread for each direction, in blocking calls (0.33 where one for both made 0.47, and
-// longer round trips) or waiting in ppoll; no lingering under load; and, of the floor, NAPI on the TUN, huge pages, threads bound to
-// processors. Smaller TCP windows, to keep what is under way in the caches, made it slower.
+// longer round trips) or waiting in ppoll; no lingering under load; less read before it is sent or written; pods whose super-packets fit
+// into one datagram; and, of the floor, NAPI on the TUN, huge pages, threads bound to processors. Smaller TCP windows, to keep what is
+// under way in the caches, made it slower. Without any checksums, which would not do, it is up to 1.1 times as fast.
 //
 // The plumbing of the TUN is our own, not golang.zx2c4.com/wireguard/tun: that copies each packet twice more.
 //
