@@ -33,8 +33,9 @@ lab:
 bench: # make bench PKG=./vxlan
 	go test -run '^$$' -bench . -benchmem $(or $(PKG),work)
 
-vmtest: # the kernel tests on Debian's stock kernel, in an emulated PC
+vmtest: # the kernel tests on Debian's stock kernel, in an emulated PC; and policies beside IPVS, and without br_netfilter
 	hack/vmtest
+	hack/vmtest -run 'IPVS|Bridge' ./policy/nftables
 
 e2e: # Kubernetes itself and whole nodes, as root, built the first time in some minutes: make e2e ARGS='-v -run TestDaemonSet -outage 30s'
 	e2e/run $(ARGS)
