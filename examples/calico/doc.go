@@ -5,6 +5,11 @@
 //
 //	CALICO_IPV4POOL_CIDR=10.244.0.0/16 CALICO_IPV4POOL_VXLAN=CrossSubnet podweft-calico --etcd-endpoints=http://10.0.0.1:2379
 //
+// What nodes have in common is in etcd, which an agent can run itself, or in Kubernetes: blocks as objects of a kind of their own, each
+// node's word on itself at its Node, and policies where they are anyway. deploy/podweft-calico.yml is the manifest, in the form of
+// Calico's. While the store is away everything that is in force stays, pods get addresses of the blocks that their node has, and BGP goes
+// on.
+//
 // The command is [Main]: the agent, what a start would change (plan), how a running one is doing (status), the addresses (ipam), and
 // the end of it all (cleanup). It understands the environment of calico/node and Calico's IPPool, BGPPeer and BGPConfiguration.
 //
