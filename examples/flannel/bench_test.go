@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -57,7 +58,17 @@ func newCrowded(b *testing.B, kind string) crowded {
 	f := testnet.NewFabric(b, testnet.FabricConfig{Nodes: 1, Outside: true, V4: netip.MustParsePrefix("172.16.0.0/12")})
 	c.agent = newAgent(b, f.Nodes[0], "here", url)
 	c.agent.args = append(c.agent.args, "--log-level=warn")
+	c.agent.program = buildDaemon(b)
 	return c
+}
+
+// buildDaemon builds the program that users run: what tests bring along is in this one's memory too.
+func buildDaemon(b *testing.B) (program string) {
+	b.Helper()
+	program = filepath.Join(b.TempDir(), "podweft-flannel")
+	out, err := exec.Command("go", "build", "-ldflags=-s -w", "-o", program, "../cmd/podweft-flannel").CombinedOutput()
+	require.NoError(b, err, "%s", out)
+	return program
 }
 
 // lease is what a node that is not there has in etcd.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 
 	"golang.org/x/sync/errgroup"
 
@@ -196,7 +195,8 @@ func (o *Options) announce(ctx context.Context, log *slog.Logger, n *node.Node) 
 		return err
 	}
 	log.InfoContext(ctx, "ready", "subnet", pods.Prefixes, "mtu", pods.MTU, "peers", s.Peers, "failing", len(s.Backend.Failing))
-	// Listing and programming thousands of peers at once took more than they will ever need again.
-	debug.FreeOSMemory()
+	if o.settled != nil {
+		o.settled()
+	}
 	return nil
 }

@@ -120,18 +120,19 @@ func configure(t testing.TB, url, conf string) {
 
 // agent is a daemon in a process of its own, for one node of a fabric.
 type agent struct {
-	t    testing.TB
-	node *testnet.Node
-	args []string
-	dir  string
-	url  string // of /readyz
-	cmd  *exec.Cmd
-	log  *lockedBuffer
+	t       testing.TB
+	program string // ours, in the role of the daemon, unless it is another
+	node    *testnet.Node
+	args    []string
+	dir     string
+	url     string // of /readyz
+	cmd     *exec.Cmd
+	log     *lockedBuffer
 }
 
 func newAgent(t testing.TB, n *testnet.Node, name, endpoints string, more ...string) *agent {
 	t.Helper()
-	a := &agent{t: t, node: n, dir: t.TempDir(), url: freeURL(t)}
+	a := &agent{t: t, program: os.Args[0], node: n, dir: t.TempDir(), url: freeURL(t)}
 	_, port, err := net.SplitHostPort(strings.TrimPrefix(a.url, "http://"))
 	require.NoError(t, err)
 	a.args = append([]string{
@@ -146,7 +147,7 @@ func (a *agent) path(name string) string { return filepath.Join(a.dir, name) }
 
 // command is the program with the agent's flags.
 func (a *agent) command(args ...string) *exec.Cmd {
-	cmd := exec.Command(os.Args[0], append(a.args, args...)...)
+	cmd := exec.Command(a.program, append(a.args, args...)...)
 	cmd.Env = append(os.Environ(), roleVar+"=daemon")
 	return cmd // no Pdeathsig: threads that were in a namespace end, and it is a thread's death that counts
 }

@@ -40,6 +40,7 @@ type Options struct {
 	kube                   kubeOptions
 	cni                    cniOptions
 	nodeNamed              string // the node's name, if anybody gave one
+	settled                func() // called when pods can be started; nil: nobody is
 	iface, regex           texts
 	reach                  string
 	publicIP, healthzIP    string
