@@ -89,6 +89,9 @@ func (n *Node) Run(ctx context.Context) error {
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return nil
 	}
+	if errors.Is(err, syscall.EPERM) {
+		return fmt.Errorf("%w: this takes the capability NET_ADMIN", err)
+	}
 	return err
 }
 
@@ -322,7 +325,7 @@ func (r *run) reportNew(ctx context.Context, problems []subnet.Problem) {
 
 func (r *run) becomeReady(ctx context.Context, generation uint64) error {
 	if err := r.cfg.Backend.Wait(ctx, generation); errors.Is(err, syscall.EPERM) {
-		return fmt.Errorf("the kernel lets us change nothing, for which it wants the capability NET_ADMIN: %w", err)
+		return err // it is not this or that peer which cannot be made
 	} else if err != nil && ctx.Err() == nil {
 		r.log.WarnContext(ctx, "ready, though not every peer can be reached", "err", err)
 	}
