@@ -197,7 +197,7 @@ func (a *Allocator) use(shares [][]Share) error {
 	a.shown = slices.Concat(shares...)
 	a.mu.Unlock()
 	if old != nil {
-		return old.Close()
+		_ = old.Close() // who heard of an error here would return a share that the pool gives out
 	}
 	return nil
 }
