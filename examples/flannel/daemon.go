@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 
 	"golang.org/x/sync/errgroup"
 
@@ -22,6 +24,7 @@ func Run(ctx context.Context, o *Options) error {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	o.tellIdle(ctx, log)
 	err := o.together(ctx, log)
 	if ctx.Err() != nil {
 		return nil // what was cut short has failed, each in its own words
@@ -133,7 +136,7 @@ func (o *Options) run(ctx context.Context, log *slog.Logger, h *health) error {
 		takeover.finish(ctx, log)
 		return o.tellAvailable(ctx, log, store)
 	})
-	return group.Wait()
+	return o.unannounced(group.Wait())
 }
 
 // takeover is what flanneld has left on the node, on its way to being ours.
@@ -181,6 +184,18 @@ func (t takeover) close() {
 	}
 }
 
+// unannounced takes the subnet file away if err says that the subnet is another node's: a CNI plugin that went on reading there would
+// give pods that node's addresses. Without the file it has the runtime try again.
+func (o *Options) unannounced(err error) error {
+	if !errors.Is(err, subnet.ErrLeaseLost) {
+		return err
+	}
+	if gone := os.Remove(o.SubnetFile); gone != nil && !errors.Is(gone, fs.ErrNotExist) {
+		return errors.Join(err, gone)
+	}
+	return err
+}
+
 // announce writes the subnet file when pods can be started: every peer known then is programmed.
 func (o *Options) announce(ctx context.Context, log *slog.Logger, n *node.Node) error {
 	pods, err := n.Pods(ctx)
@@ -188,7 +203,7 @@ func (o *Options) announce(ctx context.Context, log *slog.Logger, n *node.Node) 
 		return nil // ctx has ended
 	}
 	s := n.Status()
-	if err := writeSubnetFile(o.SubnetFile, s.Network, pods.Prefixes, pods.MTU, o.IPMasq); err != nil {
+	if err := replaceFile(o.SubnetFile, subnetFile(s.Network, pods.Prefixes, pods.MTU, o.IPMasq)); err != nil {
 		return fmt.Errorf("subnet file: %w", err)
 	}
 	if err := o.cni.configure(); err != nil {

@@ -235,14 +235,9 @@ func (s *stage) remove(key string) {
 	s.ask(s.servers[0].Client, "/v3/kv/deleterange", map[string][]byte{"key": []byte(etcd.DefaultPrefix + "/subnets/" + key)}, &struct{}{})
 }
 
-// present is what the store has.
 func (s *stage) present() *subnet.Snapshot {
 	s.t.Helper()
-	for snap, err := range s.store.Watch(s.t.Context()) {
-		require.NoError(s.t, err)
-		return snap
-	}
-	return nil
+	return present(s.t, s.store)
 }
 
 // TestFaults: whatever becomes of the store and of what is in it, pods go on talking, and the kernel ends up with what is true.
@@ -360,6 +355,7 @@ func TestFaults(t *testing.T) {
 		s.put(own.Key, `{"PublicIP":"192.0.2.99","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:09:09"}}`)
 		require.Error(t, s.a.cmd.Wait(), "the daemon has to say that its pods must be started anew")
 		assert.Contains(t, s.a.log.String(), "lease lost: "+own.Prefixes.String())
+		assert.NoFileExists(t, s.a.path("subnet.env"), "a plugin would give out another node's addresses")
 	})
 }
 

@@ -28,7 +28,7 @@ func TestPrefer(t *testing.T) {
 		assert.Equal(t, before, o.choices, "nobody has chosen")
 		o.prefer(subnet.Addrs{V4: n.V4, V6: n.V6})
 		require.NoError(t, o.chooseUnderlay(t.Context()), flags)
-		assert.Equal(t, node.Choice{Name: n.V4.String()}, o.Underlay, flags)
+		assert.Equal(t, node.Choice{Public: subnet.Addrs{V4: n.V4, V6: n.V6}}, o.Underlay, flags)
 	}
 }
 

@@ -58,6 +58,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if err != nil {
 		return complain(2, err)
 	}
+	if o.version {
+		_, _ = fmt.Fprintln(stdout, "podweft-flannel", version())
+		return 0
+	}
 	if o.Logger, err = o.logger(stderr); err != nil {
 		return complain(2, err)
 	}
@@ -84,4 +88,12 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return complain(1, err)
 	}
 	return 0
+}
+
+// version is that of the module, as the go command noted it.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return "(unknown)"
 }

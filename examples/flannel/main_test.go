@@ -2,16 +2,20 @@ package flannel
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -294,24 +298,33 @@ func (b *lockedBuffer) String() string {
 
 // TestDaemon: two nodes' daemons find each other in etcd, and are stopped, killed, started and cleaned up while pods talk.
 func TestDaemon(t *testing.T) {
+	haveIPIP := haveIPIP(t)
 	for _, tc := range []struct {
 		name, conf string
 		moves      bool // packets itself: none while it is down
 	}{
 		{name: "vxlan", conf: vxlanConf},
 		{name: "host-gw", conf: `{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}`},
+		{name: "ipip", conf: fmt.Sprintf(`{"Network":"10.244.0.0/16","Backend":{"Type":"ipip","DirectRouting":%t}}`, !haveIPIP)},
 		{name: "udp", conf: `{"Network":"10.244.0.0/16","SubnetLen":24,"Backend":{"Type":"udp","Port":7890}}`, moves: true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if tc.moves {
 				needTUN(t)
 			}
-			url, _ := startEtcd(t, tc.conf)
+			url, store := startEtcd(t, tc.conf)
 			f := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 2, Outside: true})
-			a, b := newAgent(t, f.Nodes[0], "a", url), newAgent(t, f.Nodes[1], "b", url)
+			a, b := newAgent(t, f.Nodes[0], "a", url), newAgent(t, f.Nodes[1], "b", url, "--log-format=json")
+			kernel, leases := a.kernel(), present(t, store)
 			plan, err := a.command("plan").CombinedOutput()
 			require.NoError(t, err, "%s", plan)
 			assert.Contains(t, string(plan), "lease 10.244.")
+			assert.Contains(t, string(plan), "~ sysctl net/ipv4/ip_forward=1\n")
+			assert.Contains(t, string(plan), "+ file "+a.path("subnet.env")+"\n")
+			assert.Equal(t, kernel, a.kernel(), "a plan has changed the node")
+			assert.Equal(t, leases.Revision, present(t, store).Revision, "a plan has changed the store")
+			assert.NoFileExists(t, a.path("subnet.env"))
+			assert.NoFileExists(t, a.path("lease.json"))
 			a.start()
 			b.start()
 			a.ready()
@@ -326,6 +339,7 @@ func TestDaemon(t *testing.T) {
 			stop := pings(t, f.Nodes[0], from, to)
 			time.Sleep(100 * time.Millisecond)
 			require.NoError(t, b.kill(syscall.SIGTERM), "a graceful stop: %s", b.log)
+			assert.Contains(t, messages(t, b.log.String()), "ready")
 			time.Sleep(100 * time.Millisecond)
 			before := a.pod()
 			_ = a.kill(syscall.SIGKILL)
@@ -347,7 +361,10 @@ func TestDaemon(t *testing.T) {
 			assert.Equal(t, "flanneld is running\n", text)
 			plan, err = a.command("plan").CombinedOutput()
 			require.NoError(t, err, "%s", plan)
-			assert.Len(t, strings.Split(strings.TrimSpace(string(plan)), "\n"), 1, "nothing is to be changed on a running node: %s", plan)
+			for line := range strings.Lines(string(plan)) {
+				tunnel := strings.Contains(line, "flannel.ipip") // the one that the kernel does not make
+				assert.True(t, strings.HasPrefix(line, "lease ") || tc.name == "ipip" && tunnel && !haveIPIP, "nothing is to be changed on a running node: %s", plan)
+			}
 
 			require.NoError(t, a.kill(syscall.SIGTERM))
 			out, err := a.command("cleanup").CombinedOutput()
@@ -355,7 +372,7 @@ func TestDaemon(t *testing.T) {
 			links, err := a.netlink().LinkList()
 			require.NoError(t, err)
 			for _, l := range links {
-				assert.NotEqual(t, "vxlan", l.Type())
+				assert.NotContains(t, l.Attrs().Name, "flannel", "a link is left")
 			}
 			routes, err := a.netlink().RouteList(nil, netlink.FAMILY_V4)
 			require.NoError(t, err)
@@ -365,6 +382,74 @@ func TestDaemon(t *testing.T) {
 			assert.NoFileExists(t, a.path("subnet.env"))
 		})
 	}
+}
+
+// haveIPIP reports whether the kernel makes IPIP tunnels. Where it does not, its backend serves nodes of one network.
+func haveIPIP(t testing.TB) bool {
+	t.Helper()
+	h := (&agent{t: t, node: testnet.NewNode(t, "ipip")}).netlink()
+	err := h.LinkAdd(&netlink.Iptun{LinkAttrs: netlink.LinkAttrs{Name: "probe"}, Local: net.IPv4(192, 0, 2, 1)})
+	t.Log("an IPIP tunnel:", cmp.Or(err, errors.New("made")))
+	return err == nil
+}
+
+// kernel is what the agent's node has in its kernel, of all that an agent changes there.
+func (a *agent) kernel() []string {
+	a.t.Helper()
+	var lines []string
+	h := a.netlink()
+	links, err := h.LinkList()
+	require.NoError(a.t, err)
+	for _, l := range links {
+		lines = append(lines, fmt.Sprint("link ", l.Attrs().Name, l.Type(), l.Attrs().MTU, l.Attrs().Alias))
+	}
+	addrs, err := h.AddrList(nil, netlink.FAMILY_V4)
+	require.NoError(a.t, err)
+	for _, addr := range addrs {
+		lines = append(lines, fmt.Sprint("address ", addr.IPNet, addr.LinkIndex))
+	}
+	routes, err := h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, 0)
+	require.NoError(a.t, err)
+	for _, r := range routes {
+		lines = append(lines, fmt.Sprint("route ", r))
+	}
+	require.NoError(a.t, a.node.Do(func() error {
+		text, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
+		lines = append(lines, "forward "+string(text))
+		return err
+	}))
+	if _, err := exec.LookPath("nft"); err == nil {
+		rules, err := a.node.Command(a.t.Context(), "nft", "list", "ruleset").CombinedOutput()
+		require.NoError(a.t, err, "%s", rules)
+		lines = append(lines, string(rules))
+	}
+	return lines
+}
+
+// present is what the store has.
+func present(t testing.TB, s subnet.Store) *subnet.Snapshot {
+	t.Helper()
+	for snap, err := range s.Watch(t.Context()) {
+		require.NoError(t, err)
+		return snap
+	}
+	return nil
+}
+
+// messages are those of a log in JSON.
+func messages(t testing.TB, log string) (all []string) {
+	t.Helper()
+	for line := range strings.Lines(log) {
+		var record struct {
+			Time       time.Time
+			Level, Msg string
+		}
+		require.NoError(t, json.Unmarshal([]byte(line), &record), line)
+		require.NotZero(t, record.Time, line)
+		require.NotEmpty(t, record.Level, line)
+		all = append(all, record.Msg)
+	}
+	return all
 }
 
 // restart kills both daemons and starts them again: packets flow as soon as they are there.
@@ -441,6 +526,14 @@ DOCKER_OPTS=" --bip=10.244.77.1/24 --ip-masq=false --mtu=1450"
 func TestRefusals(t *testing.T) {
 	url, _ := startEtcd(t, `{"Network":"10.244.0.0/16","Backend":{"Type":"pigeons"}}`)
 	bad, _ := startEtcd(t, `{"Network":"10.244.0.0/16","SubnetLen":31}`)
+	good, _ := startEtcd(t, vxlanConf)
+	none, _ := startEtcd(t, vxlanConf)
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer busy.Close()
+	_, taken, err := net.SplitHostPort(busy.Addr().String())
+	require.NoError(t, err)
+	at := func(url string, more ...string) []string { return append(more, "--etcd-endpoints="+url) }
 	for _, tc := range []struct {
 		name   string
 		args   []string
@@ -448,27 +541,125 @@ func TestRefusals(t *testing.T) {
 		want   string
 	}{
 		{"flag", []string{"--no-such-flag"}, 2, "flag provided but not defined"},
+		{"flag without its value", []string{"--store-wait"}, 2, "flag needs an argument"},
+		{"time", []string{"--store-wait=soon"}, 2, "invalid value"},
 		{"command", []string{"dance"}, 2, `there is no command "dance"`},
 		{"endpoint", []string{"--etcd-endpoints=localhost"}, 2, "is not a URL"},
+		{"no endpoint", []string{"--etcd-endpoints="}, 2, "Endpoints: are missing"},
+		{"password of nobody", []string{"--etcd-password=secret"}, 2, "Username: is missing"},
 		{"pattern", []string{"--iface-regex=("}, 2, "is not a pattern"},
-		{"two interfaces", []string{"--iface=eth1", "--public-ip=192.0.2.1"}, 2, "does not go with --iface"},
+		{"reach", []string{"--iface-can-reach=router"}, 2, "is not an address"},
+		{"public address", []string{"--public-ip=node-1"}, 2, "is not an address"},
+		{"public IPv6 address", []string{"--public-ipv6=192.0.2.1"}, 2, "is not an IPv6 address"},
 		{"level", []string{"--log-level=loud"}, 2, "is no level"},
-		{"CA", []string{"--etcd-cafile=/none"}, 2, "no such file"},
-		{"store away", []string{"--etcd-endpoints=" + freeURL(t), "--store-wait=100ms"}, 1, "has not told the network within 100ms"},
-		{"backend", []string{"--etcd-endpoints=" + url}, 1, "is not one that this daemon has"},
-		{"network", []string{"--etcd-endpoints=" + bad}, 1, "SubnetLen"},
-		{"interface", []string{"--etcd-endpoints=" + url, "--iface=eth9"}, 1, ""},
+		{"format", []string{"--log-format=xml"}, 2, "is no format"},
+		{"health port", []string{"--healthz-port=70000"}, 2, "is not an address and a port"},
+		{"CA", []string{"--etcd-cafile=/none"}, 2, "--etcd-cafile: open /none: no such file"},
+		{"no certificate", []string{"--etcd-cafile=/dev/null"}, 2, "has no certificate in it"},
+		{"certificate", []string{"--etcd-certfile=/none"}, 2, "--etcd-certfile, --etcd-keyfile: open /none: no such file"},
+		{"store away", at(freeURL(t), "--store-wait=100ms"), 1, "has not told the network within 100ms"},
+		{"no network", at(none, "--store-wait=100ms", "--etcd-prefix=/elsewhere"), 1, "no network configured: etcd has nothing at /elsewhere/config"},
+		{"backend", at(url), 1, "is not one that this daemon has"},
+		{"network", at(bad), 1, "SubnetLen"},
+		{"interface", at(good, "--iface=eth9"), 1, "underlay: no interface can be the underlay"},
+		{"network namespace", at(good, "--netns=/none"), 1, "/none"},
+		{"health port taken", at(good, "--healthz-ip=127.0.0.1", "--healthz-port="+taken), 1, "health endpoints: listen tcp 127.0.0.1:" + taken},
+		{"embedded at no URL", []string{"--etcd-listen=localhost:2379"}, 2, "is not a URL"},
+		{"embedded data", []string{"--etcd-listen=" + freeURL(t), "--etcd-data=/dev/null/none"}, 1, "embedded etcd: "},
+		{"embedded where somebody is", []string{"--etcd-listen=" + good, "--etcd-data=" + t.TempDir()}, 1, "address already in use"},
+		{"embedded alone among others", []string{"--etcd-listen=" + freeURL(t), "--etcd-data=" + t.TempDir(), "--etcd-cluster=b=http://127.0.0.1:1"}, 1, "has no member a"},
+		{"etcd nowhere", []string{"etcd"}, 1, "--etcd-listen: is missing"},
+		{"no plugin", []string{"--cni-plugin=/none", "install"}, 1, "install the CNI plugin: open /none: no such file"},
+		{"docker before the daemon", []string{"docker-opts"}, 1, "the daemon has not written the node's subnet yet"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var out, log bytes.Buffer
-			none := func(string) string { return "" }
 			dir := t.TempDir()
 			args := append([]string{"--node-name=a", "--subnet-file=" + dir + "/s", "--state-file=" + dir + "/l"}, tc.args...)
-			assert.Equal(t, tc.status, run(t.Context(), args, none, &out, &log))
-			assert.Contains(t, log.String(), tc.want)
-			assert.Equal(t, 1, strings.Count(log.String(), "podweft-flannel:"))
+			assert.Equal(t, tc.status, run(t.Context(), args, func(string) string { return "" }, &out, &log))
+			assert.Contains(t, sentence(t, log.String()), tc.want)
+			assert.NoFileExists(t, dir+"/s")
 		})
 	}
+}
+
+// sentence is what the command says at its end: one line, once.
+func sentence(t *testing.T, log string) string {
+	t.Helper()
+	before, last, found := strings.Cut(log, "podweft-flannel: ")
+	require.True(t, found, log)
+	assert.True(t, before == "" || strings.HasSuffix(before, "\n"), log)
+	assert.Equal(t, 1, strings.Count(last, "\n"), log)
+	assert.NotContains(t, last, "podweft-flannel:")
+	return last
+}
+
+// TestUnprivileged: without a right to the node's network the daemon ends, and says what it wants, wherever it is refused.
+func TestUnprivileged(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		without []string // flags
+		forward string
+		want    string
+	}{
+		{"not let in", nil, "0", "network namespace: "},
+		{"sysctls", []string{"--netns"}, "0", "set sysctl net/ipv4/ip_forward=1: it is 0 and cannot be changed from here"},
+		{"masquerade", []string{"--netns"}, "1", "masquerade: list ruleset generation: operation not permitted: this takes the capability NET_ADMIN"},
+		{"network", []string{"--netns", "--ip-masq"}, "1", "operation not permitted: this takes the capability NET_ADMIN"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 1, Outside: true}).Nodes[0]
+			require.NoError(t, n.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte(tc.forward), 0) }))
+			a := newAgent(t, n, "a", startEtcdInside(t, n))
+			a.args = slices.DeleteFunc(a.args, func(arg string) bool {
+				return slices.Contains(tc.without, arg) || tc.without != nil && arg == n.NetNS()
+			})
+			cmd, log := a.command(), &lockedBuffer{}
+			cmd.Stderr = log
+			// In a user namespace of its own it is root there, and nobody in the node's network namespace, which it is in.
+			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER}
+			require.NoError(t, n.Do(cmd.Start))
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			select {
+			case err := <-ended:
+				require.Error(t, err)
+			case <-time.After(patience):
+				_ = cmd.Process.Kill()
+				<-ended
+				require.FailNow(t, "it goes on", log.String())
+			}
+			assert.Contains(t, sentence(t, log.String()), tc.want)
+			assert.NoFileExists(t, a.path("subnet.env"))
+		})
+	}
+}
+
+// startEtcdInside is startEtcd for those who are in the node's network namespace.
+func startEtcdInside(t *testing.T, n *testnet.Node) (url string) {
+	t.Helper()
+	cfg := embedded.Config{Dir: t.TempDir(), Client: freeURL(t)}
+	s, err := embedded.Start(t.Context(), cfg)
+	require.NoError(t, err)
+	configure(t, cfg.Client, vxlanConf)
+	s.Stop()
+	text, err := json.Marshal(cfg)
+	require.NoError(t, err)
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), roleVar+"="+etcdRole, etcdVar+"="+string(text))
+	require.NoError(t, n.Do(cmd.Start))
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return cfg.Client
+}
+
+// TestUserOfNoEtcd: where a user is to be checked, and nobody there to do it, that is what the daemon says.
+func TestUserOfNoEtcd(t *testing.T) {
+	cfg := etcd.Config{Endpoints: []string{freeURL(t)}, Username: "flannel", Password: "secret", Timeout: 50 * time.Millisecond}
+	_, err := openStore(t.Context(), cfg, 50*time.Millisecond)
+	assert.ErrorContains(t, err, "etcd has not checked the user flannel within 50ms: ")
 }
 
 // TestCutShort: a start that its caller ends is no failure, whatever it waited for then.
@@ -493,6 +684,34 @@ func TestEnvironment(t *testing.T) {
 	require.Len(t, o.choices, 3, "each in its turn")
 	assert.Equal(t, node.Choice{Name: "eth2", Reach: netip.MustParseAddr("192.0.2.1")}, o.choices[1])
 	assert.Equal(t, "^eth", o.choices[2].Match.String())
+	o, _, err = ParseOptions([]string{"-iface=eth1", "-public-ip=192.0.2.1", "-public-ipv6=2001:db8::1"}, func(string) string { return "" }, io.Discard)
+	require.NoError(t, err)
+	public := subnet.Addrs{V4: netip.MustParseAddr("192.0.2.1"), V6: netip.MustParseAddr("2001:db8::1")}
+	assert.Equal(t, node.Choice{Name: "eth1", Public: public}, o.Underlay)
 	_, _, err = ParseOptions(nil, func(string) string { return "?" }, io.Discard)
 	assert.ErrorContains(t, err, "FLANNELD_")
+}
+
+// TestFlanneldsFlags: a command line of flanneld's works as it is, and what changes nothing here is said.
+func TestFlanneldsFlags(t *testing.T) {
+	env := map[string]string{"FLANNELD_IPTABLES_RESYNC": "60"}
+	o, rest, err := ParseOptions([]string{
+		"-etcd-endpoints=https://10.0.0.1:2379", "-etcd-prefix=/kube/network", "-ip-masq", "-v=4", "-vmodule", "a=1",
+		"--subnet-lease-renew-margin=60", "--subnet-lease-renew-margin=61", "--ip-blackhole-route", "--ip-masq-fully-random-disable=false",
+		"--iptables-forward-rules=false", "--healthz-port=10248", "--set-node-network-unavailable=false",
+	}, func(name string) string { return env[name] }, io.Discard)
+	require.NoError(t, err)
+	assert.Empty(t, rest)
+	assert.Equal(t, "debug", o.LogLevel)
+	var log bytes.Buffer
+	o.tellIdle(t.Context(), slog.New(slog.NewTextHandler(&log, nil)))
+	for _, flag := range []string{"vmodule", "subnet-lease-renew-margin", "ip-blackhole-route", "iptables-resync"} {
+		assert.Equal(t, 1, strings.Count(log.String(), "flag="+flag+" "), flag)
+	}
+	assert.NotContains(t, log.String(), "fully-random")
+
+	var out, errs bytes.Buffer
+	assert.Zero(t, run(t.Context(), []string{"--version"}, func(string) string { return "" }, &out, &errs))
+	assert.Regexp(t, `^podweft-flannel \S+\n$`, out.String())
+	assert.Empty(t, errs.String())
 }

@@ -1,6 +1,7 @@
 package flannel
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -49,7 +50,7 @@ func (o *Options) plan(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	lease, err := presumed(self, snap, back, given)
+	lease, mtu, err := presumed(self, snap, back, given)
 	if err != nil {
 		return err
 	}
@@ -78,14 +79,18 @@ func (o *Options) plan(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprint(out, append(plan, firewall...))
+	files, err := o.planFiles(snap.Network, lease, mtu)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprint(out, slices.Concat(plan, firewall, files))
 	return err
 }
 
 // presumed is the lease that a start would get: what the node was given, what it has, or most likely one like it.
-func presumed(self subnet.Node, snap *subnet.Snapshot, back node.Backend, given subnet.Prefixes) (*subnet.Lease, error) {
+func presumed(self subnet.Node, snap *subnet.Snapshot, back node.Backend, given subnet.Prefixes) (lease *subnet.Lease, mtu int, err error) {
 	own := snap.Of(self)
-	lease := subnet.Lease{Key: "~", Node: self.Name, Underlay: self.Underlay, Backend: back.Type()}
+	lease = &subnet.Lease{Key: "~", Node: self.Name, Underlay: self.Underlay, Backend: back.Type()}
 	switch {
 	case !given.IsZero():
 		lease.Prefixes = given
@@ -95,14 +100,12 @@ func presumed(self subnet.Node, snap *subnet.Snapshot, back node.Backend, given 
 	case own != nil && snap.Network.Fits(own.Prefixes):
 		lease.Prefixes, lease.Data = own.Prefixes, own.Data
 	default:
-		var err error
 		if lease.Prefixes, err = snap.Network.Pick(nil, prefixes(snap)); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
-	var err error
-	lease.Data, _, err = back.Publish(self, snap.Network, lease.Data)
-	return &lease, err
+	lease.Data, mtu, err = back.Publish(self, snap.Network, lease.Data)
+	return lease, mtu, err
 }
 
 func prefixes(snap *subnet.Snapshot) iter.Seq[subnet.Prefixes] {
@@ -115,7 +118,32 @@ func prefixes(snap *subnet.Snapshot) iter.Seq[subnet.Prefixes] {
 	}
 }
 
-// planFirewall is what netfilter lacks.
+// planFiles is what is not in the node's files.
+func (o *Options) planFiles(network *subnet.Network, lease *subnet.Lease, mtu int) (plan podweft.Plan, err error) {
+	wanted := map[string][]byte{o.SubnetFile: subnetFile(network, lease.Prefixes, mtu, o.IPMasq)}
+	paths := []string{o.SubnetFile}
+	if o.cni.source != "" {
+		if wanted[o.cni.list], err = os.ReadFile(o.cni.source); err != nil {
+			return nil, fmt.Errorf("--cni-conf-source: %w", err)
+		}
+		paths = append(paths, o.cni.list)
+	}
+	for _, path := range paths {
+		change := podweft.Change{Op: podweft.Update, Object: podweft.Named("file " + path)}
+		switch text, err := os.ReadFile(path); {
+		case errors.Is(err, fs.ErrNotExist):
+			change.Op = podweft.Create
+		case err != nil:
+			return nil, err
+		case bytes.Equal(text, wanted[path]):
+			continue
+		}
+		plan = append(plan, change)
+	}
+	return plan, nil
+}
+
+// planFirewall is what the kernel lacks to forward pods' packets, and netfilter to let them pass.
 func (o *Options) planFirewall(ctx context.Context, network *subnet.Network, lease *subnet.Lease) (plan podweft.Plan, err error) {
 	var cluster []netip.Prefix
 	for _, r := range []subnet.Range{network.V4, network.V6} {
@@ -123,15 +151,20 @@ func (o *Options) planFirewall(ctx context.Context, network *subnet.Network, lea
 			cluster = append(cluster, r.Network)
 		}
 	}
+	if plan, err = forward.PlanEnable(o.NetNS, cluster...); err != nil {
+		return nil, err
+	}
 	if o.IPMasq {
 		d, err := nat.New(nat.Config{Owner: o.Owner, NetNS: o.NetNS})
 		if err != nil {
 			return nil, err
 		}
 		defer d.Close()
-		if plan, err = d.Plan(ctx, nat.Spec{Masquerade: slices.Collect(lease.Prefixes.All()), Exempt: cluster}); err != nil {
+		masked, err := d.Plan(ctx, nat.Spec{Masquerade: slices.Collect(lease.Prefixes.All()), Exempt: cluster})
+		if err != nil {
 			return nil, err
 		}
+		plan = append(plan, masked...)
 	}
 	if o.Forward {
 		d, err := forward.New(forward.Config{Owner: o.Owner, NetNS: o.NetNS})

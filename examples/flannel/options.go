@@ -43,10 +43,14 @@ type Options struct {
 	settled                func() // called when pods can be started; nil: nobody is
 	iface, regex           texts
 	reach                  string
-	publicIP, healthzIP    string
+	publicIP, publicIPv6   string
+	healthzIP              string
 	healthzPort            int
 	endpoints              string
 	etcdListen, etcdMember string
+	version                bool
+	verbosity              int
+	idle                   []idle // that somebody gave
 }
 
 // envPrefix begins the environment's name for each flag: FLANNELD_ETCD_ENDPOINTS.
@@ -60,7 +64,8 @@ func (o *Options) flags() *flag.FlagSet {
 	f.Var(&o.iface, "iface", "interface to the other nodes, or an address of it; of several the first that is there; default: that of the default route")
 	f.Var(&o.regex, "iface-regex", "pattern of the interface's name or address; of several, after all --iface, the first that any has")
 	f.StringVar(&o.reach, "iface-can-reach", "", "address that the interface leads to")
-	f.StringVar(&o.publicIP, "public-ip", "", "the node's address that other nodes send to; one of its interfaces has it")
+	f.StringVar(&o.publicIP, "public-ip", "", "the node's address that other nodes send to; one of its interfaces has it, or --iface's")
+	f.StringVar(&o.publicIPv6, "public-ipv6", "", "the same in IPv6")
 	f.StringVar(&o.NetNS, "netns", "", "network namespace to work in; default: the daemon's own")
 	f.StringVar(&o.Owner, "owner", "", "mark of what this daemon makes, where a node has two")
 	f.BoolVar(&o.IPMasq, "ip-masq", false, "give pods the node's address towards the world outside the network")
@@ -85,6 +90,9 @@ func (o *Options) flags() *flag.FlagSet {
 	f.IntVar(&o.healthzPort, "healthz-port", 0, "port of /healthz, /readyz and /metrics; 0: none")
 	f.StringVar(&o.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&o.LogLevel, "log-level", "info", "debug, info, warn or error")
+	f.IntVar(&o.verbosity, "v", 0, "1 and more: --log-level=debug")
+	f.BoolVar(&o.version, "version", false, "print the version and exit")
+	o.idleFlags(f)
 	o.kube.flags(f)
 	o.cni.flags(f)
 	o.docker.flags(f)
@@ -132,6 +140,9 @@ func (o *Options) complete() (err error) {
 	o.Etcd.Endpoints = strings.FieldsFunc(o.endpoints, func(r rune) bool { return r == ',' || r == ' ' })
 	if err := o.completeChoices(bad); err != nil {
 		return err
+	}
+	if o.verbosity > 0 {
+		o.LogLevel = "debug"
 	}
 	if o.etcdListen != "" {
 		o.Server.Client, o.Server.Name = o.etcdListen, cmp.Or(o.etcdMember, o.NodeName)

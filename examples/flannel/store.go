@@ -110,8 +110,11 @@ func openStore(ctx context.Context, cfg etcd.Config, wait time.Duration) (*etcd.
 	deadline := time.Now().Add(wait)
 	for {
 		store, err := etcd.New(cfg)
-		if err == nil || errors.Is(err, podweft.ErrInvalid) || !time.Now().Before(deadline) || ctx.Err() != nil {
+		switch {
+		case err == nil || errors.Is(err, podweft.ErrInvalid) || ctx.Err() != nil:
 			return store, err
+		case !time.Now().Before(deadline):
+			return nil, fmt.Errorf("etcd has not checked the user %s within %s: %w", cfg.Username, wait, err)
 		}
 		select {
 		case <-ctx.Done():

@@ -12,8 +12,8 @@ import (
 	"github.com/podweft/podweft/subnet"
 )
 
-// writeSubnetFile tells the CNI plugin what this node's pods get, in flannel's form, at one stroke.
-func writeSubnetFile(path string, network *subnet.Network, p subnet.Prefixes, mtu int, masquerade bool) error {
+// subnetFile tells the CNI plugin what this node's pods get, in flannel's form.
+func subnetFile(network *subnet.Network, p subnet.Prefixes, mtu int, masquerade bool) []byte {
 	var b bytes.Buffer
 	write := func(family string, of, own netip.Prefix) {
 		if of.IsValid() && own.IsValid() {
@@ -24,7 +24,7 @@ func writeSubnetFile(path string, network *subnet.Network, p subnet.Prefixes, mt
 	write("", network.V4.Network, p.V4)
 	write("_IPV6", network.V6.Network, p.V6)
 	fmt.Fprintf(&b, "FLANNEL_MTU=%d\nFLANNEL_IPMASQ=%t\n", mtu, masquerade)
-	return replaceFile(path, b.Bytes())
+	return b.Bytes()
 }
 
 // replaceFile gives the file new contents at one stroke; readers see the old or the new.

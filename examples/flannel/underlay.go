@@ -32,32 +32,42 @@ func (o *Options) completeChoices(bad func(flag, value, problem, remedy string) 
 			return bad("iface-can-reach", o.reach, "is not an address", "write one like 192.0.2.1")
 		}
 	}
-	if len(o.iface) > 0 && o.publicIP != "" {
-		return bad("public-ip", o.publicIP, "does not go with --iface", "give one of the two: the address names its interface")
+	var public subnet.Addrs
+	if o.publicIP != "" {
+		if public.V4, err = netip.ParseAddr(o.publicIP); err != nil {
+			return bad("public-ip", o.publicIP, "is not an address", "write one like 192.0.2.1")
+		}
+		if public.V4.Is6() { // flanneld's users of IPv6 alone write it here too
+			public.V4, public.V6 = netip.Addr{}, public.V4
+		}
+	}
+	if o.publicIPv6 != "" {
+		if public.V6, err = netip.ParseAddr(o.publicIPv6); err != nil || !public.V6.Is6() {
+			return bad("public-ipv6", o.publicIPv6, "is not an IPv6 address", "write one like 2001:db8::1")
+		}
 	}
 	for _, name := range o.iface {
-		o.choices = append(o.choices, node.Choice{Name: name, Reach: reach})
+		o.choices = append(o.choices, node.Choice{Name: name, Public: public, Reach: reach})
 	}
 	for _, text := range o.regex {
 		pattern, err := regexp.Compile(text)
 		if err != nil {
 			return bad("iface-regex", text, "is not a pattern", err.Error())
 		}
-		o.choices = append(o.choices, node.Choice{Name: o.publicIP, Match: pattern, Reach: reach})
+		o.choices = append(o.choices, node.Choice{Public: public, Match: pattern, Reach: reach})
 	}
 	if len(o.choices) == 0 {
-		o.choices = []node.Choice{{Name: o.publicIP, Reach: reach}}
+		o.choices = []node.Choice{{Public: public, Reach: reach}}
 	}
 	o.Underlay = o.choices[0]
 	return nil
 }
 
-// prefer makes an address the only choice, if there is one; of two the first: they are on one interface, or node.Choose says so.
+// prefer makes addresses the only choice, if there are any: of two that are not on one interface node.Choose says so.
 func (o *Options) prefer(chosen subnet.Addrs) {
-	for a := range chosen.All() {
-		o.choices = []node.Choice{{Name: a.String()}}
+	if !chosen.IsZero() {
+		o.choices = []node.Choice{{Public: chosen}}
 		o.Underlay = o.choices[0]
-		return
 	}
 }
 
@@ -73,7 +83,7 @@ func (o *Options) chooseUnderlay(ctx context.Context) error {
 			o.Underlay = choice
 			return nil
 		case choice.Match != nil && errors.As(err, &several) && several.Ambiguous():
-			o.Underlay = node.Choice{Name: several.Candidates[0].Node.Device, Match: choice.Match}
+			o.Underlay = node.Choice{Name: several.Candidates[0].Node.Device, Match: choice.Match, Public: choice.Public}
 			return nil
 		}
 		failed = cmp.Or(failed, err)
