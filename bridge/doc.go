@@ -10,7 +10,7 @@
 //	err = pods.Detach(ctx, bridge.Port{Container: id})
 //
 // A pod's port is a veth pair: one end in the pod, the other a port of the bridge. The bridge has an address of the node's
-// in each family, the gateway that pods send everything to that is not for their neighbours.
+// in each subnet of pods, the gateway that they send everything to that is not for their neighbours.
 //
 //	pod blue                          node
 //	eth0 10.244.1.2/24 ---- veth3f0c (port of) cni0 10.244.1.1/24 ---- routes, tunnels, the world
