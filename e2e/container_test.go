@@ -99,7 +99,7 @@ func capabilities(c corev1.Container) string {
 // fill makes a container's files: the image's, its service account's, and where its volumes go.
 func (m *player) fill(root string, c corev1.Container) {
 	m.t.Helper()
-	out, err := exec.Command("cp", "-a", imageFiles(m.t), root).CombinedOutput()
+	out, err := exec.Command("cp", "-a", imageFiles(m.t, "flannel"), root).CombinedOutput()
 	require.NoError(m.t, err, "%s", out)
 	account := filepath.Join(root, "var/run/secrets/kubernetes.io/serviceaccount")
 	for _, dir := range append([]string{filepath.Join(root, "proc"), account}, mountPoints(root, c)...) {
@@ -199,18 +199,18 @@ func awaitFor(t testing.TB, patience time.Duration, so func() error) {
 	}
 }
 
-// imageFiles returns where the files of the daemon's image are, made from the sources as they are now.
-func imageFiles(t testing.TB) string {
+// imageFiles returns where the files of a network's image are, made from the sources as they are now.
+func imageFiles(t testing.TB, network string) string {
 	t.Helper()
-	dir := os.Getenv(imageVar)
+	dir := os.Getenv(imagesVar)
 	if dir == "" {
-		t.Skipf("no image: run make e2e, or set %s to where examples/flannel/deploy/rootfs has made one", imageVar)
+		t.Skipf("no images: run make e2e, or set %s to where examples/NETWORK/deploy/rootfs has made each", imagesVar)
 	}
-	return dir
+	return filepath.Join(dir, network)
 }
 
-// imageVar names the environment's variable for the directory of the image's files.
-const imageVar = "PODWEFT_E2E_IMAGE"
+// imagesVar names the environment's variable for the directory of the images' files.
+const imagesVar = "PODWEFT_E2E_IMAGES"
 
 // buffer is what processes wrote so far.
 type buffer struct {

@@ -39,7 +39,7 @@ func TestDaemonSet(t *testing.T) {
 		{"flannel's", *manifest, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			imageFiles(t)
+			imageFiles(t, "flannel")
 			f := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 3, Outside: true}) // the first is the control plane's
 			c := cluster.Start(t, f.Nodes[0])
 			m := c.ApplyManifest(tt.manifest)

@@ -19,7 +19,7 @@ import (
 // TestKubeconfig: the daemon outside of a pod, by flanneld's other flags: dual-stack, with a prefix of its own, at the address that an
 // operator has chosen. A restart keeps its VTEP, and a reboot too.
 func TestKubeconfig(t *testing.T) {
-	files := imageFiles(t)
+	files := imageFiles(t, "flannel")
 	f := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 2, Outside: true})
 	c := cluster.Start(t, f.Nodes[0])
 	m := c.ApplyManifest("../examples/flannel/deploy/podweft-flannel.yml") // for the account's rights

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -24,32 +25,61 @@ import (
 	"github.com/podweft/podweft/testnet"
 )
 
-// TestNodes: two whole nodes, of which our manifest makes a pod network, and one for flannel with nothing changed but its image.
-// Pods reach each other in all the ways that a cluster has, a node loses its power, and agents end while pods talk.
+// podNetwork is what a manifest makes of two machines.
+type podNetwork struct {
+	manifest string
+	image    string // instead of all that the manifest names
+	agent    string // how its process is called
+	// ready is nil when an agent that was started since then has said that its machine's pods can be started.
+	ready func(m *machine.Machine, agent int, since time.Time) error
+
+	perNode  bool // pods have addresses of their Node's podCIDR
+	policies bool // are enforced
+}
+
+var (
+	flannelLike = podNetwork{
+		manifest: "../examples/flannel/deploy/podweft-flannel.yml", image: "podweft/flannel:dev", agent: "flanneld", ready: announced, perNode: true,
+	}
+	calicoLike = podNetwork{
+		manifest: "../examples/calico/deploy/podweft-calico.yml", image: "podweft/calico:dev", agent: "podweft-calico", ready: healthy, policies: true,
+	}
+)
+
+// TestNodes: two whole nodes, of which our manifests make pod networks, and one for flannel with nothing changed but its image.
+// Pods reach each other in all the ways that a cluster has and policies allow, a node loses its power, and agents end while pods talk.
 func TestNodes(t *testing.T) {
-	for _, tt := range []struct{ name, manifest, proxyMode string }{
-		{"ours, with iptables", "../examples/flannel/deploy/podweft-flannel.yml", "iptables"},
-		{"flannel's, with nftables", *manifest, "nftables"},
+	flannels := flannelLike
+	flannels.manifest = *manifest
+	for _, tt := range []struct {
+		name      string
+		network   podNetwork
+		proxyMode string
+	}{
+		{"ours, with iptables", flannelLike, "iptables"},
+		{"flannel's, with nftables", flannels, "nftables"},
+		{"like Calico's, with iptables", calicoLike, "iptables"},
+		{"like Calico's, with nftables", calicoLike, "nftables"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 3, Outside: true}) // the first is the control plane's
 			c := cluster.Start(t, f.Nodes[0])
 			c.StartControllers()
 			images := archives(t)
-			w := &world{t: t, cluster: c}
+			w := &world{t: t, cluster: c, network: tt.network}
 			for i, name := range []string{"worker-1", "worker-2"} {
 				w.machines = append(w.machines, machine.New(t, machine.Config{
 					Node: f.Nodes[i+1], Cluster: c, Name: name, ProxyMode: tt.proxyMode, Images: images, Plugins: plugins(t),
 				}))
 			}
-			c.ApplyText(ourImage(t, tt.manifest))
-			for _, file := range []string{"testdata/coredns.yml", "testdata/pods.yml"} {
-				text, err := os.ReadFile(file)
-				require.NoError(t, err)
-				c.ApplyText(string(text))
-			}
+			c.ApplyText(ourImage(t, tt.network))
+			w.apply("testdata/coredns.yml")
+			w.apply("testdata/pods.yml")
 			w.start()
 			w.talk()
+			if tt.network.policies {
+				w.obey()
+			}
 			w.losePower()
 			w.endAgents()
 		})
@@ -60,9 +90,18 @@ func TestNodes(t *testing.T) {
 type world struct {
 	t        *testing.T
 	cluster  *cluster.Cluster
+	network  podNetwork
 	machines []*machine.Machine
 	web      []*corev1.Pod // one on each machine
 	lone     *corev1.Pod
+}
+
+// apply has the objects of a file in the cluster.
+func (w *world) apply(file string) {
+	w.t.Helper()
+	text, err := os.ReadFile(file)
+	require.NoError(w.t, err)
+	w.cluster.ApplyText(string(text))
 }
 
 // start turns the machines on, and waits until pods run.
@@ -135,8 +174,10 @@ func (w *world) talk() {
 	w.t.Helper()
 	for i, m := range w.machines {
 		pod, other := w.web[i], w.web[1-i]
-		prefix := fmt.Sprintf("10.244.%s.", strings.Split(pod.Status.PodIP, ".")[2])
-		assert.Contains(w.t, w.cluster.Node(m.Name()).Spec.PodCIDR, prefix)
+		if w.network.perNode {
+			prefix := fmt.Sprintf("10.244.%s.", strings.Split(pod.Status.PodIP, ".")[2])
+			assert.Contains(w.t, w.cluster.Node(m.Name()).Spec.PodCIDR, prefix)
+		}
 		assert.Equal(w.t, fmt.Sprintf("%s to %s", other.Name, pod.Status.PodIP), w.get(pod, page(other.Status.PodIP, 8080)), "pods see each other's own address")
 		for _, from := range []*corev1.Pod{pod, w.lone} {
 			assert.Regexp(w.t, "^web-.* to ", w.get(from, "http://web/whoami"), "a Service by its name")
@@ -207,15 +248,25 @@ func (w *world) endAgents() {
 		w.ask(pod, "/pings?to="+w.web[1-i].Status.PodIP)
 	}
 	for _, how := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-		begun := time.Now()
+		begun, old := time.Now(), map[*machine.Machine]int{}
 		for _, m := range w.machines {
-			old, err := m.Process("flanneld")
+			agent, err := m.Process(w.network.agent)
 			require.NoError(w.t, err)
-			w.t.Logf("the agent of %s: %s", m.Name(), machine.Memory(old))
-			require.NoError(w.t, syscall.Kill(old, how))
+			w.t.Logf("the agent of %s: %s", m.Name(), machine.Memory(agent))
+			require.NoError(w.t, syscall.Kill(agent, how))
+			old[m] = agent
 		}
 		for _, m := range w.machines {
-			awaitFor(w.t, 3*patience, func() error { return announced(m, begun) }) // the kubelet takes its time with the second
+			awaitFor(w.t, 3*patience, func() error { // the kubelet takes its time with the second
+				now, err := m.Process(w.network.agent)
+				if err != nil {
+					return err
+				}
+				if now == old[m] {
+					return fmt.Errorf("the agent of %s has not ended", m.Name())
+				}
+				return w.network.ready(m, now, begun)
+			})
 		}
 	}
 	time.Sleep(time.Second) // of pings over the new ones
@@ -227,15 +278,24 @@ func (w *world) endAgents() {
 	}
 }
 
-// announced is nil when an agent has said since then that its machine's pods can be started.
-func announced(m *machine.Machine, since time.Time) error {
-	agent, err := m.Process("flanneld")
-	if err != nil {
-		return err
-	}
+// announced is nil when an agent like flannel's has written what the node's subnet is.
+func announced(m *machine.Machine, agent int, since time.Time) error {
 	info, err := os.Stat(fmt.Sprintf("/proc/%d/root/run/flannel/subnet.env", agent))
 	if err == nil && info.ModTime().Before(since) {
 		err = fmt.Errorf("the agent of %s has not been ready since", m.Name())
+	}
+	return err
+}
+
+// healthy is nil when an agent like Calico's says so.
+func healthy(m *machine.Machine, _ int, _ time.Time) error {
+	answer, err := m.Get(context.Background(), "http://127.0.0.1:9099/readyz")
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		err = fmt.Errorf("the agent of %s: %s", m.Name(), answer.Status)
 	}
 	return err
 }
@@ -262,11 +322,11 @@ func (w *world) losePower() {
 }
 
 // ourImage is a manifest's text, of which only images are changed.
-func ourImage(t *testing.T, path string) string {
+func ourImage(t *testing.T, network podNetwork) string {
 	t.Helper()
-	text, err := os.ReadFile(path)
+	text, err := os.ReadFile(network.manifest)
 	require.NoError(t, err)
-	return regexp.MustCompile(`\bimage: \S+`).ReplaceAllString(string(text), "image: podweft/flannel:dev")
+	return regexp.MustCompile(`\bimage: \S+`).ReplaceAllString(string(text), "image: "+network.image)
 }
 
 // archives makes the images that a cluster pulls.
@@ -277,7 +337,9 @@ func archives(t *testing.T) (paths []string) {
 		name, files string
 		cfg         image.Config
 	}{
-		{"podweft/flannel:dev", imageFiles(t), image.Config{Env: []string{"PATH=/opt/bin:/bin"}, Entrypoint: []string{"/opt/bin/flanneld"}}}, // as the Dockerfile says
+		// As the Dockerfiles say.
+		{flannelLike.image, imageFiles(t, "flannel"), image.Config{Env: []string{"PATH=/opt/bin:/bin"}, Entrypoint: []string{"/opt/bin/flanneld"}}},
+		{calicoLike.image, imageFiles(t, "calico"), image.Config{Env: []string{"PATH=/bin"}, Entrypoint: []string{"/bin/podweft-calico"}}},
 		{machine.PodtoolImage, program(t, "PODWEFT_E2E_PODTOOL"), image.Config{Entrypoint: []string{"/program"}, Cmd: []string{"pause"}}},
 		{"registry.test/coredns:1", program(t, "PODWEFT_E2E_COREDNS"), image.Config{Entrypoint: []string{"/program"}}},
 	} {
@@ -304,7 +366,7 @@ func program(t *testing.T, variable string) string {
 func plugins(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	copyTo(t, filepath.Join(imageFiles(t), "flannel"), filepath.Join(dir, "flannel"))
+	copyTo(t, filepath.Join(imageFiles(t, "flannel"), "flannel"), filepath.Join(dir, "flannel"))
 	for _, name := range []string{"portmap", "loopback"} {
 		require.NoError(t, os.Symlink("flannel", filepath.Join(dir, name)))
 	}

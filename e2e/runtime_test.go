@@ -71,7 +71,7 @@ func (m *player) packaged() {
 	}
 	require.NoError(m.t, os.MkdirAll(bin, 0o755))
 	for _, name := range []string{"flannel", "portmap"} {
-		out, err := exec.Command("cp", filepath.Join(imageFiles(m.t), "flannel"), filepath.Join(bin, name)).CombinedOutput()
+		out, err := exec.Command("cp", filepath.Join(imageFiles(m.t, "flannel"), "flannel"), filepath.Join(bin, name)).CombinedOutput()
 		require.NoError(m.t, err, "%s", out)
 	}
 }

@@ -73,7 +73,7 @@ func Start(t testing.TB, on *testnet.Node) *Cluster {
 		"--cert-dir", c.dir, "--token-auth-file", c.path("tokens.csv"), "--authorization-mode", "Node,RBAC",
 		"--service-account-issuer", "https://kubernetes.default.svc",
 		"--service-account-key-file", c.path("accounts.pem"), "--service-account-signing-key-file", c.path("accounts.pem"),
-		"--service-cluster-ip-range", serviceNetwork, "--profiling=false",
+		"--service-cluster-ip-range", serviceNetwork, "--allow-privileged", "--profiling=false", // agents may be privileged, as kubeadm has it
 	}, advertise...)...)
 	c.StartServer()
 	return c

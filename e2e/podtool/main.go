@@ -2,9 +2,11 @@
 // somebody asks who can reach it:
 //
 //	podtool pause                      a pod's first container
-//	podtool serve                      on port 8080, until it is told to end
+//	podtool serve [:PORT...]           on those besides port 8080, until it is told to end
+//	podtool serve -first URL           asks for the URL first of all, for two seconds
 //	GET /whoami                        the pod's name, and who asks
 //	GET /get?url=http://web/whoami     what the pod gets there
+//	GET /first                         how often it has asked for the URL, and how often it got an answer
 //	GET /lookup?name=web               what the name is to the pod
 //	GET /pings?to=10.244.1.2           begins to send echo requests every 5 ms
 //	GET /pings                         ends it, and says how many there were, and how many had no answer
@@ -13,6 +15,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -31,22 +34,57 @@ func main() {
 		<-ctx.Done()
 		return
 	}
-	s := &server{}
+	flags := flag.NewFlagSet("serve", flag.ExitOnError)
+	first := flags.String("first", "", "URL to ask for first of all")
+	_ = flags.Parse(os.Args[2:])
+	s := &server{asked: make(chan struct{})}
+	go s.ask(ctx, *first)
 	http.HandleFunc("/whoami", s.whoami)
 	http.HandleFunc("/get", s.get)
+	http.HandleFunc("/first", s.first)
 	http.HandleFunc("/lookup", s.lookup)
 	http.HandleFunc("/pings", s.pings)
 	go func() {
 		<-ctx.Done()
 		os.Exit(0)
 	}()
-	fmt.Fprintln(os.Stderr, http.ListenAndServe(":8080", nil)) //nolint:gosec // for a test
+	ended := make(chan error)
+	for _, addr := range append(flags.Args(), ":8080") {
+		go func() { ended <- http.ListenAndServe(addr, nil) }() //nolint:gosec // for a test
+	}
+	fmt.Fprintln(os.Stderr, <-ended)
 	os.Exit(1)
 }
 
 type server struct {
 	mu  sync.Mutex
 	now *flow // nil when none is sent
+
+	asked          chan struct{} // closed when it has asked for the first URL
+	tries, answers int
+}
+
+// ask asks for the URL, again and again, from the moment that the pod runs.
+func (s *server) ask(ctx context.Context, url string) {
+	defer close(s.asked)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	for url != "" && ctx.Err() == nil {
+		s.tries++
+		try, end := context.WithTimeout(ctx, 100*time.Millisecond)
+		if request, err := http.NewRequestWithContext(try, http.MethodGet, url, nil); err == nil {
+			if answer, err := http.DefaultClient.Do(request); err == nil {
+				_ = answer.Body.Close()
+				s.answers++
+			}
+		}
+		end()
+	}
+}
+
+func (s *server) first(w http.ResponseWriter, _ *http.Request) {
+	<-s.asked
+	_ = json.NewEncoder(w).Encode(map[string]int{"tries": s.tries, "answers": s.answers})
 }
 
 func (s *server) whoami(w http.ResponseWriter, r *http.Request) {
