@@ -18,13 +18,13 @@ func BenchmarkPacket(b *testing.B) {
 	}
 	for _, v := range variants {
 		b.Run(string(v), func(b *testing.B) {
-			world.Packets(b, keep(iptables.Config{Variant: v}), loads, func(n *world.Node) func(bool) {
+			world.Packets(b, keep(iptables.Config{Variant: v}), loads, func(t testing.TB, n *world.Node) func(bool) {
 				return func(asleep bool) {
 					script := "*mangle\n-F POSTROUTING\n"
 					if !asleep {
 						script += "-A POSTROUTING -j pwubbu-policies\n"
 					}
-					output(b, n.Node, []byte(script+"COMMIT\n"), fmt.Sprintf("iptables-%s-restore", v), "--noflush")
+					output(t, n.Node, []byte(script+"COMMIT\n"), fmt.Sprintf("iptables-%s-restore", v), "--noflush")
 				}
 			})
 		})

@@ -102,14 +102,14 @@ func BenchmarkChange(b *testing.B) {
 func BenchmarkPacket(b *testing.B) {
 	loads := []world.Load{{}, {Policies: 1}, {Nodes: 100, Policies: 1}, {Nodes: 1}, {Nodes: 1, Policies: 1}, {Nodes: 1, Policies: 10}, {Nodes: 1, Policies: 100}}
 	table := nft.Table{Family: nft.INet, Name: "podweft-bench-policy"}
-	world.Packets(b, keepStill, loads, func(n *world.Node) func(bool) {
-		them := someone(b, n.Node)
+	world.Packets(b, keepStill, loads, func(t testing.TB, n *world.Node) func(bool) {
+		them := someone(t, n.Node)
 		return func(asleep bool) {
 			var flags nft.TableFlags
 			if asleep {
 				flags = nft.Dormant
 			}
-			commit(b, them, func(batch *nft.Batch) { batch.AddTable(table, flags) })
+			commit(t, them, func(batch *nft.Batch) { batch.AddTable(table, flags) })
 		}
 	})
 }

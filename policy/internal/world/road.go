@@ -42,7 +42,7 @@ func (l Load) String() string {
 //
 // "pods" are those of the node; where there are more than two, the cluster has 10,000 and 1,000 policies. "policies=100" against
 // "policies=10" is what 90 further ones cost.
-func Packets(b *testing.B, keep func(testing.TB, *testnet.Node) Keeper, loads []Load, sleeper func(*Node) func(asleep bool)) {
+func Packets(b *testing.B, keep func(testing.TB, *testnet.Node) Keeper, loads []Load, sleeper func(testing.TB, *Node) func(asleep bool)) {
 	for _, l := range loads {
 		b.Run(l.String(), func(b *testing.B) {
 			r := newRoad(b, keep, l, sleeper)
@@ -65,7 +65,7 @@ type road struct {
 	next    int
 }
 
-func newRoad(b *testing.B, keep func(testing.TB, *testnet.Node) Keeper, l Load, sleeper func(*Node) func(asleep bool)) *road {
+func newRoad(b *testing.B, keep func(testing.TB, *testnet.Node) Keeper, l Load, sleeper func(testing.TB, *Node) func(asleep bool)) *road {
 	w := New(b, keep, "node-0", "node-x")
 	m := l.model()
 	n := w.Nodes["node-0"]
@@ -77,7 +77,7 @@ func newRoad(b *testing.B, keep func(testing.TB, *testnet.Node) Keeper, l Load, 
 	w.Send(list[:1]) // routes and neighbours are there
 	p := list[0].Packet
 	from, to := w.Owner(p.Src), w.Owner(p.Dst)
-	r := &road{node: n, sleep: sleeper(n), send: socket(b, from, unix.SOCK_RAW, unix.IPPROTO_RAW), to: &unix.SockaddrInet4{Addr: p.Dst.As4(), Port: 80}}
+	r := &road{node: n, sleep: sleeper(b, n), send: socket(b, from, unix.SOCK_RAW, unix.IPPROTO_RAW), to: &unix.SockaddrInet4{Addr: p.Dst.As4(), Port: 80}}
 	for i := range 1 << 14 {
 		r.packets = append(r.packets, Datagram(p, uint32(i)))
 	}
