@@ -95,7 +95,7 @@ func TestManyRules(t *testing.T) {
 	m := world.Village()
 	list := world.Cells(t, m, "client > web tcp/80+tcp/8005, node-1 > web tcp/81", "client > web tcp/81, other > web")
 	w.Settle(m, list)
-	for _, further := range []int{0, 7, 8, 0, 7} {
+	for _, further := range []int{0, 8, 9, 0, 8} {
 		rules := m.Policies[0].Ingress[:1:1]
 		for i := range further {
 			rules = append(rules, policy.Rule{Peers: []policy.Peer{{Pods: new(world.App("nobody"))}}, Ports: []policy.Port{{Number: uint16(1 + i)}}})

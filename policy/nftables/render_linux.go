@@ -298,7 +298,7 @@ func passes(c *policy.Chain) bool {
 // few is how many rules of a policy each class has for itself. To jump to a chain and come back costs a packet as much as two rules that
 // do not match, and each chain costs every transaction something, for the kernel looks at all of them in each (the second step of
 // nf_tables_commit, net/netfilter/nf_tables_api.c).
-const few = 4
+const few = 8
 
 // inlined reports whether the rules of a policy stand in each class that has it, as those of most do, and all of egress: see allowed.
 func inlined(c *policy.Chain) bool {
