@@ -37,23 +37,6 @@ func bigNode(b *testing.B) *hostgw.Driver {
 	return d
 }
 
-// BenchmarkFirstApply is linear: the routes go through nexthop objects (see internal/nl).
-func BenchmarkFirstApply(b *testing.B) {
-	for _, n := range []int{1000, 5000, 20000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			d, spec := bigNode(b), bigSpec(n)
-			for b.Loop() {
-				b.StopTimer()
-				_, err := d.Teardown(b.Context())
-				require.NoError(b, err)
-				b.StartTimer()
-				_, err = d.Apply(b.Context(), spec)
-				require.NoError(b, err)
-			}
-		})
-	}
-}
-
 // BenchmarkOnePeer moves one of 5,000 peers: from Set to the kernel.
 func BenchmarkOnePeer(b *testing.B) {
 	d := bigNode(b)
