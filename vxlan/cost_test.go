@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,7 +36,7 @@ func TestResidentMemory(t *testing.T) {
 	a.Rest(t)
 	now, most := residentKiB(t, a, "VmRSS"), residentKiB(t, a, "VmHWM")
 	t.Logf("5,000 peers: %.1f MiB resident, %.1f MiB at the most", float64(now)/1024, float64(most)/1024)
-	if raceDetector() {
+	if sabotage.RaceDetector() {
 		return // it has its own memory for ours
 	}
 	assert.LessOrEqual(t, now, bar)
@@ -56,11 +55,6 @@ func residentKiB(t testing.TB, a *sabotage.Agent[vxlan.Spec], line string) int {
 	}
 	require.Fail(t, "not in /proc/PID/status", line)
 	return 0
-}
-
-func raceDetector() bool {
-	info, ok := debug.ReadBuildInfo()
-	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
 // TestSystemCalls counts those that k changed peers among 5,000 cost: two for each full batch of requests, of which there are three for

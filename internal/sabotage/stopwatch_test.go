@@ -33,7 +33,7 @@ func TestStopwatch(t *testing.T) {
 
 	late := &noted{TB: t}
 	watch := sabotage.Start(late, node)
-	assert.Eventually(t, func() bool { return watch.Elapsed() > sabotage.Limit }, time.Minute, 10*time.Millisecond,
+	assert.Eventually(t, func() bool { return watch.Elapsed() > sabotage.Limit() }, time.Minute, 10*time.Millisecond,
 		"a control that nobody disturbs gets through")
 	watch.RequireBack(late)
 	require.Len(t, late.errors, 1)
