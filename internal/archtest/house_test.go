@@ -156,7 +156,7 @@ var ours = house{
 		// Whole clusters of real programs, for tests.
 		"e2e/...": {may: []string{public, "kube"}},
 		// Objects of Kubernetes turned into ours.
-		"kube/...": {may: []string{root, "subnet", "ipam/block", "policy"}},
+		"kube/...": {may: []string{root, "subnet", "ipam/block", "policy", "roster"}},
 		// Routes by BGP: what was learned is a snapshot to drivers, and drivers know nothing of it.
 		"bgp/...": {may: []string{root, "subnet", "internal/delta"}},
 	},
