@@ -3,6 +3,7 @@ package cniplugin
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/podweft/podweft/node/local"
@@ -21,6 +22,40 @@ func (t *task) ask(within time.Duration, what func(ctx context.Context, agent *l
 	ctx, cancel := context.WithTimeout(t.ctx, within)
 	defer cancel()
 	return what(ctx, local.NewClient(socketOf(t.state)))
+}
+
+// insist is ask for what an ADD needs the agent for: it waits for one that is starting, which does not listen yet, or has yet to reach
+// what it needs itself.
+func (t *task) insist(what func(ctx context.Context, agent *local.Client) error, starting ...error) error {
+	err := t.ask(agentLimit, what)
+	is := func(kind error) bool { return errors.Is(err, kind) }
+	if slices.ContainsFunc(starting, is) {
+		t.comes(func() bool {
+			err = t.ask(agentLimit, what)
+			return !slices.ContainsFunc(starting, is)
+		})
+	}
+	return err
+}
+
+// comes reports whether what an ADD lacks is there before it has waited as long as it may.
+func (t *task) comes(there func() bool) bool {
+	if t.command != "ADD" || t.cfg.AgentWait <= 0 {
+		return false
+	}
+	over := time.After(t.cfg.AgentWait)
+	for {
+		select {
+		case <-t.ctx.Done():
+			return false
+		case <-over:
+			return false
+		case <-time.After(20 * time.Millisecond):
+		}
+		if there() {
+			return true
+		}
+	}
 }
 
 // dismiss tells the agent that the attachment is gone, and what it claimed and was admitted for. One that is away finds out by the

@@ -39,10 +39,10 @@ func (t *task) claim() (g grant, err error) {
 		return g, err
 	}
 	var all []local.Address
-	err = t.ask(agentLimit, func(ctx context.Context, agent *local.Client) (err error) {
+	err = t.insist(func(ctx context.Context, agent *local.Client) (err error) {
 		all, err = agent.Claim(ctx, local.Claim{Key: t.key(), Want: want, Pod: t.pod()})
 		return err
-	})
+	}, local.ErrNoAgent, local.ErrTryAgain)
 	if err != nil {
 		return g, t.unanswered(err)
 	}

@@ -91,6 +91,35 @@ func TestAgentGivesAddresses(t *testing.T) {
 	assert.Equal(t, first.IPs[0].Address, heir.IPs[0].Address, "the only one that is free")
 }
 
+// TestAgentComes: the pods of a node that is starting are started at once with its agent.
+func TestAgentComes(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		conf map[string]any
+	}{
+		{"addresses", map[string]any{"type": "ptp", "ipam": map[string]any{"type": "podweft-agent"}}},
+		{"requireAgent", map[string]any{"type": "ptp", "requireAgent": true}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := newNode(t)
+			pod := testnet.NewNode(t, "pod")
+			n.wait = time.Hour
+			assert.Zero(t, n.call(t, "ptp", "DEL", n.conf(tt.conf), about(pod)...).code, "nothing is waited for")
+			came := make(chan reply)
+			go func() { came <- n.call(t, "ptp", "ADD", n.conf(tt.conf), about(pod)...) }()
+			select {
+			case r := <-came:
+				t.Errorf("nothing was waited for: %s", r)
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+			n.agentWith(t, n.blocks(t, memory.New(), "node-1"), 0)
+			r := <-came
+			require.Zero(t, r.code, r)
+		})
+	}
+}
+
 // TestAgentCollectsAddresses: of a plugin that was killed after its claim, and of a pod that went while no agent ran.
 func TestAgentCollectsAddresses(t *testing.T) {
 	n := newNode(t)

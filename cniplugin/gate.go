@@ -50,7 +50,12 @@ func (h agentHandler) leave(keys []local.Key) {
 // admit asks the agent whether the pod may start. A configuration says what becomes of pods while nobody answers: with requireAgent
 // they wait.
 func (t *task) admit(rec local.Record) error {
-	err := t.ask(agentLimit, func(ctx context.Context, agent *local.Client) error { return agent.Attach(ctx, rec) })
+	attach := func(ctx context.Context, agent *local.Client) error { return agent.Attach(ctx, rec) }
+	var starting []error
+	if t.config.RequireAgent {
+		starting = []error{local.ErrNoAgent} // one that listens and says to try again has waited itself
+	}
+	err := t.insist(attach, starting...)
 	switch {
 	case errors.Is(err, local.ErrNoAgent) && !t.config.RequireAgent, err == nil:
 		return nil

@@ -54,7 +54,7 @@ type node struct {
 	dir  string // state, subnet file
 	ns   *testnet.Node
 	boot string
-	wait time.Duration // for the lease
+	wait time.Duration // for what the agent brings
 }
 
 // subnetEnv is what a daemon writes.
@@ -127,7 +127,7 @@ func (n *node) call(t testing.TB, kind, command string, conf any, env ...string)
 func (n *node) callRaw(t testing.TB, kind string, stdin []byte, env ...string) reply {
 	t.Helper()
 	var out bytes.Buffer
-	r := reply{code: cniplugin.Run(t.Context(), cniplugin.Config{NetNS: n.ns.NetNS(), BootID: n.boot, LeaseWait: n.wait}, cniplugin.Call{
+	r := reply{code: cniplugin.Run(t.Context(), cniplugin.Config{NetNS: n.ns.NetNS(), BootID: n.boot, AgentWait: n.wait}, cniplugin.Call{
 		Type: kind, Environ: append(os.Environ(), env...), Stdin: bytes.NewReader(stdin), Stdout: &out,
 	})}
 	r.raw = out.String()

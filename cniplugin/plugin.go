@@ -31,10 +31,10 @@ type Config struct {
 	NetNS string
 	// BootID names the life of the kernel that state is valid in; empty means the running one's.
 	BootID string
-	// LeaseWait is how long an ADD waits for the node's lease, where that is to come of the subnet file and is not there: a node
-	// that is starting has one in a moment, and a kubelet that hears of an error asks again after ten seconds or more. Zero means
-	// not at all.
-	LeaseWait time.Duration
+	// AgentWait is how long an ADD waits for what the node's agent has yet to bring: the node's lease in the subnet file; the agent
+	// itself, where it gives the addresses or pods are to wait for it. A node that is starting has it in a moment, and a kubelet that
+	// hears of an error asks again after ten seconds or more. Zero means not at all.
+	AgentWait time.Duration
 	// Logger gets what is done at level debug, and what was left undone as a warning. Nil means what the configuration's
 	// logFile says, or silence.
 	Logger *slog.Logger

@@ -8,7 +8,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // DefaultSubnetFile is where flannel's daemon, and ours, says what subnet the node has.
@@ -19,22 +18,10 @@ var errNoLease = errors.New("no subnet lease yet")
 
 // leaseComes reports whether the lease that an ADD lacks comes while it waits.
 func (t *task) leaseComes() bool {
-	if t.command != "ADD" || t.cfg.LeaseWait <= 0 {
-		return false
-	}
-	over := time.After(t.cfg.LeaseWait)
-	for {
-		select {
-		case <-t.ctx.Done():
-			return false
-		case <-over:
-			return false
-		case <-time.After(20 * time.Millisecond):
-		}
-		if _, err := os.Stat(t.config.subnetFile()); err == nil {
-			return true
-		}
-	}
+	return t.comes(func() bool {
+		_, err := os.Stat(t.config.subnetFile())
+		return err == nil
+	})
 }
 
 // subnetFile is what that file says.
