@@ -37,7 +37,9 @@ func (c Choice) validate() error {
 }
 
 // demands reports whether the choice says which interface; else it is that of the default route.
-func (c Choice) demands() bool { return c.Name != "" || c.Match != nil || c.Reach.IsValid() }
+func (c Choice) demands() bool {
+	return c.Name != "" || !c.Public.IsZero() || c.Match != nil || c.Reach.IsValid()
+}
 
 // admits reports whether addresses of the family count.
 func (c Choice) admits(v4 bool) bool { return c.Family == 0 || v4 == (c.Family == 4) }

@@ -82,6 +82,7 @@ func TestChoose(t *testing.T) {
 		{"a bridge by its name", node.Choice{Name: "br0"}, "br0"},
 		{"all of it", node.Choice{Name: "eth1", Match: regexp.MustCompile("eth"), Reach: netip.MustParseAddr("2001:db8:1::1")}, "eth1"},
 		{"public address", node.Choice{Public: addrs("198.51.100.8", "2001:db8:1::7")}, "eth1"},
+		{"public address of an interface without default route", node.Choice{Public: addrs("198.51.100.7", "")}, "eth1"},
 		{"public address of a bridge", node.Choice{Public: addrs("198.51.101.1", "")}, "br0"},
 		{"public address of another", node.Choice{Name: "eth0", Public: addrs("198.51.100.8", "")}, "does not have 198.51.100.8"},
 		{"ambiguous", node.Choice{Match: regexp.MustCompile("^eth[01]$")}, "several interfaces could be the underlay"},
