@@ -127,6 +127,14 @@ func (o *overlay) requireReachable(t testing.TB) {
 	}
 }
 
+// requireDropped waits until node number i has counted so many drops, or more, for a batch is counted when all of it is done: a sender may hear
+// of its packet before.
+func (o *overlay) requireDropped(t testing.TB, i int, why udp.Drop, packets uint64) {
+	t.Helper()
+	dropped := func() bool { return o.drivers[i].Stats().Drops[why] >= packets }
+	require.Eventually(t, dropped, patience, time.Millisecond, why)
+}
+
 // reach pings until an answer comes.
 func reach(ctx context.Context, from *testnet.Node, to netip.Addr) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
