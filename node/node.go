@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -118,8 +119,12 @@ type run struct {
 	hold     *subnet.Hold
 	network  *subnet.Network // as it was published last
 	last     *subnet.Snapshot
+	again    <-chan time.Time // when to look at the underlay once more; nil is never
 	firewall firewall
 }
+
+// lookAgain is how soon the underlay is looked at once more when it could not be read.
+const lookAgain = time.Second
 
 // feed passes the store's snapshots on.
 func (r *run) feed(ctx context.Context) error {
@@ -143,7 +148,7 @@ func (r *run) watch(ctx context.Context) error {
 	}
 	err := nl.Watch(ctx, r.cfg.NetNS, nl.Events{
 		Link: func(int, string) { look() }, Address: func(int) { look() }, Lost: look,
-	}, func() {})
+	}, look) // it may have moved before anybody listened
 	if err != nil {
 		r.log.WarnContext(ctx, "changes of the underlay will not be seen", "err", err)
 	}
@@ -160,6 +165,8 @@ func (r *run) follow(ctx context.Context) error {
 		case r.last = <-r.snaps:
 			err = r.observe(ctx, r.last)
 		case <-r.moved:
+			err = r.look(ctx)
+		case <-r.again:
 			err = r.look(ctx)
 		}
 		if err != nil {
@@ -187,9 +194,13 @@ func (r *run) look(ctx context.Context) error {
 	if r.hold == nil {
 		return nil // join looks by itself
 	}
+	r.again = nil
 	self, err := r.choose(ctx)
 	if err != nil {
 		r.log.WarnContext(ctx, "the node's place on the underlay is not known; the last one stays published", "err", err)
+		if choice := (*ChoiceError)(nil); !errors.As(err, &choice) {
+			r.again = time.After(lookAgain) // no event will tell that it can be read again
+		}
 		return nil
 	}
 	if self == r.self {

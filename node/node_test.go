@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -218,6 +219,17 @@ func TestRestartCutsNoTraffic(t *testing.T) {
 	}
 }
 
+// statuses prints how nodes are when they are printed.
+type statuses []*node.Node
+
+func (s statuses) String() string {
+	var b strings.Builder
+	for _, n := range s {
+		fmt.Fprintf(&b, "%+v\n", n.Status())
+	}
+	return b.String()
+}
+
 // inForce reports whether the backend has applied all that it was given.
 func inForce(n *node.Node) bool {
 	b := n.Status().Backend
@@ -315,7 +327,7 @@ func TestUnderlayMoves(t *testing.T) {
 
 			require.Eventually(t, func() bool {
 				return nodes[1].Status().Node.Underlay.V4 == netip.MustParseAddr("192.0.2.99") && inForce(nodes[0]) && inForce(nodes[1])
-			}, patience, time.Millisecond)
+			}, patience, time.Millisecond, "%v", statuses(nodes))
 			require.Eventually(t, func() bool {
 				return nodes[1].Status().MTU == map[string]int{vxlan.Type: 1330, hostgw.Type: 1400}[kind]
 			}, patience, time.Millisecond)
