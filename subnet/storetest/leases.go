@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/podweft/podweft"
@@ -110,16 +111,29 @@ func expiry(h *harness) {
 	w.stop()
 }
 
+// renewFor renews the lease again and again for that long. It is false if a renewal came too late.
+func (h *harness) renewFor(s subnet.Store, l *subnet.Lease, long time.Duration) bool {
+	for end := time.Now().Add(long); time.Now().Before(end); time.Sleep(h.cfg.TTL / 4) {
+		renewed, err := s.Renew(h.Context(), l)
+		if errors.Is(err, subnet.ErrLeaseLost) && time.Now().After(l.Expires) {
+			return false
+		}
+		h.ok(err, "Renew before expiry")
+		l = renewed
+	}
+	return time.Now().Before(l.Expires)
+}
+
 func renewedLives(h *harness) {
 	h.needTTL()
 	s := h.store(four)
 	c := node(1)
 	c.TTL = h.cfg.TTL
-	l := h.acquire(s, c)
-	for end := time.Now().Add(3 * h.cfg.TTL); time.Now().Before(end); time.Sleep(h.cfg.TTL / 4) {
-		var err error
-		l, err = s.Renew(h.Context(), l)
-		h.ok(err, "Renew before expiry")
+	// A busy machine may not let us renew in time. That is not the store's fault, and the next try may go better.
+	for tries := 10; !h.renewFor(s, h.acquire(s, c), 3*h.cfg.TTL); tries-- {
+		if tries == 0 {
+			h.Fatalf("a lease of %s ended though it was renewed every quarter of that, in each of ten tries", h.cfg.TTL)
+		}
 	}
 	if h.now(s).Lease("node-1") == nil {
 		h.Fatal("a lease that was renewed in time is gone")
