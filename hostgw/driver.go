@@ -28,7 +28,8 @@ type Config struct {
 	Owner string
 	// NetNS is the path of the network namespace to work in, such as /run/netns/blue; empty means the caller's.
 	NetNS string
-	// Logger gets every change at level debug; nil means silence.
+	// Logger gets every change at level debug, and a warning of another program's route at a prefix of ours that has a higher metric
+	// and so does no harm; nil means silence.
 	Logger *slog.Logger
 }
 
@@ -74,7 +75,7 @@ func New(cfg Config) (*Driver, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	d := &Driver{netns: cfg.NetNS, log: log, conn: conn, table: fib.New(conn, fib.MarkOf(Type+" "+cmp.Or(cfg.Owner, DefaultOwner)))}
+	d := &Driver{netns: cfg.NetNS, log: log, conn: conn, table: fib.New(conn, fib.MarkOf(Type+" "+cmp.Or(cfg.Owner, DefaultOwner)), log)}
 	d.keep = peers.New(d.table, peers.Kind[Spec, Peer, link, owners]{
 		Peers: func(s *Spec) *[]Peer { return &s.Peers }, Order: comparePeers, Same: Peer.equal,
 		SameLinks: Spec.equalButPeers, Check: Spec.check, Recheck: owners.replace,

@@ -34,8 +34,8 @@ type Config struct {
 	// Queues is how many goroutines move packets, each with a queue of the TUN link and a socket of each family: flows spread over
 	// them. 0 means half as many as Go may use processors (GOMAXPROCS), but at least 1 and at most 4.
 	Queues int
-	// Logger gets every change at level debug, and once a warning where the kernel grants the sockets less memory than they could
-	// use; nil means silence.
+	// Logger gets every change at level debug; a warning of another program's route at a prefix of ours that has a higher metric and so
+	// does no harm; and once one where the kernel grants the sockets less memory than they could use. Nil means silence.
 	Logger *slog.Logger
 }
 
@@ -90,7 +90,7 @@ func New(cfg Config) (*Driver, error) {
 	}
 	d := &Driver{
 		netns: cfg.NetNS, alias: "podweft:" + owner, log: log, queues: queues,
-		conn: conn, fib: fib.New(conn, fib.MarkOf(Type+" "+owner)), users: newUsers(),
+		conn: conn, fib: fib.New(conn, fib.MarkOf(Type+" "+owner), log), users: newUsers(),
 	}
 	if d.path.gate, err = newGate(); err != nil {
 		return nil, errors.Join(err, conn.Close())

@@ -24,7 +24,8 @@ type Config struct {
 	Owner string
 	// NetNS is the path of the network namespace to work in, such as /run/netns/blue; empty means the caller's.
 	NetNS string
-	// Logger gets every change at level debug; nil means silence.
+	// Logger gets every change at level debug, and a warning of another program's route at a prefix of ours that has a higher metric
+	// and so does no harm; nil means silence.
 	Logger *slog.Logger
 }
 
@@ -54,7 +55,7 @@ func New(cfg Config) (*Driver, error) {
 	}
 	d := &Driver{
 		netns: cfg.NetNS, alias: "podweft:" + owner, log: log,
-		conn: conn, table: fib.New(conn, fib.MarkOf(Type+" "+owner)),
+		conn: conn, table: fib.New(conn, fib.MarkOf(Type+" "+owner), log),
 	}
 	d.keep = peers.New(d.table, peers.Kind[Spec, Peer, layout, *index]{
 		Peers: func(s *Spec) *[]Peer { return &s.Peers }, Order: comparePeers, Same: Peer.equal,

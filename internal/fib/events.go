@@ -131,8 +131,8 @@ func (t *Table) Events(changed func()) nl.Events {
 	}
 }
 
-// routeEvent ignores the routes of others, of which there may be thousands a second, unless they stand in a place of ours and
-// win against it.
+// routeEvent ignores the routes of others, of which there may be thousands a second, unless they stand in a place of ours. Those that
+// win against ours are looked into, the rest is only told of.
 func (t *Table) routeEvent(check func(func(*state) bool), r nl.Route, deleted bool) {
 	if t.mark.ours(r) {
 		check(func(s *state) bool {
@@ -142,6 +142,9 @@ func (t *Table) routeEvent(check func(func(*state) bool), r nl.Route, deleted bo
 		return
 	}
 	if !t.concerns(r, deleted) {
+		if !deleted && t.meetBehind(r) {
+			t.tellBehind(r)
+		}
 		return
 	}
 	check(func(s *state) bool {
@@ -157,7 +160,25 @@ func (t *Table) concerns(r nl.Route, deleted bool) bool {
 	if !deleted {
 		t.others.see(p)
 	}
-	return t.want.concerns(p, r)
+	return t.want.loses(p, r)
+}
+
+// meetBehind notes another program's route behind one of ours, and reports whether it was not known.
+func (t *Table) meetBehind(r nl.Route) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, wanted := t.want.places[placeOf(r.RouteKey)]; !wanted || t.have == nil || t.reading {
+		return false // who reads sees it
+	}
+	_, known := t.have.behind[r.RouteKey]
+	t.have.behind[r.RouteKey] = r
+	return !known
+}
+
+// tellBehind reports another program's route at a prefix of ours that does no harm while ours is there. Of one that comes and goes it
+// is called once for each listing.
+func (t *Table) tellBehind(r nl.Route) {
+	t.log.Warn("another program's route stands behind ours, and takes over where ours is missing", "route", describe(r, ""))
 }
 
 func (t *Table) nexthopEvent(check func(func(*state) bool), nh nl.Nexthop, deleted bool) {

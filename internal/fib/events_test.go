@@ -2,6 +2,7 @@ package fib
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"sync/atomic"
 	"testing"
@@ -227,9 +228,30 @@ func TestWhatDoesNotConcernUsIsIgnored(t *testing.T) {
 	assert.True(t, w.table.Trusted(w.scope))
 }
 
+// TestBehindIsTold: another program's route at a prefix of ours that came later is told of, though nothing has to be done.
+func TestBehindIsTold(t *testing.T) {
+	w := newWatched(t)
+	e, e6 := w.peer(1, false), w.peer(2, true)
+	w.calm(t, e, e6)
+	require.Empty(t, w.log.said())
+	for _, e := range []Entry{e, e6} {
+		behind := w.theirs(e, 3000)
+		w.must(t, func(b *nl.Batch) { b.AddRoute(behind) })
+		w.heard(t)
+		assert.Contains(t, w.log.said(), behind.Prefix.String()+" dev link "+fmt.Sprint(w.eth0)+" metric 3000 proto static")
+		w.must(t, func(b *nl.Batch) {
+			b.DeleteRoute(behind)
+			b.AddRoute(behind)
+		})
+		w.heard(t)
+	}
+	w.calm(t, e, e6)
+	assert.Empty(t, w.log.said(), "each is told of once")
+}
+
 // TestFollowsByName: a link that does not exist yet has no index, and an event of no name is nobody's.
 func TestFollowsByName(t *testing.T) {
-	table := New(nil, testMark)
+	table := New(nil, testMark, nil)
 	hints := 0
 	events := table.Events(func() { hints++ })
 	table.Follow([]string{"eth0", ""}, Scope{})
@@ -250,7 +272,7 @@ func TestFollowsByName(t *testing.T) {
 
 // TestRenamedWhileLookedAt: a link that was found by its name is renamed before anybody knows that its index matters.
 func TestRenamedWhileLookedAt(t *testing.T) {
-	table := New(nil, testMark)
+	table := New(nil, testMark, nil)
 	hints := 0
 	events := table.Events(func() { hints++ })
 	table.Meet([]string{"eth0"})

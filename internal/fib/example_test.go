@@ -29,7 +29,7 @@ func ExampleTable() {
 		log.Fatal(err)
 	}
 
-	table := fib.New(conn, fib.Mark{Protocol: 200, First: 1 << 30})
+	table := fib.New(conn, fib.Mark{Protocol: 200, First: 1 << 30}, nil)
 	scope := fib.Scope{Others: map[int]string{eth0.Index: eth0.Name}}
 	entry := fib.Entry{Routes: []fib.Route{{
 		Prefix: netip.MustParsePrefix("10.244.2.0/24"), Gateway: netip.MustParseAddr("192.0.2.2"), Link: eth0.Index,

@@ -1,7 +1,10 @@
 package fib
 
 import (
+	"log/slog"
 	"net/netip"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -31,6 +34,27 @@ type machine struct {
 	vx    int // the VTEP
 	eth0  int
 	other *nl.Conn
+	log   journal // of table
+}
+
+// journal collects what is logged.
+type journal struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (j *journal) Write(b []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(b)
+}
+
+// said returns what was logged since the last call.
+func (j *journal) said() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	defer j.text.Reset()
+	return j.text.String()
 }
 
 func newMachine(t testing.TB) *machine {
@@ -45,7 +69,7 @@ func newMachine(t testing.TB) *machine {
 	})
 	m.vx = m.index(t, "vx")
 	m.scope = Scope{Own: map[int]string{m.vx: "vx"}, Others: map[int]string{m.eth0: "eth0"}}
-	m.table = New(m.dial(t), m.mark)
+	m.table = New(m.dial(t), m.mark, slog.New(slog.NewTextHandler(&m.log, nil)))
 	m.table.Follow([]string{"vx", "eth0"}, m.scope)
 	return m
 }
@@ -90,7 +114,7 @@ func (m *machine) apply(t testing.TB, entries ...Entry) string {
 // plan is what a Table that remembers nothing would do.
 func (m *machine) plan(t testing.TB, entries ...Entry) podweft.Plan {
 	t.Helper()
-	plan, err := New(m.other, m.mark).Plan(t.Context(), m.scope, entries)
+	plan, err := New(m.other, m.mark, nil).Plan(t.Context(), m.scope, entries)
 	require.NoError(t, err)
 	return plan
 }
@@ -111,6 +135,7 @@ func nothing() *state {
 		taken:     map[uint32]struct{}{},
 		routes:    newHeld[nl.RouteKey, nl.Route](0),
 		foreign:   map[place]nl.Route{},
+		behind:    map[nl.RouteKey]nl.Route{},
 	}
 }
 

@@ -1,11 +1,15 @@
 package fib
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/podweft/podweft/internal/nl"
 )
 
 // Mark is how an instance tells its routes and nexthop objects from everybody else's: both carry Protocol, and the routes
@@ -52,4 +56,12 @@ func kernelMetric(p netip.Prefix, metric uint32) uint32 {
 var routeProtocolNames = map[uint8]string{
 	unix.RTPROT_REDIRECT: "redirect", unix.RTPROT_KERNEL: "kernel", unix.RTPROT_BOOT: "boot", unix.RTPROT_STATIC: "static",
 	unix.RTPROT_RA: "ra", unix.RTPROT_DHCP: "dhcp", unix.RTPROT_BIRD: "bird", unix.RTPROT_ZEBRA: "zebra", unix.RTPROT_BGP: "bgp",
+}
+
+// describe prints another program's route. dev is its link's name, if that is known.
+func describe(r nl.Route, dev string) string {
+	if dev == "" && r.Link != 0 {
+		dev = fmt.Sprintf("link %d", r.Link)
+	}
+	return fmt.Sprintf("%s proto %s", r.Format(dev), cmp.Or(routeProtocolNames[r.Protocol], fmt.Sprint(r.Protocol)))
 }

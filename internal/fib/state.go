@@ -19,6 +19,7 @@ type state struct {
 	taken     map[uint32]struct{}              // ids in our range that are not ours
 	routes    *held[nl.RouteKey, nl.Route]     // ours
 	foreign   map[place]nl.Route               // others' that win against or exclude ours
+	behind    map[nl.RouteKey]nl.Route         // others' that ours win against
 
 	version uint64 // of the want that it was read for
 	learned bool   // ids has seen nexthops, doubles and taken
@@ -121,17 +122,21 @@ func (r *reader) readNexthops(ctx context.Context) error {
 func (r *reader) readRoutes(ctx context.Context) error {
 	l := list(len(r.want.routes), r.last.routes, r.again, func(h *held[nl.RouteKey, nl.Route], route nl.Route) {
 		if !r.mark.ours(route) {
-			r.foreign[placeOf(route.RouteKey)] = route
+			if p := placeOf(route.RouteKey); r.want.loses(p, route) {
+				r.foreign[p] = route
+			} else {
+				r.behind[route.RouteKey] = route
+			}
 			return
 		}
 		wanted, ok := r.want.routes[route.RouteKey]
 		h.store(route.RouteKey, route, ok && r.want.ids.given[wanted.via()] == route.Nexthop)
-	}, func() { r.foreign = map[place]nl.Route{} })
+	}, func() { r.foreign, r.behind = map[place]nl.Route{}, map[nl.RouteKey]nl.Route{} })
 	err := r.conn.Routes(ctx, l.restart(), func(route nl.Route) {
 		if !r.mark.ours(route) {
 			p := placeOf(route.RouteKey)
 			r.seen(p)
-			if !r.want.concerns(p, route) {
+			if _, wanted := r.want.places[p]; !wanted {
 				return // of those there may be hundreds of thousands
 			}
 		}
@@ -141,7 +146,7 @@ func (r *reader) readRoutes(ctx context.Context) error {
 		return err
 	}
 	if r.routes = l.end(); r.routes == r.last.routes {
-		r.foreign = r.last.foreign
+		r.foreign, r.behind = r.last.foreign, r.last.behind
 	}
 	return nil
 }

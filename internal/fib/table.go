@@ -14,10 +14,12 @@
 package fib
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -49,6 +51,7 @@ func (s Scope) name(link int) string {
 type Table struct {
 	conn *nl.Conn
 	mark Mark
+	log  *slog.Logger
 
 	apply sync.Mutex // one comparison at a time
 
@@ -68,9 +71,10 @@ type Table struct {
 	reads atomic.Uint64
 }
 
-// New returns an engine that writes through conn and marks what it writes with mark.
-func New(conn *nl.Conn, mark Mark) *Table {
-	return &Table{conn: conn, mark: mark, want: newWant(newIDs(mark), nil)}
+// New returns an engine that writes through conn and marks what it writes with mark. log is told, at level warn, of other programs'
+// routes at prefixes of ours that do no harm; nil means silence. The rest is in plans.
+func New(conn *nl.Conn, mark Mark, log *slog.Logger) *Table {
+	return &Table{conn: conn, mark: mark, log: cmp.Or(log, slog.New(slog.DiscardHandler)), want: newWant(newIDs(mark), nil)}
 }
 
 // Reads is the number of times the kernel's tables have been listed.
@@ -199,13 +203,29 @@ func (t *Table) refresh(ctx context.Context, scope Scope) (*state, error) {
 	t.mu.Unlock()
 	t.reads.Add(1)
 	have, err := readState(ctx, t.conn, t.mark, scope, &t.want, t.have, t.seeOther)
+	for _, r := range t.replace(have, err) {
+		t.tellBehind(r)
+	}
+	return have, err
+}
+
+// replace makes have the shadow and returns the routes behind ours that the one before did not have.
+func (t *Table) replace(have *state, err error) (behind []nl.Route) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	last := t.have
 	t.reading, t.have = false, have // an event during the reading has cleared trusted meanwhile
 	if err != nil {
 		t.trusted = false
+		return nil
 	}
-	return have, err
+	for k, r := range have.behind {
+		if last == nil || last.behind[k] == (nl.Route{}) {
+			behind = append(behind, r)
+		}
+	}
+	slices.SortFunc(behind, func(a, b nl.Route) int { return nl.CompareRouteKeys(a.RouteKey, b.RouteKey) })
+	return behind
 }
 
 func (t *Table) seeOther(p place) {
@@ -350,13 +370,5 @@ func ordinary(err error) bool {
 
 // conflict is the error of a route that cannot be ours because of another program's.
 func conflict(scope Scope, f nl.Route) error {
-	by, ok := routeProtocolNames[f.Protocol]
-	if !ok {
-		by = fmt.Sprint(f.Protocol)
-	}
-	dev := scope.name(f.Link)
-	if dev == "" && f.Link != 0 {
-		dev = fmt.Sprintf("link %d", f.Link)
-	}
-	return fmt.Errorf("%w: %s proto %s", podweft.ErrConflict, f.Format(dev), by)
+	return fmt.Errorf("%w: %s", podweft.ErrConflict, describe(f, scope.name(f.Link)))
 }

@@ -29,7 +29,7 @@ func TestApply(t *testing.T) {
 	assert.Len(t, k.neighbors.at, 20)
 	assert.Len(t, k.forwards.at, 20)
 
-	assert.Empty(t, New(m.dial(t), m.mark).planOf(t, m.scope, entries), "a restart changes nothing")
+	assert.Empty(t, New(m.dial(t), m.mark, nil).planOf(t, m.scope, entries), "a restart changes nothing")
 	m.apply(t)
 	assert.Equal(t, nothing(), m.kernel(t), "nothing is left")
 }
@@ -138,6 +138,9 @@ func TestConflicts(t *testing.T) {
 			if !tt.conflict {
 				require.NoError(t, plan.Err())
 				m.requireInSync(t, e, fine)
+				assert.Regexp(t, `stands behind ours.* route="route `+theirs.Prefix.String()+` .*metric \d+ proto static"\n$`, m.log.said())
+				m.apply(t, e, fine)
+				assert.Empty(t, m.log.said(), "it is told of once")
 				return
 			}
 			require.ErrorIs(t, plan.Err(), podweft.ErrConflict)

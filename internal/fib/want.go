@@ -107,9 +107,9 @@ func (w *want) meets(e Entry, o *others) bool {
 	return false
 }
 
-// concerns reports whether another program's route stands in a place that we want and wins against ours there. In IPv4
-// and IPv6 alike the lower metric wins; at the same metric the kernel refuses a second route.
-func (w *want) concerns(p place, r nl.Route) bool {
+// loses reports whether ours at p, if we want it, loses against another program's route there. In IPv4 and IPv6 alike the lower
+// metric wins; at the same metric the kernel refuses a second route.
+func (w *want) loses(p place, r nl.Route) bool {
 	metric, ok := w.places[p]
 	return ok && r.Metric <= metric
 }

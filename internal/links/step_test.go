@@ -27,7 +27,7 @@ func newStep(t *testing.T, write bool) (s *links.Step, bridge int) {
 	node := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 1}).Nodes[0]
 	sabotage.Do(t, node, func(b *nl.Batch) { b.AddBridge(nl.Link{Name: "ours0", Alias: "ours", Up: true}) })
 	conn := sabotage.Dial(t, node)
-	s = &links.Step{Conn: conn, Table: fib.New(conn, fib.MarkOf("links test")), Alias: "ours", Write: write}
+	s = &links.Step{Conn: conn, Table: fib.New(conn, fib.MarkOf("links test"), nil), Alias: "ours", Write: write}
 	bridge, err := s.IndexOf("ours0")
 	require.NoError(t, err)
 	require.Positive(t, bridge)

@@ -72,7 +72,7 @@ func newDriver(t *testing.T) *driver {
 	t.Helper()
 	node := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 1, V4: netip.MustParsePrefix(testnet.DefaultV4)}).Nodes[0]
 	conn := sabotage.Dial(t, node)
-	d := &driver{node: node, table: fib.New(conn, fib.MarkOf("peers test"))}
+	d := &driver{node: node, table: fib.New(conn, fib.MarkOf("peers test"), nil)}
 	d.Keeper = peers.New(d.table, peers.Kind[spec, peer, layout, index]{
 		Peers: func(s *spec) *[]peer { return &s.peers },
 		Order: func(a, b peer) int { return a.prefix.Compare(b.prefix) },
