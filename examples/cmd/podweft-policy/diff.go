@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -14,8 +15,8 @@ import (
 	"github.com/podweft/podweft/policy"
 )
 
-// diff lists the connections that one set of files allows and the other does not: between all pods, and between pods and an address
-// of each block that a policy names, on each port that a policy or a pod names and on one that nobody does.
+// diff lists the connections that one set of files allows and the other does not: between all pods, and between pods and the addresses
+// outside that policies tell apart, on each run of ports that policies or pods tell apart.
 func (p *program) diff(args []string) error {
 	if len(args) != 2 {
 		return fmt.Errorf("diff needs OLD and NEW: %w", errUsage)
@@ -34,31 +35,48 @@ func (p *program) diff(args []string) error {
 			return fmt.Errorf("%s: %w", arg, err)
 		}
 	}
-	ends, ports := endsOf(models[:]), portsOf(models[:])
-	changed := 0
+	ends, all := endsOf(models[:]), portsOf(models[:])
+	changed := false
 	for _, from := range ends {
 		for _, to := range ends {
 			if from.addr.Is4() != to.addr.Is4() || !from.pod && !to.pod {
 				continue
 			}
-			for _, port := range ports {
-				packet := policy.Packet{Src: from.addr, Dst: to.addr, Protocol: port.protocol, Port: port.number}
-				before, _ := compiled[0].Evaluate(packet)
-				after, why := compiled[1].Evaluate(packet)
-				if before == after {
-					continue
-				}
-				changed++
-				p.printf("%s %s -> %s %s %d: %s\n", map[policy.Verdict]string{policy.Allowed: "+", policy.Denied: "-"}[after],
-					from.name, to.name, port.protocol, port.number, deciding(why))
+			for _, d := range differences(compiled, from.addr, to.addr, all) {
+				changed = true
+				p.printf("%s %s -> %s %s: %s\n", d.sign, from.name, to.name, portsText(d.ports, all), d.why)
 			}
 		}
 	}
-	if changed > 0 {
+	if changed {
 		return errProblem
 	}
 	p.printf("no connection changes\n")
 	return nil
+}
+
+// difference is ports on which a connection is allowed in one set of files only, for one reason.
+type difference struct {
+	sign, why string
+	ports     []ports
+}
+
+func differences(compiled [2]*policy.Ruleset, from, to netip.Addr, all []ports) (list []difference) {
+	for _, run := range all {
+		packet := policy.Packet{Src: from, Dst: to, Protocol: run.protocol, Port: run.first}
+		before, _ := compiled[0].Evaluate(packet)
+		after, why := compiled[1].Evaluate(packet)
+		if before == after {
+			continue
+		}
+		sign, reason := map[policy.Verdict]string{policy.Allowed: "+", policy.Denied: "-"}[after], deciding(why).String()
+		same := slices.IndexFunc(list, func(d difference) bool { return d.sign == sign && d.why == reason })
+		if same < 0 {
+			same, list = len(list), append(list, difference{sign: sign, why: reason})
+		}
+		list[same].ports = append(list[same].ports, run)
+	}
+	return list
 }
 
 // expand returns the YAML files of a directory, or the file itself.
@@ -95,31 +113,83 @@ type end struct {
 	pod  bool
 }
 
-// endsOf returns the pods of both models that have addresses, and the first address of each block that no pod has.
+// endsOf returns the pods of both models that have addresses, and one address of each range outside that no policy tells apart.
 func endsOf(models []policy.Model) []end {
-	named := map[netip.Addr]end{}
-	for _, m := range models {
-		for _, prefix := range blocks(m) {
-			a := prefix.Masked().Addr()
-			if a.IsUnspecified() {
-				a = a.Next()
-			}
-			named[a] = end{name: a.String(), addr: a}
-		}
-	}
+	taken := map[netip.Addr]bool{}
+	var ends []end
 	for _, m := range models {
 		for _, pod := range m.Pods {
 			for _, a := range pod.Addresses {
-				named[a] = end{name: fmt.Sprintf("%s/%s (%s)", pod.Namespace, pod.Name, a), addr: a, pod: true}
+				if !taken[a] {
+					ends = append(ends, end{fmt.Sprintf("%s/%s (%s)", pod.Namespace, pod.Name, a), a, true})
+				}
+				taken[a] = true
+			}
+		}
+		for _, n := range m.Nodes {
+			for _, a := range n.Addresses {
+				taken[a] = true // whether it is a pod's own counts there, and no policy
 			}
 		}
 	}
-	var ends []end
-	for _, e := range named {
-		ends = append(ends, e)
+	for _, r := range outside(models) {
+		a := r[0]
+		for taken[a] && a != r[1] {
+			a = a.Next()
+		}
+		if !taken[a] {
+			ends = append(ends, end{name: rangeText(r), addr: a})
+		}
 	}
 	slices.SortFunc(ends, func(a, b end) int { return cmp.Or(strings.Compare(a.name, b.name), a.addr.Compare(b.addr)) })
 	return ends
+}
+
+// outside are all addresses of both families, cut wherever a block or a hole in one begins or ends.
+func outside(models []policy.Model) (ranges [][2]netip.Addr) {
+	for _, whole := range []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")} {
+		cuts := map[netip.Addr]bool{whole.Addr(): true}
+		for _, m := range models {
+			for _, prefix := range blocks(m) {
+				if !prefix.IsValid() || prefix.Addr().BitLen() != whole.Addr().BitLen() {
+					continue
+				}
+				cuts[prefix.Masked().Addr()] = true
+				if after := lastOf(prefix).Next(); after.IsValid() {
+					cuts[after] = true
+				}
+			}
+		}
+		begins := slices.SortedFunc(maps.Keys(cuts), netip.Addr.Compare)
+		for i, begin := range begins {
+			end := lastOf(whole)
+			if i+1 < len(begins) {
+				end = begins[i+1].Prev()
+			}
+			ranges = append(ranges, [2]netip.Addr{begin, end})
+		}
+	}
+	return ranges
+}
+
+// lastOf is the last address of a prefix.
+func lastOf(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	for bit := p.Bits(); bit < p.Addr().BitLen(); bit++ {
+		b[bit/8] |= 0x80 >> (bit % 8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+// rangeText is a range as a prefix if it is one.
+func rangeText(r [2]netip.Addr) string {
+	for bits := range r[0].BitLen() + 1 {
+		if p := netip.PrefixFrom(r[0], bits); p == p.Masked() && lastOf(p) == r[1] {
+			return p.String()
+		}
+	}
+	return fmt.Sprintf("%s-%s", r[0], r[1])
 }
 
 func blocks(m policy.Model) (list []netip.Prefix) {
@@ -131,37 +201,76 @@ func blocks(m policy.Model) (list []netip.Prefix) {
 	return list
 }
 
-// port is the port of a connection.
-type port struct {
-	protocol policy.Protocol
-	number   uint16
+// ports are a protocol's ports, of which no policy tells one from the other.
+type ports struct {
+	protocol    policy.Protocol
+	first, last uint16
 }
 
-// nobodys is a port that no service has (RFC 6335: tcpmux, long gone).
-var nobodys = port{policy.TCP, 1}
+// otherProtocols stands for those without ports, which no policy tells apart: it is that of ping.
+const otherProtocols policy.Protocol = 1
 
-func portsOf(models []policy.Model) []port {
-	seen := map[port]bool{nobodys: true}
-	for _, m := range models {
-		for p := range ports(m) {
-			for _, number := range []uint16{p.Number, p.End} {
-				if number != 0 {
-					seen[port{cmp.Or(p.Protocol, policy.TCP), number}] = true
+// portsOf returns all ports of all protocols, cut wherever something that a policy or a pod names begins or ends.
+func portsOf(models []policy.Model) (list []ports) {
+	for _, protocol := range []policy.Protocol{policy.TCP, policy.UDP, policy.SCTP} {
+		cuts := map[int]bool{1: true}
+		cut := func(of policy.Protocol, first, last uint16) {
+			if first != 0 && cmp.Or(of, policy.TCP) == protocol {
+				cuts[int(first)], cuts[int(last)+1] = true, true
+			}
+		}
+		for _, m := range models {
+			for p := range portsNamed(m) {
+				cut(p.Protocol, p.Number, max(p.Number, p.End))
+			}
+			for _, pod := range m.Pods {
+				for _, p := range pod.Ports {
+					cut(p.Protocol, p.Number, p.Number)
 				}
 			}
 		}
-		for _, pod := range m.Pods {
-			for _, p := range pod.Ports {
-				seen[port{cmp.Or(p.Protocol, policy.TCP), p.Number}] = true
+		begins := slices.Sorted(maps.Keys(cuts))
+		for i, begin := range begins {
+			end := 1 << 16
+			if i+1 < len(begins) {
+				end = begins[i+1]
+			}
+			if begin < end {
+				list = append(list, ports{protocol, uint16(begin), uint16(end - 1)})
 			}
 		}
 	}
-	var list []port
-	for p := range seen {
-		list = append(list, p)
+	return append(list, ports{protocol: otherProtocols})
+}
+
+// portsText is some of all ports: "TCP 80, TCP 8000-8010, UDP".
+func portsText(some, all []ports) string {
+	if len(some) == len(all) {
+		return "on every port"
 	}
-	slices.SortFunc(list, func(a, b port) int {
-		return cmp.Or(cmp.Compare(a.protocol, b.protocol), cmp.Compare(a.number, b.number))
-	})
-	return list
+	var joined []ports
+	for _, p := range some {
+		if i := len(joined) - 1; i >= 0 && joined[i].protocol == p.protocol && joined[i].last+1 == p.first {
+			joined[i].last = p.last
+		} else {
+			joined = append(joined, p)
+		}
+	}
+	texts := make([]string, len(joined))
+	for i, p := range joined {
+		texts[i] = p.String()
+	}
+	return strings.Join(texts, ", ")
+}
+
+func (p ports) String() string {
+	switch {
+	case p.protocol == otherProtocols:
+		return "other protocols"
+	case p.first == 1 && p.last == 1<<16-1:
+		return p.protocol.String()
+	case p.first == p.last:
+		return fmt.Sprintf("%s %d", p.protocol, p.first)
+	}
+	return fmt.Sprintf("%s %d-%d", p.protocol, p.first, p.last)
 }

@@ -20,11 +20,11 @@ func peers(m policy.Model) iter.Seq[policy.Peer] {
 	}
 }
 
-// ports yields every port of every rule.
-func ports(m policy.Model) iter.Seq[policy.Port] {
+// portsNamed yields every port of every rule.
+func portsNamed(m policy.Model) iter.Seq[policy.Port] {
 	return func(yield func(policy.Port) bool) {
-		for _, ports := range rulesOf(m) {
-			for _, p := range ports {
+		for _, list := range rulesOf(m) {
+			for _, p := range list {
 				if !yield(p) {
 					return
 				}
