@@ -32,10 +32,15 @@ func TestCommands(t *testing.T) {
 			"1 policy, 0 pods, 1 namespace: 0 errors, 1 warning")},
 		{"check traps", []string{"check", cluster, "testdata/traps.yaml"}, exitGood, lined(
 			"warning: policy default/nobody selects no pod of these files",
+			"warning: policy default/oneway has rules for egress without effect: its policyTypes do not name it",
+			"warning: policy default/proxy selects no pod of these files: pod default/proxy is on its host's network, where policies do not reach",
 			"warning: policy default/useless, ingress[0]: pods role=cleint in namespace default are none",
 			"warning: policy default/useless, ingress[1]: its blocks are all excepted: nothing is left of them",
 			`warning: policy default/useless, ingress[2]: no pod calls a TCP port "metrics"`,
-			"2 policies, 3 pods, 2 namespaces: 0 errors, 4 warnings")},
+			"warning: policy default/useless, ingress[3]: its blocks are loopback, which is never seen on a network",
+			"warning: policy test/six, egress[0]: its blocks are IPv6, and the pods that it speaks of have no such address",
+			"warning: policy test/six: nothing allows egress on UDP port 53, so that names cannot be looked up",
+			"6 policies, 5 pods, 2 namespaces: 0 errors, 9 warnings")},
 		{"why allowed", []string{"why", "client", "web", "80", cluster, web}, exitGood, lined(
 			"10.244.2.11 -> 10.244.1.10 TCP 80: allowed",
 			"  egress  pod default/client: no policy speaks of it",
@@ -67,6 +72,36 @@ func TestCommands(t *testing.T) {
 			assert.Empty(t, errs.String())
 			assert.Equal(t, test.want, out.String())
 			assert.Equal(t, test.status, status)
+		})
+	}
+}
+
+// TestDiffLooksBetween: what changes between the ends of ranges, and beyond all of them, is told too.
+func TestDiffLooksBetween(t *testing.T) {
+	const policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: web}\nspec: {podSelector: {matchLabels: {app: web}}, ingress: [%s]}\n"
+	tests := []struct{ name, before, after, want string }{
+		{"ports", `{ports: [{port: 8000, endPort: 8010}]}`, `{ports: [{port: 8000, endPort: 8002}, {port: 8006, endPort: 8010}]}`,
+			"- test/client (10.244.2.12) -> default/web (10.244.1.10) TCP 8003-8005: pod default/web: isolated by policy default/web, and nothing there allows it\n"},
+		{"ports of two protocols", `{ports: [{port: 80}]}`, `{ports: [{port: 443}, {protocol: UDP, port: 443}, {port: 80}]}`,
+			"+ 0.0.0.0/0 -> default/web (10.244.1.10) TCP 443, UDP 443: pod default/web: allowed by policy default/web, ingress[0]\n"},
+		{"a hole", `{from: [{ipBlock: {cidr: 203.0.113.0/24, except: [203.0.113.64/26]}}]}`, `{from: [{ipBlock: {cidr: 203.0.113.0/24, except: [203.0.113.64/27]}}]}`,
+			"+ 203.0.113.96/27 -> default/web (10.244.1.10) on every port: pod default/web: allowed by policy default/web, ingress[0].from[0], 203.0.113.0/24 except 203.0.113.64/27\n"},
+		{"beyond all blocks", `{}`, `{from: [{ipBlock: {cidr: "2001:db8::/32"}}]}`,
+			"- 2001:db9::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff -> default/web (fd00::10) on every port: pod default/web: isolated by policy default/web, and nothing there allows it\n"},
+		{"protocols without ports", `{}`, `{ports: [{}, {protocol: UDP}, {protocol: SCTP}]}`,
+			"- ::/0 -> default/web (fd00::10) other protocols: pod default/web: isolated by policy default/web, and nothing there allows it\n"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var dirs []string
+			for _, rules := range []string{test.before, test.after} {
+				dirs = append(dirs, together(t, "testdata/cluster.yaml"))
+				text := fmt.Sprintf(policy, rules)
+				require.NoError(t, os.WriteFile(filepath.Join(dirs[len(dirs)-1], "policy.yaml"), []byte(text), 0o600))
+			}
+			var out, errs bytes.Buffer
+			assert.Equal(t, exitProblem, run([]string{"diff", dirs[0], dirs[1]}, nil, &out, &errs), errs.String())
+			assert.Contains(t, out.String(), test.want)
 		})
 	}
 }
