@@ -144,6 +144,8 @@ func find[T any](list []*T, name string, of func(*T) string) (int, bool) {
 func eachPair[T any](was, is []*T, name func(*T) string, do func(was, is *T)) {
 	for len(was)+len(is) > 0 {
 		switch {
+		case len(was) > 0 && len(is) > 0 && was[0] == is[0]: // most are shared, and names take longer to compare
+			was, is = was[1:], is[1:]
 		case len(is) == 0 || len(was) > 0 && name(was[0]) < name(is[0]):
 			do(was[0], nil)
 			was = was[1:]
@@ -151,9 +153,7 @@ func eachPair[T any](was, is []*T, name func(*T) string, do func(was, is *T)) {
 			do(nil, is[0])
 			is = is[1:]
 		default:
-			if was[0] != is[0] {
-				do(was[0], is[0])
-			}
+			do(was[0], is[0])
 			was, is = was[1:], is[1:]
 		}
 	}
