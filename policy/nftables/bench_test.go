@@ -97,6 +97,34 @@ func BenchmarkChange(b *testing.B) {
 	}
 }
 
+// BenchmarkRepair is from another program's `nft flush ruleset` until all is there again, on nodes of a village and of a cluster of
+// 10,000 pods. The bar is 50 ms.
+func BenchmarkRepair(b *testing.B) {
+	nodes := []struct {
+		name  string
+		rules *policy.Ruleset
+	}{
+		{"pods=2", compiled(b, world.Village(), "node-1")},
+		{"pods=100", compiled(b, world.Crowd(100), "node-0")},
+		{"pods=250", compiled(b, world.Crowd(40), "node-0")},
+	}
+	for _, node := range nodes {
+		b.Run(node.name, func(b *testing.B) {
+			n := testnet.NewNode(b, "node")
+			loop, them := running(b, newDriver(b, nftables.Config{NetNS: n.NetNS()})), someone(b, n)
+			set(b, loop, nftables.Spec{Rules: node.rules})
+			for b.Loop() {
+				before := loop.Status().Passes
+				commit(b, them, func(batch *nft.Batch) { batch.DeleteTable(ours) })
+				for now := loop.Status(); now.Passes == before || now.Last.Changes == 0; now = loop.Status() {
+					require.NoError(b, now.Last.Err)
+					time.Sleep(100 * time.Microsecond)
+				}
+			}
+		})
+	}
+}
+
 // BenchmarkPacket is what policies add to what a packet costs: see world.Packets. The bars are 1.05 for a connection under way, whatever
 // is in the table, 1.15 for a new one with up to 10 policies on the pod that is called, and 80 ns for each further one.
 func BenchmarkPacket(b *testing.B) {

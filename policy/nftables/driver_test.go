@@ -153,6 +153,52 @@ func TestOwnWritesAreNoHint(t *testing.T) {
 	assert.Equal(t, before, read())
 }
 
+// TestPodsAreElements: a pod that comes, goes or changes its labels is elements and nothing else, in one transaction, where its
+// policies are those of others that are there.
+func TestPodsAreElements(t *testing.T) {
+	m := world.Village()
+	relabelled, replica := m.Pods[2], m.Pods[0]
+	relabelled.Labels = map[string]string{"app": "client"}
+	replica.Name, replica.Addresses = "web-2", []netip.Addr{netip.MustParseAddr("10.244.1.13"), netip.MustParseAddr("fd00::d")}
+	tests := []struct {
+		name     string
+		put      policy.Model
+		gone     []policy.ID
+		elements int
+	}{
+		{"label", policy.Model{Pods: []policy.Pod{relabelled}}, nil, 2},
+		{"pod comes", policy.Model{Pods: []policy.Pod{replica}}, nil, 2 * 3}, // of each family two verdicts, and itself
+		{"pod goes", policy.Model{}, []policy.ID{replica.ID()}, 2 * 3},
+		{"label again", policy.Model{Pods: []policy.Pod{m.Pods[2]}}, nil, 2},
+	}
+	n := testnet.NewNode(t, "node")
+	loop := running(t, newDriver(t, nftables.Config{NetNS: n.NetNS()}))
+	compiler := policy.NewCompiler("node-1")
+	rules, err := compiler.Update(m)
+	require.NoError(t, err)
+	set(t, loop, nftables.Spec{Rules: rules})
+	reader, them := newDriver(t, nftables.Config{NetNS: n.NetNS()}), someone(t, n)
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			rules, err := compiler.Update(test.put, test.gone...)
+			require.NoError(t, err)
+			plan, err := reader.Plan(t.Context(), nftables.Spec{Rules: rules})
+			require.NoError(t, err)
+			assert.Len(t, plan, test.elements)
+			for _, c := range plan {
+				assert.IsType(t, nft.SetElement{}, c.Object, c.String())
+			}
+			before, err := them.Generation(t.Context())
+			require.NoError(t, err)
+			set(t, loop, nftables.Spec{Rules: rules})
+			after, err := them.Generation(t.Context())
+			require.NoError(t, err)
+			assert.Equal(t, before+1, after, "one transaction")
+			inSync(t, reader, nftables.Spec{Rules: rules})
+		})
+	}
+}
+
 func TestConflict(t *testing.T) {
 	n := testnet.NewNode(t, "node")
 	owner := someone(t, n)
