@@ -41,13 +41,13 @@ func TestClosed(t *testing.T) {
 	})
 }
 
-// TestAudit lets through what it counts.
+// TestAudit lets through what it counts and logs.
 func TestAudit(t *testing.T) {
 	eachVariant(t, func(t *testing.T, cfg iptables.Config) {
 		cfg.LogGroup = 7
 		w := world.New(t, keep(cfg), "node-1", "node-2")
 		m := world.Village()
-		n := keeperOf(w, "node-1")
+		n, log := keeperOf(w, "node-1"), world.Listen(t, w.Nodes["node-1"].Node, 7)
 		n.spec.Audit = true
 		w.Enforce(m)
 		assert.Contains(t, saved(t, w.Nodes["node-1"].Node, cfg), `-j NFLOG --nflog-prefix "podweft ingress: isolated by policy default/web" --nflog-group 7`)
@@ -56,6 +56,7 @@ func TestAudit(t *testing.T) {
 		before := w.Denied()
 		w.Send(list)
 		assert.GreaterOrEqual(t, w.Denied(), before+2, "other's two")
+		assert.Equal(t, "podweft ingress: isolated by policy default/web", log.Prefix(t))
 
 		n.spec.Audit = false
 		w.Enforce(m)
@@ -92,6 +93,16 @@ func TestUpdatesDisturbNobody(t *testing.T) {
 		world.Updates(t, keep(cfg), *updates, func(ctx context.Context, k world.Keeper, rules *policy.Ruleset) error {
 			_, err := k.(*keeper).driver.Apply(ctx, iptables.Spec{Rules: rules})
 			return err
+		})
+	})
+}
+
+// TestRestartsDisturbNobody: no more do they arrive, or get lost, while the agent ends and another begins, for which policies and pods
+// have changed meanwhile.
+func TestRestartsDisturbNobody(t *testing.T) {
+	eachVariant(t, func(t *testing.T, cfg iptables.Config) {
+		world.Updates(t, keep(cfg), *updates/5, func(ctx context.Context, k world.Keeper, rules *policy.Ruleset) error {
+			return k.(*keeper).restart(ctx, rules)
 		})
 	})
 }

@@ -2,6 +2,7 @@ package iptables_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -77,12 +78,26 @@ func inSync(t testing.TB, d *iptables.Driver, spec iptables.Spec) {
 
 // keeper keeps a node's rules and sets for a world.
 type keeper struct {
+	cfg    iptables.Config
 	driver *iptables.Driver
 	spec   iptables.Spec
 }
 
 func keep(cfg iptables.Config) func(testing.TB, *testnet.Node) world.Keeper {
-	return func(t testing.TB, n *testnet.Node) world.Keeper { return &keeper{driver: newDriver(t, n, cfg)} }
+	return func(t testing.TB, n *testnet.Node) world.Keeper {
+		cfg.NetNS = n.NetNS()
+		return &keeper{cfg: cfg, driver: newDriver(t, n, cfg)}
+	}
+}
+
+// restart has another driver, as of an agent that has been started again, make the filter what rules says.
+func (k *keeper) restart(ctx context.Context, rules *policy.Ruleset) error {
+	d, err := iptables.New(k.cfg)
+	if err != nil {
+		return err
+	}
+	_, err = d.Apply(ctx, iptables.Spec{Rules: rules})
+	return errors.Join(err, d.Close())
 }
 
 func (k *keeper) Enforce(t testing.TB, rules *policy.Ruleset) {

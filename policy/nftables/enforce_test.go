@@ -2,6 +2,7 @@ package nftables_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -47,11 +48,11 @@ func TestClosed(t *testing.T) {
 	w.Try(world.Cells(t, m, "node-1 > web+client, client > web, web > client+other, node-2 > client", "other > web"))
 }
 
-// TestAudit lets through what it counts.
+// TestAudit lets through what it counts and logs.
 func TestAudit(t *testing.T) {
 	w := world.New(t, keep(nftables.Config{LogGroup: 7}), "node-1", "node-2")
 	m := world.Village()
-	n := keeperOf(w, "node-1")
+	n, log := keeperOf(w, "node-1"), world.Listen(t, w.Nodes["node-1"].Node, 7)
 	n.spec.Audit = true
 	w.Enforce(m)
 	if text, ok := ruleset(t, w.Nodes["node-1"].Node); ok {
@@ -62,6 +63,7 @@ func TestAudit(t *testing.T) {
 	before := w.Denied()
 	w.Send(list)
 	assert.GreaterOrEqual(t, w.Denied(), before+2, "other's two, and more if some were sent again")
+	assert.Equal(t, "podweft ingress: isolated by policy default/web", log.Prefix(t))
 
 	n.spec.Audit = false
 	w.Enforce(m)
@@ -126,6 +128,48 @@ func TestUpdatesDisturbNobody(t *testing.T) {
 		defer done()
 		return loop.Wait(ctx, loop.Set(nftables.Spec{Rules: rules}))
 	})
+}
+
+// TestRestartsDisturbNobody: no more do they arrive, or get lost, while the agent ends and another begins, for which policies and pods
+// have changed meanwhile.
+func TestRestartsDisturbNobody(t *testing.T) {
+	world.Updates(t, keepAnew, 100, func(ctx context.Context, k world.Keeper, rules *policy.Ruleset) error {
+		return k.(*successive).take(ctx, rules)
+	})
+}
+
+// successive keeps a table by one driver after the other: each finds what the last has left.
+type successive struct {
+	cfg   nftables.Config
+	rules *policy.Ruleset
+}
+
+func keepAnew(_ testing.TB, n *testnet.Node) world.Keeper {
+	return &successive{cfg: nftables.Config{NetNS: n.NetNS()}}
+}
+
+func (s *successive) take(ctx context.Context, rules *policy.Ruleset) error {
+	d, err := nftables.New(s.cfg)
+	if err != nil {
+		return err
+	}
+	_, err = d.Apply(ctx, nftables.Spec{Rules: rules})
+	s.rules = rules
+	return errors.Join(err, d.Close())
+}
+
+func (s *successive) Enforce(t testing.TB, rules *policy.Ruleset) {
+	t.Helper()
+	require.NoError(t, s.take(t.Context(), rules))
+}
+
+func (s *successive) Denied(t testing.TB) uint64 {
+	t.Helper()
+	d := newDriver(t, s.cfg)
+	defer d.Close()
+	stats, err := d.Stats(t.Context(), nftables.Spec{Rules: s.rules})
+	require.NoError(t, err)
+	return stats.Denied().Packets
 }
 
 // TestConnectionsGoOn: a connection lives through the policy that forbids another like it, and its replies need no leave. With Strict

@@ -224,6 +224,12 @@ func BesideIPVS(t *testing.T, keep func(testing.TB, *testnet.Node) Keeper) {
 func beside(t *testing.T, keep func(testing.TB, *testnet.Node) Keeper, o other) {
 	w := New(t, keep, "node-1", "node-2")
 	m := Village()
+	m.Policies = append(m.Policies, policy.Policy{ // of the Service's address it says nothing: where its packets really go is what counts
+		Namespace: "default", Name: "callers", Pods: policy.Selector{MatchExpressions: []policy.Requirement{
+			{Key: "app", Operator: policy.In, Values: []string{"client", "other"}}}},
+		Types:  []policy.Direction{policy.Egress},
+		Egress: []policy.Rule{{Peers: []policy.Peer{{Pods: new(App("web"))}}, Ports: []policy.Port{{Number: 80}}}},
+	})
 	w.Enforce(m)
 	direct := Cells(t, m, "client > web, node-1 > web tcp/81", "other > web, client > web tcp/81, node-2 > web")
 	w.Settle(m, direct)
