@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	vnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft"
@@ -338,6 +340,18 @@ func TestLinks(t *testing.T) {
 		require.NoError(t, err)
 		want.Up, want.Operational = false, got.Operational
 		assert.Equal(t, want, got)
+	})
+	t.Run("pair with one queue each way", func(t *testing.T) {
+		here, err := os.Open(n.NetNS())
+		require.NoError(t, err)
+		defer here.Close()
+		require.Nil(t, c.do(t, func(b *Batch) { b.AddVeth(Link{Name: "host", Alias: "a port"}, Link{Name: "peer"}, int(here.Fd())) }))
+		for _, name := range []string{"host", "peer"} {
+			var tx, rx int
+			_, err := c.named(t.Context(), name, func(l vnl.Link, _ []byte) { tx, rx = l.Attrs().NumTxQueues, l.Attrs().NumRxQueues })
+			require.NoError(t, err)
+			assert.Equal(t, []int{1, 1}, []int{tx, rx}, name)
+		}
 	})
 	t.Run("groups", func(t *testing.T) {
 		const group = 7700

@@ -260,10 +260,15 @@ func (b *Batch) AddVeth(host, peer Link, peerNetNS int) {
 
 // CreateVeth adds a request to create a veth pair as AddVeth does, with host down and without an alias. It fails with
 // EEXIST when one of the names is taken. The kernel chooses the indexes; host's Pair tells peer's.
+//
+// The pair is born with one queue each way, which is all that passes packets anyway: unasked, the kernel makes one for each
+// processor that there might ever be, and once the links are there it takes all but the first away again, for which it waits
+// until no processor looks at them any more (veth_init_queues in drivers/net/veth.c, since 5.15).
 func (b *Batch) CreateVeth(host, peer Link, peerNetNS int) {
 	b.link(unix.NLM_F_CREATE|unix.NLM_F_EXCL, 0, 0, 0, func(m *message) {
 		m.str(unix.IFLA_IFNAME, host.Name)
 		m.linkAttrs(host)
+		m.oneQueue()
 		if host.Master != 0 {
 			m.u32(unix.IFLA_MASTER, uint32(host.Master))
 		}
@@ -275,11 +280,17 @@ func (b *Batch) CreateVeth(host, peer Link, peerNetNS int) {
 					m.ifinfomsg(0, 0, 0)
 					m.str(unix.IFLA_IFNAME, peer.Name)
 					m.linkAttrs(peer)
+					m.oneQueue()
 					m.u32(unix.IFLA_NET_NS_FD, uint32(peerNetNS))
 				})
 			})
 		})
 	})
+}
+
+func (m *message) oneQueue() {
+	m.u32(unix.IFLA_NUM_TX_QUEUES, 1)
+	m.u32(unix.IFLA_NUM_RX_QUEUES, 1)
 }
 
 // Mark adds requests to give the link of l's name what is ignored at creation: its alias, and no automatic link-local
