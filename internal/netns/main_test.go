@@ -32,7 +32,7 @@ var locked = func() bool {
 	return true
 }()
 
-// doOnFirstThread calls Do where the goroutine that Do starts runs on the process's first thread.
+// doOnFirstThread calls Visit, and then Do, where the goroutine that they start runs on the process's first thread.
 func doOnFirstThread() error {
 	f, err := netns.New()
 	if err != nil {
@@ -44,6 +44,12 @@ func doOnFirstThread() error {
 	runtime.UnlockOSThread()
 	if unix.Gettid() != unix.Getpid() {
 		return fmt.Errorf("not on the first thread (locked: %v)", locked)
+	}
+	if err := netns.Visit(netns.Path(f), func() error { return nil }); err != nil {
+		return err
+	}
+	if here, _ := os.Readlink("/proc/self/ns/net"); here != home {
+		return fmt.Errorf("the first thread has stayed in %s on a visit", here)
 	}
 	err = netns.Do(netns.Path(f), func() error {
 		if unix.Gettid() == unix.Getpid() {

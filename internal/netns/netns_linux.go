@@ -3,8 +3,8 @@
 //
 // A network namespace belongs to a thread; a socket, once opened inside, belongs to the namespace and works from any
 // goroutine. So callers enter only to open sockets and TUNs, to touch /proc/sys and to start programs: Do runs one function
-// on a thread of its own, and that thread ends with it. It is never handed back to the scheduler: a thread that could not
-// be brought home would run other people's goroutines in the wrong namespace.
+// on a thread of its own, and that thread ends with it; Visit is for opening a socket, and its thread comes back. None is ever
+// handed to the scheduler from where it does not belong: it would run other people's goroutines in the wrong namespace.
 package netns
 
 import (
@@ -29,28 +29,70 @@ var errGoexit = errors.New("function ended its goroutine")
 //
 // fn must not start goroutines that expect to be in the namespace, nor resolve names: both may run on another thread.
 func Do(path string, fn func() error) error {
-	if path == "" {
+	if here, err := isHere(path); err != nil {
+		return err
+	} else if here {
 		return fn()
+	}
+	return onDyingThread(func() error { return inside(path, fn) })
+}
+
+// Visit is Do for an fn that takes no time, such as opening a socket. Its thread comes home and serves others again, so that
+// none is started and none ends, which takes a short-lived process longer than all else that it does inside. A thread that
+// cannot come home ends, as one of Do's does. The process's first thread may be the one: for that moment /proc/PID/ns/net
+// shows where it is.
+func Visit(path string, fn func() error) error {
+	if here, err := isHere(path); err != nil {
+		return err
+	} else if here {
+		return fn()
+	}
+	result := make(chan error, 1)
+	go func() {
+		defer close(result)
+		runtime.LockOSThread()
+		home, err := vnetns.GetFromPath(own)
+		if err != nil {
+			result <- fmt.Errorf("network namespace: open %s: %w", own, err)
+			return
+		}
+		defer home.Close()
+		err = inside(path, fn)
+		if back := vnetns.Set(home); back != nil {
+			result <- errors.Join(err, fmt.Errorf("network namespace: come back from %s: %w", path, back))
+			return
+		}
+		runtime.UnlockOSThread()
+		result <- err
+	}()
+	return await(result)
+}
+
+// isHere reports whether path leads to the calling thread's namespace.
+func isHere(path string) (bool, error) {
+	if path == "" {
+		return true, nil
 	}
 	there, err := os.Stat(path)
 	if err != nil {
-		return fmt.Errorf("network namespace: %w", err)
+		return false, fmt.Errorf("network namespace: %w", err)
 	}
-	if here, err := os.Stat(own); err == nil && os.SameFile(here, there) {
-		return fn()
+	here, err := os.Stat(own)
+	return err == nil && os.SameFile(here, there), nil
+}
+
+// inside runs fn when the calling thread, which is locked, has entered the namespace at path.
+func inside(path string, fn func() error) error {
+	ns, err := vnetns.GetFromPath(path)
+	if err != nil {
+		return fmt.Errorf("network namespace: open %s: %w", path, err)
 	}
-	return onDyingThread(func() error {
-		ns, err := vnetns.GetFromPath(path)
-		if err != nil {
-			return fmt.Errorf("network namespace: open %s: %w", path, err)
-		}
-		err = vnetns.Set(ns)
-		ns.Close()
-		if err != nil {
-			return fmt.Errorf("network namespace: enter %s: %w", path, err)
-		}
-		return fn()
-	})
+	err = vnetns.Set(ns)
+	ns.Close()
+	if err != nil {
+		return fmt.Errorf("network namespace: enter %s: %w", path, err)
+	}
+	return fn()
 }
 
 // New creates a network namespace, empty but for a loopback link that is down, and returns a descriptor that keeps it. The
@@ -87,6 +129,10 @@ func onDyingThread(fn func() error) error {
 		}
 		result <- fn()
 	}()
+	return await(result)
+}
+
+func await(result <-chan error) error {
 	err, returned := <-result
 	if !returned {
 		return errGoexit

@@ -125,11 +125,13 @@ func TestDoRefuses(t *testing.T) {
 		{"a namespace of another kind", "/proc/self/ns/uts", "network namespace: enter /proc/self/ns/uts: invalid argument"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			err := netns.Do(tt.path, func() error {
-				t.Error("ran")
-				return nil
-			})
-			assert.EqualError(t, err, tt.want)
+			for name, enter := range entrances {
+				err := enter(tt.path, func() error {
+					t.Error("ran")
+					return nil
+				})
+				assert.EqualError(t, err, tt.want, name)
+			}
 		})
 	}
 }
@@ -137,6 +139,16 @@ func TestDoRefuses(t *testing.T) {
 // TestNoThreadIsPoisoned is what the package is for. A goroutine that has nothing to do with namespaces must never find itself
 // in one because its thread had been there.
 func TestNoThreadIsPoisoned(t *testing.T) {
+	for name, enter := range entrances {
+		t.Run(name, func(t *testing.T) { testNoThreadIsPoisoned(t, enter) })
+	}
+}
+
+// entrances are the ways into a namespace.
+var entrances = map[string]func(path string, fn func() error) error{"Do": netns.Do, "Visit": netns.Visit}
+
+func testNoThreadIsPoisoned(t *testing.T, enter func(path string, fn func() error) error) {
+	t.Helper()
 	home := here(t)
 	path, name := newNS(t)
 	var wg sync.WaitGroup
@@ -152,7 +164,7 @@ func TestNoThreadIsPoisoned(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for range 50 {
-				assert.NoError(t, netns.Do(path, func() error {
+				assert.NoError(t, enter(path, func() error {
 					assert.Equal(t, name, here(t))
 					runtime.Gosched()
 					return nil
@@ -182,7 +194,9 @@ func TestThreadsDoNotPileUp(t *testing.T) {
 	}
 	before := threads()
 	for range 100 {
-		require.NoError(t, netns.Do(path, func() error { return nil }))
+		for _, enter := range entrances {
+			require.NoError(t, enter(path, func() error { return nil }))
+		}
 	}
 	assert.Eventually(t, func() bool { return threads() <= before+8 }, patience, time.Millisecond, "%d threads before", before)
 }
@@ -190,11 +204,13 @@ func TestThreadsDoNotPileUp(t *testing.T) {
 // TestGoexitIsAnError: a test's FailNow inside fn ends the goroutine; the caller must not wait for ever.
 func TestGoexitIsAnError(t *testing.T) {
 	path, _ := newNS(t)
-	err := netns.Do(path, func() error {
-		runtime.Goexit()
-		return nil
-	})
-	assert.EqualError(t, err, "function ended its goroutine")
+	for name, enter := range entrances {
+		err := enter(path, func() error {
+			runtime.Goexit()
+			return nil
+		})
+		assert.EqualError(t, err, "function ended its goroutine", name)
+	}
 }
 
 func TestDescriptorKeepsTheNamespace(t *testing.T) {
@@ -224,9 +240,13 @@ func TestDescriptorKeepsTheNamespace(t *testing.T) {
 	assert.ErrorIs(t, netns.Do(path, func() error { return nil }), os.ErrNotExist)
 }
 
-func BenchmarkDo(b *testing.B) {
+func BenchmarkEnter(b *testing.B) {
 	path, _ := newNS(b)
-	for b.Loop() {
-		require.NoError(b, netns.Do(path, func() error { return nil }))
+	for name, enter := range entrances {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				require.NoError(b, enter(path, func() error { return nil }))
+			}
+		})
 	}
 }

@@ -26,7 +26,7 @@ type Socket struct {
 // Dial opens a socket of that protocol (unix.NETLINK_ROUTE) in the namespace at netnsPath; empty is the caller's.
 func Dial(netnsPath string, protocol int) (*Socket, error) {
 	fd := -1
-	err := netns.Do(netnsPath, func() (err error) {
+	err := netns.Visit(netnsPath, func() (err error) {
 		fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 		return err
 	})
