@@ -1,15 +1,21 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -35,14 +41,34 @@ type podNetwork struct {
 
 	perNode  bool // pods have addresses of their Node's podCIDR
 	policies bool // are enforced
+	router   bool // is told by BGP where pods and Services are
+
+	families int      // that pods have addresses of: IPv4, or both
+	replace  []string // what of the manifest by what
 }
+
+// of is the network with another number of families, and more replaced.
+func (n podNetwork) of(families int, replace ...string) podNetwork {
+	n.families, n.replace = families, slices.Concat(n.replace, replace)
+	return n
+}
+
+var logs = flag.String("logs", "", "a directory to keep what programs of whole nodes have said")
 
 var (
 	flannelLike = podNetwork{
-		manifest: "../examples/flannel/deploy/podweft-flannel.yml", image: "podweft/flannel:dev", agent: "flanneld", ready: announced, perNode: true,
+		manifest: "../examples/flannel/deploy/podweft-flannel.yml", image: "podweft/flannel:dev", agent: "flanneld", ready: announced, perNode: true, families: 1,
 	}
 	calicoLike = podNetwork{
-		manifest: "../examples/calico/deploy/podweft-calico.yml", image: "podweft/calico:dev", agent: "podweft-calico", ready: healthy, policies: true,
+		manifest: "../examples/calico/deploy/podweft-calico.yml", image: "podweft/calico:dev", agent: "podweft-calico", ready: healthy, policies: true, router: true,
+		families: 1, replace: []string{"      nodeToNodeMeshEnabled: true\n", `      nodeToNodeMeshEnabled: true
+      serviceClusterIPs: [{cidr: 10.96.0.0/16}, {cidr: "fd00:10:96::/112"}]
+    ---
+    apiVersion: projectcalico.org/v3
+    kind: BGPPeer
+    metadata: {name: router}
+    spec: {peerIP: 192.0.2.1, asNumber: 64600}
+`},
 	}
 )
 
@@ -51,32 +77,44 @@ var (
 func TestNodes(t *testing.T) {
 	flannels := flannelLike
 	flannels.manifest = *manifest
+	flannelDual := flannelLike.of(2, `"Network": "10.244.0.0/16",`, `"Network": "10.244.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:10:244::/56",`)
+	calicoDual := calicoLike.of(2, "value: none", "value: fd00:10:244::/56") // CALICO_IPV6POOL_CIDR
 	for _, tt := range []struct {
 		name      string
 		network   podNetwork
 		proxyMode string
 	}{
-		{"ours, with iptables", flannelLike, "iptables"},
+		{"ours, of both families, with iptables", flannelDual, "iptables"},
 		{"flannel's, with nftables", flannels, "nftables"},
 		{"like Calico's, with iptables", calicoLike, "iptables"},
-		{"like Calico's, with nftables", calicoLike, "nftables"},
+		{"like Calico's, of both families, with nftables", calicoDual, "nftables"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 3, Outside: true}) // the first is the control plane's
-			c := cluster.Start(t, f.Nodes[0])
+			start := cluster.Start
+			if tt.network.families == 2 {
+				start = cluster.StartDual
+			}
+			c := start(t, f.Nodes[0])
 			c.StartControllers()
 			images := archives(t)
-			w := &world{t: t, cluster: c, network: tt.network}
+			w := &world{t: t, cluster: c, network: tt.network, beside: machine.Place{Node: f.Nodes[0]}}
 			for i, name := range []string{"worker-1", "worker-2"} {
 				w.machines = append(w.machines, machine.New(t, machine.Config{
-					Node: f.Nodes[i+1], Cluster: c, Name: name, ProxyMode: tt.proxyMode, Images: images, Plugins: plugins(t),
+					Node: f.Nodes[i+1], Cluster: c, Name: name, ProxyMode: tt.proxyMode, Images: images, Plugins: plugins(t), Logs: keep(t),
 				}))
 			}
 			c.ApplyText(ourImage(t, tt.network))
 			w.apply("testdata/coredns.yml")
 			w.apply("testdata/pods.yml")
+			if tt.network.router {
+				w.startRouter()
+			}
 			w.start()
 			w.talk()
+			if tt.network.router {
+				w.arrive()
+			}
 			if tt.network.policies {
 				w.obey()
 			}
@@ -92,6 +130,7 @@ type world struct {
 	cluster  *cluster.Cluster
 	network  podNetwork
 	machines []*machine.Machine
+	beside   machine.Place // a node of the machines' network without kubelet and pods
 	web      []*corev1.Pod // one on each machine
 	lone     *corev1.Pod
 }
@@ -174,26 +213,44 @@ func (w *world) talk() {
 	w.t.Helper()
 	for i, m := range w.machines {
 		pod, other := w.web[i], w.web[1-i]
-		if w.network.perNode {
-			prefix := fmt.Sprintf("10.244.%s.", strings.Split(pod.Status.PodIP, ".")[2])
-			assert.Contains(w.t, w.cluster.Node(m.Name()).Spec.PodCIDR, prefix)
+		require.Len(w.t, pod.Status.PodIPs, w.network.families)
+		require.Len(w.t, other.Status.PodIPs, w.network.families)
+		for family, ip := range pod.Status.PodIPs {
+			own, others, to := m.Addrs()[family].String(), w.machines[1-i].Addrs()[family].String(), other.Status.PodIPs[family].IP
+			if w.network.perNode {
+				assert.True(w.t, netip.MustParsePrefix(w.cluster.Node(m.Name()).Spec.PodCIDRs[family]).Contains(netip.MustParseAddr(ip.IP)), "%s", ip.IP)
+			}
+			assert.Equal(w.t, fmt.Sprintf("%s to %s", other.Name, ip.IP), w.get(pod, page(to, 8080)), "pods see each other's own address")
+			for _, from := range []*corev1.Pod{pod, w.lone} {
+				assert.Regexp(w.t, "^"+other.Name+" to ", w.get(from, page(others, 18080)), "a port of another node")
+				assert.Regexp(w.t, "^"+pod.Name+" to ", w.get(from, page(own, 18080)), "a port of its own node, or of the other")
+			}
+			assert.Regexp(w.t, "^web-.* to ", w.get(pod, page(own, 30080)), "a NodePort")
+			assert.Equal(w.t, other.Name+" to "+own, w.from(m, page(others, 18080)), "from a node")
 		}
-		assert.Equal(w.t, fmt.Sprintf("%s to %s", other.Name, pod.Status.PodIP), w.get(pod, page(other.Status.PodIP, 8080)), "pods see each other's own address")
 		for _, from := range []*corev1.Pod{pod, w.lone} {
 			assert.Regexp(w.t, "^web-.* to ", w.get(from, "http://web/whoami"), "a Service by its name")
-			assert.Regexp(w.t, "^"+other.Name+" to ", w.get(from, page(w.machines[1-i].V4.String(), 18080)), "a port of another node")
-			assert.Regexp(w.t, "^"+pod.Name+" to ", w.get(from, page(m.V4.String(), 18080)), "a port of its own node, or of the other")
+			service := w.lookup(from, "web")
+			assert.Len(w.t, service, w.network.families)
+			for _, at := range service {
+				assert.Regexp(w.t, "^web-.* to ", w.get(from, page(at, 80)), "a Service by its address")
+			}
 		}
-		assert.Regexp(w.t, "^web-.* to ", w.get(pod, page(m.V4.String(), 30080)), "a NodePort")
-		assert.Regexp(w.t, "^"+other.Name+" to "+m.V4.String(), w.from(m, page(w.machines[1-i].V4.String(), 18080)), "from a node")
 	}
 	assert.Regexp(w.t, "^"+w.lone.Name+" to ", w.get(w.lone, "http://lone.default.svc.cluster.local/whoami"), "the way back to itself")
-	var found []string
-	require.NoError(w.t, json.Unmarshal([]byte(w.ask(w.web[0], "/lookup?name=kubernetes.default.svc.cluster.local")), &found))
-	assert.Equal(w.t, []string{"10.96.0.1"}, found)
+	assert.Equal(w.t, []string{"10.96.0.1"}, w.lookup(w.web[0], "kubernetes.default.svc.cluster.local"))
 }
 
-func page(host string, port int) string { return fmt.Sprintf("http://%s:%d/whoami", host, port) }
+func page(host string, port int) string {
+	return fmt.Sprintf("http://%s/whoami", net.JoinHostPort(host, strconv.Itoa(port)))
+}
+
+// lookup is what a name is to a pod.
+func (w *world) lookup(from *corev1.Pod, name string) (found []string) {
+	w.t.Helper()
+	require.NoError(w.t, json.Unmarshal([]byte(w.ask(from, "/lookup?name="+name)), &found))
+	return found
+}
 
 // get is what the pod gets at the URL.
 func (w *world) get(from *corev1.Pod, at string) string {
@@ -218,18 +275,23 @@ func (w *world) on(pod *corev1.Pod) *machine.Machine {
 	return nil
 }
 
-// from asks from a machine until there is an answer: Services and names are known a moment after their pods are.
-func (w *world) from(m *machine.Machine, at string) (text string) {
+// from asks from a place until there is an answer: Services and names are known a moment after their pods are.
+func (w *world) from(place asker, at string) (text string) {
 	w.t.Helper()
 	await(w.t, func() (err error) {
-		text, err = fetch(w.t, m, at)
+		text, err = fetch(w.t, place, at)
 		return err
 	})
 	return text
 }
 
-func fetch(t *testing.T, m *machine.Machine, at string) (string, error) {
-	answer, err := m.Get(t.Context(), at)
+// asker is where one can ask from.
+type asker interface {
+	Get(ctx context.Context, url string) (*http.Response, error)
+}
+
+func fetch(t *testing.T, place asker, at string) (string, error) {
+	answer, err := place.Get(t.Context(), at)
 	if err != nil {
 		return "", err
 	}
@@ -244,8 +306,9 @@ func fetch(t *testing.T, m *machine.Machine, at string) (string, error) {
 // endAgents ends the agents on both machines at once, in both ways, while a pod on each pings the other's. The cluster starts them again.
 func (w *world) endAgents() {
 	w.t.Helper()
-	for i, pod := range w.web {
-		w.ask(pod, "/pings?to="+w.web[1-i].Status.PodIP)
+	for i, pod := range w.web { // one to each address family
+		to := w.web[1-i].Status.PodIPs
+		w.ask(pod, "/pings?to="+to[i%len(to)].IP)
 	}
 	for _, how := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		begun, old := time.Now(), map[*machine.Machine]int{}
@@ -321,12 +384,24 @@ func (w *world) losePower() {
 	w.talk()
 }
 
-// ourImage is a manifest's text, of which only images are changed.
+// ourImage is a manifest's text, of which only images are changed, and what the network says.
 func ourImage(t *testing.T, network podNetwork) string {
 	t.Helper()
 	text, err := os.ReadFile(network.manifest)
 	require.NoError(t, err)
+	for pair := range slices.Chunk(network.replace, 2) {
+		require.Contains(t, string(text), pair[0])
+		text = bytes.ReplaceAll(text, []byte(pair[0]), []byte(pair[1]))
+	}
 	return regexp.MustCompile(`\bimage: \S+`).ReplaceAllString(string(text), "image: "+network.image)
+}
+
+// keep is where the logs of the test's machines go.
+func keep(t *testing.T) string {
+	if *logs == "" {
+		return ""
+	}
+	return filepath.Join(*logs, strings.NewReplacer("/", "-", " ", "-").Replace(t.Name()))
 }
 
 // archives makes the images that a cluster pulls.

@@ -68,6 +68,7 @@ func (w *world) obey() {
 type attempt struct {
 	client   string
 	from, to *corev1.Pod
+	at       string // its address
 	port     int
 }
 
@@ -84,8 +85,10 @@ func (w *world) attempts() (all []attempt, err error) {
 		}
 		for i := range pods {
 			for j := range servers {
-				for _, port := range []int{80, 81} {
-					all = append(all, attempt{client, &pods[i], &servers[j], port})
+				for _, at := range servers[j].Status.PodIPs {
+					for _, port := range []int{80, 81} {
+						all = append(all, attempt{client, &pods[i], &servers[j], at.IP, port})
+					}
 				}
 			}
 		}
@@ -106,7 +109,7 @@ func (w *world) expect(when string, open func(client string, port int) bool) {
 		for i, a := range all {
 			on := w.on(a.from)
 			group.Go(func() {
-				answer, err := on.Get(w.t.Context(), fmt.Sprintf("http://%s:8080/get?url=%s", a.from.Status.PodIP, url.QueryEscape(page(a.to.Status.PodIP, a.port))))
+				answer, err := on.Get(w.t.Context(), fmt.Sprintf("http://%s:8080/get?url=%s", a.from.Status.PodIP, url.QueryEscape(page(a.at, a.port))))
 				if err != nil {
 					errs[i] = err
 					return
@@ -117,7 +120,7 @@ func (w *world) expect(when string, open func(client string, port int) bool) {
 					status = http.StatusOK
 				}
 				if answer.StatusCode != status {
-					errs[i] = fmt.Errorf("%s: %s on %s to %s:%d: %s", when, a.client, a.from.Spec.NodeName, a.to.Spec.NodeName, a.port, answer.Status)
+					errs[i] = fmt.Errorf("%s: %s on %s to port %d of %s on %s: %s", when, a.client, a.from.Spec.NodeName, a.port, a.at, a.to.Spec.NodeName, answer.Status)
 				}
 			})
 		}
@@ -131,10 +134,12 @@ func (w *world) neverEarly() {
 	w.t.Helper()
 	w.cluster.ApplyText(`{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: default, name: closed},
 		spec: {podSelector: {matchLabels: {app: closed}}, policyTypes: [Egress]}}`)
+	addresses := w.web[0].Status.PodIPs
+	at := addresses[len(addresses)-1].IP
 	for _, app := range []string{"closed", "open"} {
 		w.cluster.ApplyText(fmt.Sprintf(`{apiVersion: v1, kind: Pod, metadata: {namespace: default, name: %s, labels: {app: %s}}, spec: {
 			terminationGracePeriodSeconds: 1,
-			containers: [{name: main, image: "registry.test/podtool:1", args: [serve, -first, "%s"]}]}}`, app, app, page(w.web[0].Status.PodIP, 8080)))
+			containers: [{name: main, image: "registry.test/podtool:1", args: [serve, -first, "%s"]}]}}`, app, app, page(at, 8080)))
 		var pod *corev1.Pod
 		await(w.t, func() error {
 			if pod = w.ready("app="+app, ""); pod == nil {

@@ -49,6 +49,7 @@ type Cluster struct {
 	node   *testnet.Node // nil: where the test itself is
 	dir    string
 	addr   netip.AddrPort
+	ranges ranges
 	server *process
 }
 
@@ -56,11 +57,22 @@ type Cluster struct {
 // network. Where the programs are not there the test is skipped.
 func Start(t testing.TB, on *testnet.Node) *Cluster {
 	t.Helper()
+	return start(t, on, ranges{podNetwork4, serviceNetwork4})
+}
+
+// StartDual is Start of a cluster whose pods have addresses of both families, and whose Services can.
+func StartDual(t testing.TB, on *testnet.Node) *Cluster {
+	t.Helper()
+	return start(t, on, ranges{podNetwork4 + "," + podNetwork6, serviceNetwork4 + "," + serviceNetwork6})
+}
+
+func start(t testing.TB, on *testnet.Node, of ranges) *Cluster {
+	t.Helper()
 	testnet.Require(t)
 	if Program() == "" {
 		t.Skipf("no Kubernetes: run make e2e, or set %s to what `e2e/program kubernetes` prints", ProgramVar)
 	}
-	c := &Cluster{t: t, node: on, dir: t.TempDir(), addr: netip.MustParseAddrPort("127.0.0.1:6443")}
+	c := &Cluster{t: t, node: on, dir: t.TempDir(), addr: netip.MustParseAddrPort("127.0.0.1:6443"), ranges: of}
 	advertise := []string{"--advertise-address", "192.0.2.1", "--endpoint-reconciler-type", "none"} // it wants one that is not loopback
 	if on != nil {
 		c.addr = netip.AddrPortFrom(on.Addrs()[0], 6443)
@@ -73,7 +85,7 @@ func Start(t testing.TB, on *testnet.Node) *Cluster {
 		"--cert-dir", c.dir, "--token-auth-file", c.path("tokens.csv"), "--authorization-mode", "Node,RBAC",
 		"--service-account-issuer", "https://kubernetes.default.svc",
 		"--service-account-key-file", c.path("accounts.pem"), "--service-account-signing-key-file", c.path("accounts.pem"),
-		"--service-cluster-ip-range", serviceNetwork, "--allow-privileged", "--profiling=false", // agents may be privileged, as kubeadm has it
+		"--service-cluster-ip-range", c.ranges.services, "--allow-privileged", "--profiling=false", // agents may be privileged, as kubeadm has it
 	}, advertise...)...)
 	c.StartServer()
 	return c
@@ -125,6 +137,9 @@ func (c *Cluster) StopServer() { c.server.kill() }
 
 // URL is where the API server is.
 func (c *Cluster) URL() string { return "https://" + c.addr.String() }
+
+// PodNetworks are where pods have their addresses, as the flags of Kubernetes have it: one network, or one of each family.
+func (c *Cluster) PodNetworks() string { return c.ranges.pods }
 
 // CAFile holds the certificate that signed the API server's.
 func (c *Cluster) CAFile() string { return c.path("apiserver.crt") }

@@ -41,12 +41,12 @@ oomScoreAdj: 0
 resolvConf: ""
 `
 
-// proxyConfig needs the kubeconfig, the mode and the node's name. What it would set of conntrack is the real machine's.
+// proxyConfig needs the kubeconfig, the mode, the node's name and the pods' networks. What it would set of conntrack is the real machine's.
 const proxyConfig = `apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 clientConnection: {kubeconfig: %q}
 mode: %q
 hostnameOverride: %q
-clusterCIDR: 10.244.0.0/16
+clusterCIDR: %q
 conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 `

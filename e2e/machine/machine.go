@@ -14,8 +14,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,11 +40,12 @@ type Config struct {
 	ProxyMode string   // kube-proxy's: iptables or nftables
 	Images    []string // archives of the images that it is to have
 	Plugins   string   // a directory of CNI plugins that it comes with; "" is none
+	Logs      string   // a directory to keep what its programs have said; "" is none
 }
 
 // Machine is a node. It is off at first, and ends with the test.
 type Machine struct {
-	*testnet.Node
+	Place
 	t    testing.TB
 	cfg  Config
 	disk string
@@ -65,19 +64,19 @@ func New(t testing.TB, cfg Config) *Machine {
 		}
 		t.Skipf("no whole nodes: %v", err)
 	}
-	m := &Machine{Node: cfg.Node, t: t, cfg: cfg, disk: t.TempDir()}
+	m := &Machine{Place: Place{cfg.Node}, t: t, cfg: cfg, disk: t.TempDir()}
 	require.NoError(t, syscall.Mount("tmpfs", m.disk, "tmpfs", 0, "")) // a disk that no other program waits for
 	t.Cleanup(func() { assert.NoError(t, syscall.Unmount(m.disk, 0)) })
 	t.Cleanup(m.removeGroups)
 	t.Cleanup(m.tidyUp)
 	user := "system:node:" + cfg.Name
 	m.write("boot", boot)
-	m.write("address", cfg.Node.V4.String())
+	m.write("address", addresses(cfg))
 	m.write("containerd.toml", containerdConfig)
 	m.write("kubelet.yml", fmt.Sprintf(kubeletConfig, cgroup(cfg.Name)))
 	m.write("kubelet.kubeconfig", cfg.Cluster.KubeconfigText(cluster.Token(user)))
 	m.write("proxy.kubeconfig", cfg.Cluster.KubeconfigText(cluster.Token("system:kube-proxy")))
-	m.write("kube-proxy.yml", fmt.Sprintf(proxyConfig, filepath.Join(m.disk, "proxy.kubeconfig"), cfg.ProxyMode, cfg.Name))
+	m.write("kube-proxy.yml", fmt.Sprintf(proxyConfig, filepath.Join(m.disk, "proxy.kubeconfig"), cfg.ProxyMode, cfg.Name, cfg.Cluster.PodNetworks()))
 	out, err := m.command(t.Context(), cfg.Images...).CombinedOutput()
 	require.NoError(t, err, "install %s: %s%s", cfg.Name, out, m.Logs())
 	if cfg.Plugins != "" {
@@ -85,6 +84,14 @@ func New(t testing.TB, cfg Config) *Machine {
 		require.NoError(t, err, "%s", out)
 	}
 	return m
+}
+
+// addresses are those that the kubelet tells of: one of each of the pods' families.
+func addresses(cfg Config) string {
+	if strings.Contains(cfg.Cluster.PodNetworks(), ",") {
+		return cfg.Node.V4.String() + "," + cfg.Node.V6.String()
+	}
+	return cfg.Node.V4.String()
 }
 
 // possible says why no node can be here.
@@ -163,25 +170,6 @@ nft flush ruleset`).CombinedOutput()
 	require.NoError(m.t, err, "%s", out)
 }
 
-// Get asks for a page from the machine itself, which reaches its own pods.
-func (m *Machine) Get(ctx context.Context, url string) (*http.Response, error) {
-	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(_ context.Context, network, addr string) (conn net.Conn, err error) {
-			err = m.Do(func() error {
-				conn, err = net.DialTimeout(network, addr, 3*time.Second) // an address: no name is resolved here
-				return err
-			})
-			return conn, err
-		},
-	}}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	return client.Do(request)
-}
-
 // Logs are the last words of all that runs on the machine.
 func (m *Machine) Logs() string {
 	var all bytes.Buffer
@@ -199,7 +187,24 @@ func (m *Machine) tidyUp() {
 	if m.t.Failed() {
 		m.t.Log(m.Logs())
 	}
+	if m.cfg.Logs != "" {
+		assert.NoError(m.t, m.keepLogs())
+	}
 	m.PowerOff()
+}
+
+// keepLogs copies all that programs have said: kubelet, containerd and kube-proxy from the machine's first start on, and its pods.
+func (m *Machine) keepLogs() error {
+	for from, to := range map[string]string{"log": "", "var/files/log/pods": "pods"} {
+		to = filepath.Join(m.cfg.Logs, m.cfg.Name, to)
+		if err := os.MkdirAll(to, 0o755); err != nil {
+			return err
+		}
+		if out, err := exec.Command("cp", "-a", filepath.Join(m.disk, from)+"/.", to).CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+	}
+	return nil
 }
 
 // patience is how long something may take on a machine that has much else to do.

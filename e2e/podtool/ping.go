@@ -17,6 +17,7 @@ const (
 type flow struct {
 	conn     net.PacketConn
 	to       *net.IPAddr
+	v6       bool
 	id       uint16
 	sent     int
 	stop     chan struct{}
@@ -25,11 +26,16 @@ type flow struct {
 }
 
 func begin(to net.IP) (*flow, error) {
-	conn, err := net.ListenPacket("ip4:icmp", "0.0.0.0")
+	v6 := to.To4() == nil
+	network, from := "ip4:icmp", "0.0.0.0"
+	if v6 {
+		network, from = "ip6:ipv6-icmp", "::"
+	}
+	conn, err := net.ListenPacket(network, from)
 	if err != nil {
 		return nil, err
 	}
-	f := &flow{conn: conn, to: &net.IPAddr{IP: to}, id: uint16(os.Getpid()), stop: make(chan struct{}), answered: map[int]bool{}}
+	f := &flow{conn: conn, to: &net.IPAddr{IP: to}, v6: v6, id: uint16(os.Getpid()), stop: make(chan struct{}), answered: map[int]bool{}}
 	f.done.Go(f.send)
 	f.done.Go(f.receive)
 	return f, nil
@@ -59,13 +65,23 @@ func (f *flow) send() {
 	}
 }
 
-// request is an echo request (RFC 792). Its number is in the data, for the sequence number of the protocol begins again after a while.
+// The types of messages (RFC 792, RFC 4443).
+const (
+	echoRequest4, echoReply4 = 8, 0
+	echoRequest6, echoReply6 = 128, 129
+)
+
+// request is an echo request. Its number is in the data, for the sequence number of the protocol begins again after a while.
 func (f *flow) request(n int) []byte {
 	b := make([]byte, 16)
-	b[0] = 8
+	b[0] = echoRequest4
 	binary.BigEndian.PutUint16(b[4:], f.id)
 	binary.BigEndian.PutUint16(b[6:], uint16(n))
 	binary.BigEndian.PutUint64(b[8:], uint64(n))
+	if f.v6 {
+		b[0] = echoRequest6
+		return b // the kernel sums, with the addresses
+	}
 	var sum uint32
 	for i := 0; i < len(b); i += 2 {
 		sum += uint32(binary.BigEndian.Uint16(b[i:]))
@@ -78,13 +94,17 @@ func (f *flow) request(n int) []byte {
 }
 
 func (f *flow) receive() {
+	reply := byte(echoReply4)
+	if f.v6 {
+		reply = echoReply6
+	}
 	b := make([]byte, 1500)
 	for {
 		n, from, err := f.conn.ReadFrom(b) // without the IPv4 header, unlike Read
 		if err != nil {
 			return
 		}
-		if n == 16 && b[0] == 0 && binary.BigEndian.Uint16(b[4:]) == f.id && from.(*net.IPAddr).IP.Equal(f.to.IP) {
+		if n == 16 && b[0] == reply && binary.BigEndian.Uint16(b[4:]) == f.id && from.(*net.IPAddr).IP.Equal(f.to.IP) {
 			f.answered[int(binary.BigEndian.Uint64(b[8:]))] = true
 		}
 	}
