@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -62,6 +63,7 @@ func (w *world) obey() {
 	w.expect("egress to a port", func(client string, port int) bool { return client != "default/stranger" || port == 81 })
 	remove(w.t, w.cluster, "networking.k8s.io/v1", "NetworkPolicy", "default", "out")
 	w.neverEarly()
+	w.neverReached()
 }
 
 // attempt is somebody's to reach a server.
@@ -153,4 +155,70 @@ func (w *world) neverEarly() {
 		assert.Positive(w.t, first.Tries)
 		assert.Equal(w.t, app == "open", first.Answers > 0, "%s: %d answers to %d tries", app, first.Answers, first.Tries)
 	}
+}
+
+// neverReached has pods of both nodes send datagrams to all addresses that a pod can get, and then pods come that a policy closes: none
+// may ever arrive. It is the pods' kernel that counts, from the first moment of their network.
+func (w *world) neverReached() {
+	w.t.Helper()
+	w.cluster.ApplyText(`{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: default, name: sealed},
+		spec: {podSelector: {matchExpressions: [{key: app, operator: In, values: [myapp-v1, sealed]}]}, policyTypes: [Ingress]}}`)
+	w.expect("the servers closed", func(string, int) bool { return false }) // so it is in force on both nodes
+	path := "/spray?" + url.Values{"to": w.blocks()}.Encode()
+	for _, pod := range w.web {
+		w.ask(pod, path) // answered after a round
+	}
+	for _, m := range w.machines {
+		for i := range 3 {
+			w.cluster.ApplyText(fmt.Sprintf(`{apiVersion: v1, kind: Pod, metadata: {namespace: default, name: %s-%d, labels: {app: sealed}}, spec: {
+				nodeName: %[1]s, terminationGracePeriodSeconds: 1, containers: [{name: main, image: "registry.test/podtool:1", args: [serve]}]}}`, m.Name(), i))
+		}
+	}
+	var sealed []corev1.Pod
+	await(w.t, func() error {
+		sealed = w.cluster.Pods("default", "app=sealed")
+		if len(sealed) != 3*len(w.machines) || slices.ContainsFunc(sealed, func(p corev1.Pod) bool { return !isReady(&p) }) {
+			return errors.New("not all closed pods run")
+		}
+		return nil
+	})
+	for range 10 {
+		for _, pod := range w.web {
+			w.ask(pod, path)
+		}
+	}
+	for _, pod := range sealed {
+		assert.Equal(w.t, "0\n", w.ask(&pod, "/datagrams"), "%s on %s at %s has been reached", pod.Name, pod.Spec.NodeName, pod.Status.PodIP)
+	}
+	remove(w.t, w.cluster, "networking.k8s.io/v1", "NetworkPolicy", "default", "sealed")
+	for _, pod := range sealed {
+		await(w.t, func() error {
+			if w.ask(&pod, "/datagrams") == "0\n" {
+				return fmt.Errorf("nothing arrives at %s, which is open now", pod.Name)
+			}
+			return nil
+		})
+	}
+	w.t.Logf("%d pods that a policy closes were not reached from their first moment, and are without it", len(sealed))
+	for _, pod := range w.web {
+		w.ask(pod, "/spray")
+	}
+	for _, pod := range sealed {
+		remove(w.t, w.cluster, "v1", "Pod", "default", pod.Name)
+	}
+}
+
+// blocks are where all pods have their addresses.
+func (w *world) blocks() (prefixes []string) {
+	w.t.Helper()
+	store := newBlockStore(w.t, w.cluster.Admin())
+	for _, family := range []netip.Prefix{everything, netip.MustParsePrefix("::/0")} {
+		blocks, err := store.Blocks(w.t.Context(), family)
+		require.NoError(w.t, err)
+		for _, b := range blocks {
+			prefixes = append(prefixes, b.Prefix.String())
+		}
+	}
+	require.NotEmpty(w.t, prefixes)
+	return prefixes
 }

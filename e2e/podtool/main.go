@@ -10,6 +10,9 @@
 //	GET /lookup?name=web               what the name is to the pod
 //	GET /pings?to=10.244.1.2           begins to send echo requests every 5 ms
 //	GET /pings                         ends it, and says how many there were, and how many had no answer
+//	GET /spray?to=10.244.0.0/26        begins to send a datagram every 20 ms to each address there; answers after a round
+//	GET /spray                         ends it
+//	GET /datagrams                     how many datagrams have reached the pod, from before its first program ran
 package main
 
 import (
@@ -44,6 +47,8 @@ func main() {
 	http.HandleFunc("/first", s.first)
 	http.HandleFunc("/lookup", s.lookup)
 	http.HandleFunc("/pings", s.pings)
+	http.HandleFunc("/spray", s.spray)
+	http.HandleFunc("/datagrams", datagrams)
 	go func() {
 		<-ctx.Done()
 		os.Exit(0)
@@ -57,8 +62,9 @@ func main() {
 }
 
 type server struct {
-	mu  sync.Mutex
-	now *flow // nil when none is sent
+	mu   sync.Mutex
+	now  *flow // nil when none is sent
+	rain *rain // nil when none is sent
 
 	asked          chan struct{} // closed when it has asked for the first URL
 	tries, answers int
