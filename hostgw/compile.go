@@ -13,8 +13,14 @@ import (
 const Type = "host-gw"
 
 // Publish returns what this node's lease says to its peers, which is nothing but its addresses, and the MTU for pods, in
-// bytes: the underlay's.
+// bytes: the underlay's. A node behind a NAT can have no part in the network: peers route to its address on their own link.
 func Publish(node subnet.Node, _ *subnet.Network, _ subnet.Data) (subnet.Data, int, error) {
+	if !node.Public.IsZero() {
+		return subnet.Data{}, 0, &podweft.FieldError{
+			Field: "Node.Public", Value: node.Public, Problem: "is no address of " + node.Device + ", so that peers could not route to pods by it",
+			Remedy: "give an address of the interface, or use vxlan",
+		}
+	}
 	return subnet.Data{}, node.MTU, nil
 }
 

@@ -83,6 +83,12 @@ func TestPublish(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, subnet.Data{}, data)
 	assert.Equal(t, 1500, mtu, "nothing is wrapped")
+
+	hidden := one
+	hidden.Public.V4 = netip.MustParseAddr("203.0.113.7")
+	_, _, err = hostgw.Publish(hidden, nil, subnet.Data{})
+	require.ErrorIs(t, err, podweft.ErrInvalid)
+	assert.EqualError(t, err, "Node.Public: 203.0.113.7 is no address of eth0, so that peers could not route to pods by it: give an address of the interface, or use vxlan")
 }
 
 var _ podweft.Driver[hostgw.Spec] = (*hostgw.Driver)(nil)

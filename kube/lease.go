@@ -31,12 +31,12 @@ func (a Annotations) Lease(node *corev1.Node) (*subnet.Lease, error) {
 	return l, errors.Join(errs...)
 }
 
-// NodePublicIP reads which addresses an operator has chosen for the node's agent, with node-public-ip and node-public-ipv6: the
-// agent's Underlay, if they are there. The error joins a [*podweft.FieldError] for each that is no address of its family.
+// NodePublicIP reads which addresses an operator has chosen for the node's agent to publish, with node-public-ip and node-public-ipv6:
+// those of an interface of the node, or of a NAT before it. The error joins a [*podweft.FieldError] for each that is no address of its family.
 func (a Annotations) NodePublicIP(node *corev1.Node) (subnet.Addrs, error) {
 	d := decoder{Annotations: a, from: node.Annotations}
 	chosen := d.addrs(func(f family) (name, remedy string) {
-		return names[f].nodePublicIP, "write one of the node's own, such as " + f.example()
+		return names[f].nodePublicIP, "write one that peers send to, such as " + f.example()
 	})
 	return chosen, errors.Join(d.errs...)
 }

@@ -281,7 +281,7 @@ func TestNodePublicIP(t *testing.T) {
 			name:        "one that makes no sense",
 			annotations: map[string]string{"node-public-ip": "eth1", "node-public-ipv6": "2001:db8::9"},
 			want:        addrs("2001:db8::9"),
-			problems:    []string{prefix + `node-public-ip: "eth1" is not an IPv4 address: write one of the node's own, such as 192.0.2.3`},
+			problems:    []string{prefix + `node-public-ip: "eth1" is not an IPv4 address: write one that peers send to, such as 192.0.2.3`},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

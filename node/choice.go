@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -18,7 +19,10 @@ import (
 type Choice struct {
 	// Name is the interface's name, or one of its addresses, which peers then send to.
 	Name string
-	// Public are addresses of the interface that peers send to, where it has several.
+	// Public are the addresses that peers send to. One that an interface of the node has chooses that interface, and the address where
+	// there are several. One that none has is that of a NAT before the node, as clouds have them: it is published as it is, and the
+	// interface is chosen by the rest. Such a NAT has to lead to the node what is sent to the address, and to have that for a source
+	// what the node sends.
 	Public subnet.Addrs
 	// Match is a pattern that its name or one of its addresses has to match.
 	Match *regexp.Regexp
@@ -33,7 +37,36 @@ func (c Choice) validate() error {
 	if c.Family != 0 && c.Family != 4 && c.Family != 6 {
 		return &podweft.FieldError{Field: "Underlay.Family", Value: c.Family, Problem: "is no family of addresses", Remedy: "use 4, 6, or 0 for both"}
 	}
-	return nil
+	var errs []error
+	for _, f := range families {
+		a := f.of(c.Public)
+		if a == (netip.Addr{}) {
+			continue
+		}
+		bad := &podweft.FieldError{Field: "Underlay.Public." + f.field, Value: a, Remedy: "give one that they have a way to"}
+		switch {
+		case a.Is4() != f.v4 || a.Is4In6():
+			bad.Problem = "is not an " + f.name + " address"
+		case !a.IsGlobalUnicast() || a.Zone() != "":
+			bad.Problem = "is not an address that peers could send to"
+		case !c.admits(f.v4):
+			bad.Problem = fmt.Sprintf("does not count on a node of IPv%d alone", c.Family)
+		default:
+			continue
+		}
+		errs = append(errs, bad)
+	}
+	return errors.Join(errs...)
+}
+
+// families is what the code needs to say things once for both.
+var families = []struct {
+	v4          bool
+	name, field string
+	of          func(subnet.Addrs) netip.Addr
+}{
+	{true, "IPv4", "V4", func(a subnet.Addrs) netip.Addr { return a.V4 }},
+	{false, "IPv6", "V6", func(a subnet.Addrs) netip.Addr { return a.V6 }},
 }
 
 // demands reports whether the choice says which interface; else it is that of the default route.
@@ -46,7 +79,8 @@ func (c Choice) admits(v4 bool) bool { return c.Family == 0 || v4 == (c.Family =
 
 // Candidate is an interface that could be the underlay, or why it could not.
 type Candidate struct {
-	// Node is what the interface would make of the node: its device, MTU and addresses. Name is left empty.
+	// Node is what the interface would make of the node: its device, MTU and addresses, also those of a NAT before it. Name is left
+	// empty.
 	Node subnet.Node
 	// Reasons are what speaks for it: "default route of IPv4", "named eth1".
 	Reasons []string

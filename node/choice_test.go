@@ -85,6 +85,11 @@ func TestChoose(t *testing.T) {
 		{"public address of an interface without default route", node.Choice{Public: addrs("198.51.100.7", "")}, "eth1"},
 		{"public address of a bridge", node.Choice{Public: addrs("198.51.101.1", "")}, "br0"},
 		{"public address of another", node.Choice{Name: "eth0", Public: addrs("198.51.100.8", "")}, "does not have 198.51.100.8"},
+		{"public address of a NAT", node.Choice{Public: addrs("203.0.113.99", "")}, "eth0"},
+		{"public address of a NAT, and a name", node.Choice{Name: "eth1", Public: addrs("203.0.113.99", "2001:db8:f::99")}, "eth1"},
+		{"public address of a NAT, and a pattern", node.Choice{Match: regexp.MustCompile("^eth1"), Public: addrs("203.0.113.99", "")}, "eth1"},
+		{"public address of a NAT, and one of an interface", node.Choice{Public: addrs("203.0.113.99", "2001:db8:1::7")}, "eth1"},
+		{"public address that nothing stands for", node.Choice{Name: "br0", Public: addrs("", "2001:db8:f::99")}, "br0 (198.51.101.1): has no IPv6 address that 2001:db8:f::99 could stand for"},
 		{"ambiguous", node.Choice{Match: regexp.MustCompile("^eth[01]$")}, "several interfaces could be the underlay"},
 		{"unknown", node.Choice{Name: "eth9"}, "eth0 (192.0.2.1, 2001:db8::1): not named eth9"},
 		{"contradiction", node.Choice{Name: "eth1", Reach: netip.MustParseAddr("203.0.113.1")}, "does not lead to 203.0.113.1"},
@@ -116,6 +121,33 @@ func TestChoose(t *testing.T) {
 		got, err := node.Choose(t.Context(), n.NetNS(), choice)
 		require.NoError(t, err)
 		assert.Equal(t, "198.51.100.8, 2001:db8:1::7", got.Underlay.String(), "the address that was asked for, and not the first")
+		assert.Equal(t, got.Underlay, got.Published())
+	}
+	got, err = node.Choose(t.Context(), n.NetNS(), node.Choice{Name: "eth1", Public: addrs("203.0.113.99", "")})
+	require.NoError(t, err)
+	assert.Equal(t, "198.51.100.7, 2001:db8:1::7", got.Underlay.String(), "what it sends from")
+	assert.Equal(t, addrs("203.0.113.99", ""), got.Public)
+	assert.Equal(t, "203.0.113.99, 2001:db8:1::7", got.Published().String())
+}
+
+func TestChoiceRefusals(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		choice node.Choice
+		want   string
+	}{
+		{"family", node.Choice{Family: 5}, "Underlay.Family: 5 is no family of addresses: use 4, 6, or 0 for both"},
+		{"public address of the other family", node.Choice{Public: addrs("2001:db8::1", "")}, "Underlay.Public.V4: 2001:db8::1 is not an IPv4 address: give one that they have a way to"},
+		{"two spellings", node.Choice{Public: addrs("", "::ffff:192.0.2.1")}, "Underlay.Public.V6: ::ffff:192.0.2.1 is not an IPv6 address: give one that they have a way to"},
+		{"public address of nobody", node.Choice{Public: addrs("127.0.0.1", "fe80::1")}, "Underlay.Public.V4: 127.0.0.1 is not an address that peers could send to: give one that they have a way to\n" +
+			"Underlay.Public.V6: fe80::1 is not an address that peers could send to: give one that they have a way to"},
+		{"public address of no family", node.Choice{Family: 6, Public: addrs("192.0.2.1", "")}, "Underlay.Public.V4: 192.0.2.1 does not count on a node of IPv6 alone: give one that they have a way to"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := node.Choose(t.Context(), "", tc.choice)
+			require.ErrorIs(t, err, podweft.ErrInvalid)
+			assert.EqualError(t, err, tc.want)
+		})
 	}
 }
 
@@ -144,9 +176,6 @@ func TestFamily(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, want, got.Device+" "+got.Underlay.String())
 	}
-	_, err = node.Choose(t.Context(), n.NetNS(), node.Choice{Family: 5})
-	require.ErrorIs(t, err, podweft.ErrInvalid)
-	assert.EqualError(t, err, "Underlay.Family: 5 is no family of addresses: use 4, 6, or 0 for both")
 }
 
 // TestOtherAddressesDoNotMoveTheNode: those that come to the underlay interface later, such as the virtual ones of keepalived, and

@@ -81,7 +81,8 @@ func (n *Node) Run(ctx context.Context) error {
 		return err
 	}
 	group, inner := errgroup.WithContext(ctx)
-	r := &run{Node: n, self: self, group: group, snaps: make(chan *subnet.Snapshot), moved: make(chan struct{}, 1)}
+	r := &run{Node: n, group: group, snaps: make(chan *subnet.Snapshot), moved: make(chan struct{}, 1)}
+	r.place(self)
 	group.Go(func() error { return n.cfg.Backend.Run(inner) })
 	group.Go(func() error { return r.feed(inner) })
 	group.Go(func() error { return r.watch(inner) })
@@ -103,7 +104,6 @@ func (n *Node) choose(ctx context.Context) (subnet.Node, error) {
 		return self, fmt.Errorf("underlay: %w", err)
 	}
 	self.Name = n.cfg.Name
-	n.update(func(s *Status) { s.Node = self })
 	return self, nil
 }
 
@@ -206,10 +206,32 @@ func (r *run) look(ctx context.Context) error {
 	if self == r.self {
 		return nil
 	}
+	if lost := losses(r.self, self); !lost.IsZero() {
+		r.log.WarnContext(ctx, "the node's public address is on no interface any more; its place stays the last one", "public", lost)
+		return nil
+	}
 	r.log.InfoContext(ctx, "the node has moved on its underlay", "from", r.self.Underlay, "to", self.Underlay, "mtu", self.MTU)
-	r.self = self
+	r.place(self)
 	r.publish(ctx, r.network)
 	return r.set(ctx, r.last)
+}
+
+// place is where the node is on its underlay from now on.
+func (r *run) place(self subnet.Node) {
+	r.self = self
+	r.update(func(s *Status) { s.Node = self })
+}
+
+// losses are the addresses of before that now would be those of a NAT: as a rule they come back, with their interface or their DHCP
+// server. A node that is behind a NAT is so from its start.
+func losses(before, now subnet.Node) (lost subnet.Addrs) {
+	if now.Public.V4 == before.Underlay.V4 {
+		lost.V4 = now.Public.V4
+	}
+	if now.Public.V6 == before.Underlay.V6 {
+		lost.V6 = now.Public.V6
+	}
+	return lost
 }
 
 // publish says what follows for peers from the configuration and the node's place. What was published before stays in force
@@ -222,7 +244,7 @@ func (r *run) publish(ctx context.Context, network *subnet.Network) {
 	}
 	data, mtu, err := r.cfg.Backend.Publish(r.self, network, lease.Data)
 	if err == nil {
-		err = r.hold.Publish(r.self.Underlay, data)
+		err = r.hold.Publish(r.self.Published(), data)
 	}
 	if err != nil {
 		r.log.WarnContext(ctx, "changes not published", "err", err)
@@ -232,10 +254,12 @@ func (r *run) publish(ctx context.Context, network *subnet.Network) {
 }
 
 // join gets the node its lease.
-func (r *run) join(ctx context.Context, snap *subnet.Snapshot) (err error) {
-	if r.self, err = r.choose(ctx); err != nil {
+func (r *run) join(ctx context.Context, snap *subnet.Snapshot) error {
+	self, err := r.choose(ctx)
+	if err != nil {
 		return err
 	}
+	r.place(self)
 	if err := r.enableForwarding(snap.Network); err != nil {
 		return err
 	}
@@ -251,7 +275,7 @@ func (r *run) join(ctx context.Context, snap *subnet.Snapshot) (err error) {
 		return err
 	}
 	hold, err := subnet.NewHold(subnet.HoldConfig{Store: r.cfg.Store, Logger: r.log, Claim: subnet.Claim{
-		Node: r.self.Name, Underlay: r.self.Underlay, Backend: r.cfg.Backend.Type(), Data: data,
+		Node: r.self.Name, Underlay: r.self.Published(), Backend: r.cfg.Backend.Type(), Data: data,
 		Prefer: before.Prefixes, TTL: r.cfg.TTL,
 	}})
 	if err != nil {

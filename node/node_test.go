@@ -3,9 +3,11 @@ package node_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -234,6 +236,55 @@ func (s statuses) String() string {
 func inForce(n *node.Node) bool {
 	b := n.Status().Backend
 	return b.Generation > 0 && b.Last.Generation == b.Generation && len(b.Failing) == 0
+}
+
+// recorder is a log that a test reads while others write it.
+type recorder struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (r *recorder) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text.Write(p)
+}
+
+func (r *recorder) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text.String()
+}
+
+// TestPublicAddressLost: the address that chose the node's interface goes away with that interface's configuration. The node does not
+// take it for that of a NAT, and stays where it is.
+func TestPublicAddressLost(t *testing.T) {
+	host := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 1, Outside: true}).Nodes[0]
+	h := inNode(t, host)
+	addLink(t, h, &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth1"}, PeerName: "eth1-peer"}, "198.51.100.7/24", "198.51.100.8/24")
+	var log recorder
+	n, _ := start(t, node.Config{
+		Name: "one", Underlay: node.Choice{Public: addrs("198.51.100.7", "")}, Store: newStore(t, fmt.Sprintf(dualStack, hostgw.Type)),
+		NetNS: host.NetNS(), Backend: newBackend(t, hostgw.Type, host.NetNS()), Logger: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	waitReady(t, n)
+	before := n.Status()
+	require.Equal(t, "eth1", before.Node.Device)
+	eth1, err := h.LinkByName("eth1")
+	require.NoError(t, err)
+	old, err := netlink.ParseAddr("198.51.100.7/24")
+	require.NoError(t, err)
+	require.NoError(t, h.AddrDel(eth1, old))
+	require.Eventually(t, func() bool {
+		return strings.Contains(log.String(), "the node's public address is on no interface any more; its place stays the last one\" node=one public=198.51.100.7")
+	}, patience, time.Millisecond)
+	assert.Equal(t, before.Node, n.Status().Node)
+	assert.Equal(t, before.Lease.Underlay, n.Status().Lease.Underlay)
+	require.NoError(t, h.AddrAdd(eth1, old))
+	require.NoError(t, h.LinkSetMTU(eth1, 1400))
+	require.Eventually(t, func() bool { return n.Status().Node.MTU == 1400 }, patience, time.Millisecond)
+	assert.Equal(t, before.Node.Underlay, n.Status().Node.Underlay)
+	assert.True(t, n.Status().Node.Public.IsZero())
 }
 
 func TestRunSaysWhatIsMissing(t *testing.T) {

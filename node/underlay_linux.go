@@ -38,9 +38,12 @@ func Candidates(ctx context.Context, netns string, choice Choice) ([]Candidate, 
 	if err != nil {
 		return nil, err
 	}
+	choice, outside := choice.split(addrs)
 	all := make([]Candidate, 0, len(links))
 	for _, l := range links {
-		all = append(all, assess(choice, l, addrs, routes))
+		c := assess(choice, l, addrs, routes)
+		c.publish(outside)
+		all = append(all, c)
 	}
 	slices.SortStableFunc(all, func(a, b Candidate) int {
 		return cmp.Or(cmp.Compare(min(len(a.Excluded), 1), min(len(b.Excluded), 1)), cmp.Compare(len(b.Reasons), len(a.Reasons)))
@@ -96,6 +99,32 @@ func (r routes) defaultLink(v4 bool) int {
 		}
 	}
 	return 0
+}
+
+// split takes out of the choice the public addresses that no interface has: they choose none.
+func (c Choice) split(addrs []nl.Address) (inside Choice, outside subnet.Addrs) {
+	has := func(public netip.Addr) bool {
+		return slices.ContainsFunc(addrs, func(a nl.Address) bool { return a.Prefix.Addr() == public })
+	}
+	if !has(c.Public.V4) {
+		c.Public.V4, outside.V4 = netip.Addr{}, c.Public.V4
+	}
+	if !has(c.Public.V6) {
+		c.Public.V6, outside.V6 = netip.Addr{}, c.Public.V6
+	}
+	return c, outside
+}
+
+// publish has peers send to addresses that the interface does not have. It must have one of each's family, to send from.
+func (c *Candidate) publish(outside subnet.Addrs) {
+	for _, f := range families {
+		if public := f.of(outside); public.IsValid() && !f.of(c.Node.Underlay).IsValid() && c.Excluded == "" {
+			c.Reasons, c.Excluded = nil, fmt.Sprintf("has no %s address that %s could stand for", f.name, public)
+		}
+	}
+	if !c.Node.Underlay.IsZero() {
+		c.Node.Public = outside
+	}
 }
 
 func assess(choice Choice, l nl.Link, addrs []nl.Address, routes routes) Candidate {
@@ -200,10 +229,7 @@ func judge(choice Choice, l nl.Link, names []string, routes routes) (reasons []s
 		reasons = append(reasons, fmt.Sprintf("leads to %s", choice.Reach))
 	}
 	isDefault := false
-	for _, f := range []struct {
-		v4   bool
-		name string
-	}{{true, "IPv4"}, {false, "IPv6"}} {
+	for _, f := range families {
 		if choice.admits(f.v4) && routes.defaultLink(f.v4) == l.Index {
 			isDefault = true
 			reasons = append(reasons, "default route of "+f.name)

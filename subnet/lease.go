@@ -14,7 +14,20 @@ type Node struct {
 	Name     string // what the node's lease goes by; unique in the cluster
 	Device   string // the interface of the underlay: "eth0"
 	MTU      int    // of the underlay, in bytes
-	Underlay Addrs  // where peers send this node's packets
+	Underlay Addrs  // the interface's own addresses: what the node sends from, and receives at
+	Public   Addrs  // where peers send instead, of each family in which a NAT stands before the node; none as a rule
+}
+
+// Published is where peers send this node's packets, which its lease says.
+func (n Node) Published() Addrs {
+	p := n.Underlay
+	if n.Public.V4.IsValid() {
+		p.V4 = n.Public.V4
+	}
+	if n.Public.V6.IsValid() {
+		p.V6 = n.Public.V6
+	}
+	return p
 }
 
 // Lease is one node's subnet and what its peers need to reach it. A Lease in a [Snapshot] is shared and never changes; copy

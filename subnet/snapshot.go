@@ -21,13 +21,13 @@ func (s *Snapshot) Lease(node string) *Lease {
 	return nil
 }
 
-// Of returns the node's lease, or nil: the one of its name, else the one that stands under its underlay address, as flannel's nodes
-// have theirs.
+// Of returns the node's lease, or nil: the one of its name, else the one that stands under the address that it publishes, as
+// flannel's nodes have theirs.
 func (s *Snapshot) Of(n Node) *Lease {
 	if l := s.Lease(n.Name); l != nil {
 		return l
 	}
-	for a := range n.Underlay.All() {
+	for a := range n.Published().All() {
 		if l := s.Lease(a.String()); l != nil {
 			return l
 		}

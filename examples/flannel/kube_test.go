@@ -3,6 +3,7 @@ package flannel
 import (
 	"bytes"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,8 +29,15 @@ func TestPrefer(t *testing.T) {
 		assert.Equal(t, before, o.choices, "nobody has chosen")
 		o.prefer(subnet.Addrs{V4: n.V4, V6: n.V6})
 		require.NoError(t, o.chooseUnderlay(t.Context()), flags)
-		assert.Equal(t, node.Choice{Public: subnet.Addrs{V4: n.V4, V6: n.V6}}, o.Underlay, flags)
+		assert.Equal(t, node.Choice{Name: n.V4.String(), Public: subnet.Addrs{V4: n.V4, V6: n.V6}}, o.Underlay, flags)
 	}
+	// That of a NAT: flags go on saying what stands behind it.
+	o, _, err := ParseOptions([]string{"--iface=none0", "--iface=eth0", "--netns=" + n.NetNS()}, func(string) string { return "" }, io.Discard)
+	require.NoError(t, err)
+	chosen := subnet.Addrs{V4: netip.MustParseAddr("203.0.113.7")}
+	o.prefer(chosen)
+	require.NoError(t, o.chooseUnderlay(t.Context()))
+	assert.Equal(t, node.Choice{Name: "eth0", Public: chosen}, o.Underlay)
 }
 
 // TestKubeRefusals: what cannot work in Kubernetes ends with one sentence. What works there is tried in e2e.

@@ -90,7 +90,7 @@ func (o *Options) plan(ctx context.Context, out io.Writer) error {
 // presumed is the lease that a start would get: what the node was given, what it has, or most likely one like it.
 func presumed(self subnet.Node, snap *subnet.Snapshot, back node.Backend, given subnet.Prefixes) (lease *subnet.Lease, mtu int, err error) {
 	own := snap.Of(self)
-	lease = &subnet.Lease{Key: "~", Node: self.Name, Underlay: self.Underlay, Backend: back.Type()}
+	lease = &subnet.Lease{Key: "~", Node: self.Name, Underlay: self.Published(), Backend: back.Type()}
 	switch {
 	case !given.IsZero():
 		lease.Prefixes = given

@@ -64,7 +64,7 @@ func (o *Options) flags() *flag.FlagSet {
 	f.Var(&o.iface, "iface", "interface to the other nodes, or an address of it; of several the first that is there; default: that of the default route")
 	f.Var(&o.regex, "iface-regex", "pattern of the interface's name or address; of several, after all --iface, the first that any has")
 	f.StringVar(&o.reach, "iface-can-reach", "", "address that the interface leads to")
-	f.StringVar(&o.publicIP, "public-ip", "", "the node's address that other nodes send to; one of its interfaces has it, or --iface's")
+	f.StringVar(&o.publicIP, "public-ip", "", "the address that other nodes send to: one of an interface, which it chooses, or that of a NAT before the node")
 	f.StringVar(&o.publicIPv6, "public-ipv6", "", "the same in IPv6")
 	f.StringVar(&o.NetNS, "netns", "", "network namespace to work in; default: the daemon's own")
 	f.StringVar(&o.Owner, "owner", "", "mark of what this daemon makes, where a node has two")

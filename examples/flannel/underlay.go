@@ -63,12 +63,19 @@ func (o *Options) completeChoices(bad func(flag, value, problem, remedy string) 
 	return nil
 }
 
-// prefer makes addresses the only choice, if there are any: of two that are not on one interface node.Choose says so.
+// prefer makes addresses the public ones, if there are any. An interface that has them is the first choice; where none has, the flags
+// say which stands behind the NAT. Of two that are on different interfaces node.Choose says so.
 func (o *Options) prefer(chosen subnet.Addrs) {
-	if !chosen.IsZero() {
-		o.choices = []node.Choice{{Public: chosen}}
-		o.Underlay = o.choices[0]
+	var first []node.Choice
+	for a := range chosen.All() {
+		first = append(first, node.Choice{Name: a.String(), Public: chosen})
 	}
+	for i := range o.choices {
+		public := &o.choices[i].Public
+		public.V4, public.V6 = cmp.Or(chosen.V4, public.V4), cmp.Or(chosen.V6, public.V6)
+	}
+	o.choices = append(first, o.choices...)
+	o.Underlay = o.choices[0]
 }
 
 // chooseUnderlay settles which choice it is: the first that an interface meets. Where several meet a pattern, it is flanneld's way
