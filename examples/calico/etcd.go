@@ -16,6 +16,9 @@ const electing = time.Minute
 // serve runs the etcd of the options until ctx ends.
 func (o *Options) serve(ctx context.Context) error {
 	o.Config.Logger.InfoContext(ctx, "starting etcd", "url", o.server.Client, "cluster", o.server.Cluster)
+	for _, url := range o.server.Open() {
+		o.Config.Logger.WarnContext(ctx, "etcd is open to everybody who reaches it there: give it certificates and write https", "url", url)
+	}
 	patient, cancel := context.WithTimeout(ctx, electing)
 	defer cancel()
 	server, err := embedded.Start(patient, o.server)

@@ -21,7 +21,11 @@ import (
 func (o *Options) openStore(r *reader) error {
 	dir, endpoints := r.text("store-dir"), strings.FieldsFunc(r.text("etcd-endpoints"), func(c rune) bool { return c == ',' || c == ' ' })
 	if own := r.text("etcd-listen"); own != "" {
-		o.server = embedded.Config{Name: o.Config.Node, Dir: r.text("etcd-data"), Client: own, Peer: r.text("etcd-peer"), Cluster: r.text("etcd-cluster")}
+		o.server = embedded.Config{
+			Name: o.Config.Node, Dir: r.text("etcd-data"), Client: own, Peer: r.text("etcd-peer"), Cluster: r.text("etcd-cluster"),
+			ClientTLS: embedded.TLS{CA: r.text("etcd-listen-ca-file"), Cert: r.text("etcd-listen-cert-file"), Key: r.text("etcd-listen-key-file")},
+			PeerTLS:   embedded.TLS{CA: r.text("etcd-peer-ca-file"), Cert: r.text("etcd-peer-cert-file"), Key: r.text("etcd-peer-key-file")},
+		}
 		endpoints = []string{own}
 	}
 	switch kind := r.text("datastore"); {
@@ -37,7 +41,11 @@ func (o *Options) openStore(r *reader) error {
 	case dir != "":
 		return o.openFiles(dir)
 	}
-	tls, err := loadTLS(r.text("etcd-ca-file"), r.text("etcd-cert-file"), r.text("etcd-key-file"))
+	files := embedded.TLS{CA: r.text("etcd-ca-file"), Cert: r.text("etcd-cert-file"), Key: r.text("etcd-key-file")}
+	if files == (embedded.TLS{}) {
+		files = o.server.ClientTLS
+	}
+	tls, err := loadTLS(files.CA, files.Cert, files.Key)
 	if err != nil {
 		return err
 	}

@@ -89,6 +89,9 @@ func (o *Options) serveAlone(ctx context.Context) error {
 
 func (o *Options) serve(ctx context.Context, log *slog.Logger) (*embedded.Server, error) {
 	log.Info("starting etcd", "url", o.Server.Client, "cluster", o.Server.Cluster)
+	for _, url := range o.Server.Open() {
+		log.Warn("etcd is open to everybody who reaches it there: give it certificates and write https", "url", url)
+	}
 	ctx, cancel := context.WithTimeout(ctx, o.StoreWait)
 	defer cancel()
 	return embedded.Start(ctx, o.Server)

@@ -7,6 +7,10 @@
 // The command is [Main]. It also runs an etcd of its own (--etcd-listen), shows what a start would change (plan), removes what
 // it made (cleanup) and writes Docker's options (docker-opts).
 //
+// What --etcd-listen serves is open to whoever reaches it, unless its URL is https and --etcd-listen-certfile and -keyfile say what it
+// shows, and --etcd-listen-cafile whom it serves; --etcd-peer-cafile, -certfile and -keyfile do the same among three members. A node
+// behind a NAT gives the address that others send to as --public-ip; with host-gw there can be none.
+//
 // Leases are in etcd, in an etcd of its own, or in Kubernetes (--kube-subnet-mgr); deploy has a manifest and an image.
 //
 // It has the backends vxlan, host-gw, ipip and udp. Put in flanneld's place on a node, it goes on with the

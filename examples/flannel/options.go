@@ -82,9 +82,15 @@ func (o *Options) flags() *flag.FlagSet {
 	f.StringVar(&o.Etcd.Password, "etcd-password", "", "its password")
 	f.DurationVar(&o.StoreWait, "store-wait", time.Minute, "how long a start waits for etcd and for its configuration before it gives up")
 	f.StringVar(&o.etcdListen, "etcd-listen", "", "run an etcd in this process and serve it at this URL")
+	f.StringVar(&o.Server.ClientTLS.CA, "etcd-listen-cafile", "", "certificate of the CA that has to have signed its clients'; empty: they need none")
+	f.StringVar(&o.Server.ClientTLS.Cert, "etcd-listen-certfile", "", "its certificate towards clients, for https; also ours towards it, unless --etcd-certfile and the like are given")
+	f.StringVar(&o.Server.ClientTLS.Key, "etcd-listen-keyfile", "", "its key")
 	f.StringVar(&o.Server.Dir, "etcd-data", "/var/lib/podweft/etcd", "its data")
 	f.StringVar(&o.etcdMember, "etcd-name", "", "its name among the members; default: the node's name")
 	f.StringVar(&o.Server.Peer, "etcd-peer", "", "its URL towards the other members")
+	f.StringVar(&o.Server.PeerTLS.CA, "etcd-peer-cafile", "", "certificate of the CA that signed the members'")
+	f.StringVar(&o.Server.PeerTLS.Cert, "etcd-peer-certfile", "", "its certificate towards the other members, for https")
+	f.StringVar(&o.Server.PeerTLS.Key, "etcd-peer-keyfile", "", "its key")
 	f.StringVar(&o.Server.Cluster, "etcd-cluster", "", "all members: a=http://10.0.0.1:2380,b=...; default: it is alone")
 	f.StringVar(&o.healthzIP, "healthz-ip", "0.0.0.0", "address of /healthz, /readyz and /metrics")
 	f.IntVar(&o.healthzPort, "healthz-port", 0, "port of /healthz, /readyz and /metrics; 0: none")
@@ -154,6 +160,9 @@ func (o *Options) complete() (err error) {
 			return bad("healthz-ip", fmt.Sprintf("%s:%d", o.healthzIP, o.healthzPort), "is not an address and a port", "write --healthz-ip=0.0.0.0 --healthz-port=10254")
 		}
 		o.Healthz = netip.AddrPortFrom(addr, uint16(o.healthzPort)).String()
+	}
+	if own := o.Server.ClientTLS; o.etcdListen != "" && o.CAFile == "" && o.Cert == "" && o.Key == "" {
+		o.CAFile, o.Cert, o.Key = own.CA, own.Cert, own.Key
 	}
 	if o.Etcd.TLS, err = loadTLS(o.CAFile, o.Cert, o.Key); err != nil {
 		return err

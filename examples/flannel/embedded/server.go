@@ -24,8 +24,12 @@ import (
 type Config struct {
 	Name   string // of this member; empty: "default"
 	Dir    string // of its data
-	Client string // URL that clients reach it at: "http://10.0.0.1:2379"
+	Client string // URL that clients reach it at: "http://10.0.0.1:2379", or https with ClientTLS
 	Peer   string // URL that the other members reach it at; empty: it is alone
+	// ClientTLS is what clients see, and with a CA what they have to show; without one any client is served. Empty: plain HTTP.
+	ClientTLS TLS
+	// PeerTLS is what members show each other, with all its fields. Empty: plain HTTP.
+	PeerTLS TLS
 	// Cluster is all members, this one too, as "a=http://10.0.0.1:2380,b=http://10.0.0.2:2380,c=..."; empty: it is alone.
 	Cluster string
 	// Compact is how much history is kept, for watches that were interrupted; zero: an hour.
@@ -67,24 +71,38 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 
 func (c Config) build() (*embed.Config, error) {
 	var errs []error
-	address := func(field, text string) url.URL {
+	address := func(field, text string, tls TLS) url.URL {
 		u, err := url.Parse(text)
-		if err != nil || u.Host == "" || u.Scheme != "http" {
-			errs = append(errs, &podweft.FieldError{Field: field, Value: fmt.Sprintf("%q", text), Problem: "is not a URL", Remedy: `write "http://10.0.0.1:2379"`})
-			return url.URL{}
+		bad := &podweft.FieldError{Field: field, Value: fmt.Sprintf("%q", text)}
+		switch {
+		case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
+			bad.Problem, bad.Remedy = "is not a URL", `write "http://10.0.0.1:2379"`
+		case u.Scheme == "https" && tls == (TLS{}):
+			bad.Problem, bad.Remedy = "has no certificate to show", "give "+field+"TLS one, or write http"
+		case u.Scheme == "http" && tls != (TLS{}): // etcd would serve it, and leave the certificate aside
+			bad.Problem, bad.Remedy = "does not show the certificate of "+field+"TLS", "write https"
+		default:
+			return *u
 		}
-		return *u
+		errs = append(errs, bad)
+		return url.URL{}
 	}
+	errs = append(errs, c.ClientTLS.check("ClientTLS")...)
+	errs = append(errs, c.PeerTLS.check("PeerTLS")...)
 	if c.Dir == "" {
 		errs = append(errs, &podweft.FieldError{Field: "Dir", Problem: "is missing", Remedy: "name a directory for etcd's data"})
 	}
 	conf := embed.NewConfig()
 	conf.Dir, conf.Name = c.Dir, cmp.Or(c.Name, "default")
-	conf.ListenClientUrls = []url.URL{address("Client", c.Client)}
+	conf.ListenClientUrls = []url.URL{address("Client", c.Client, c.ClientTLS)}
 	conf.AdvertiseClientUrls = conf.ListenClientUrls
 	peer := cmp.Or(c.Peer, "http://127.0.0.1:0") // nobody connects to it
-	conf.ListenPeerUrls = []url.URL{address("Peer", peer)}
+	conf.ListenPeerUrls = []url.URL{address("Peer", peer, c.PeerTLS)}
 	conf.AdvertisePeerUrls = conf.ListenPeerUrls
+	conf.ClientTLSInfo.TrustedCAFile, conf.ClientTLSInfo.ClientCertAuth = c.ClientTLS.CA, c.ClientTLS.CA != ""
+	conf.ClientTLSInfo.CertFile, conf.ClientTLSInfo.KeyFile = c.ClientTLS.Cert, c.ClientTLS.Key
+	conf.PeerTLSInfo.TrustedCAFile, conf.PeerTLSInfo.ClientCertAuth = c.PeerTLS.CA, c.PeerTLS.CA != ""
+	conf.PeerTLSInfo.CertFile, conf.PeerTLSInfo.KeyFile = c.PeerTLS.Cert, c.PeerTLS.Key
 	conf.InitialCluster = cmp.Or(c.Cluster, conf.Name+"="+peer)
 	if !strings.Contains(","+conf.InitialCluster, ","+conf.Name+"=") {
 		errs = append(errs, &podweft.FieldError{Field: "Cluster", Value: c.Cluster, Problem: "has no member " + conf.Name, Remedy: "name this member too"})
