@@ -172,7 +172,7 @@ var ours = house{
 		"github.com/vishvananda/netns":   {"internal/netns"},
 	},
 	users: map[string][]string{
-		// A thread that has entered a namespace must never go back to the scheduler, and only internal/netns sees to that.
+		// A thread that has entered a namespace must come home before it goes back to the scheduler, and only internal/netns sees to that.
 		"Setns":        {"internal/netns"},
 		"SYS_SETNS":    {"internal/netns"},
 		"Unshare":      {"internal/netns"},
