@@ -19,49 +19,49 @@ import (
 const Latest = "1.1.0"
 
 // config is a network's configuration as it comes on standard input: the specification's own fields, those of the bridge
-// plugin and host-local that users rely on, and ours. encoding/json matches names whatever their case, which runtimes need:
-// containerd writes HostPort where others write hostPort.
+// plugin and host-local that users rely on, and ours. Names are matched whatever their case, which runtimes need: containerd
+// writes HostPort where others write hostPort.
 type config struct {
-	CNIVersion    string          `json:"cniVersion"`
-	Name          string          `json:"name"`
-	Type          string          `json:"type"`
-	Args          cniArgs         `json:"args"`
-	RuntimeConfig runtimeConfig   `json:"runtimeConfig"`
-	PrevResult    json.RawMessage `json:"prevResult"`
-	DNS           types.DNS       `json:"dns"`
+	CNIVersion    string
+	Name          string
+	Type          string
+	Args          cniArgs
+	RuntimeConfig runtimeConfig
+	PrevResult    json.RawMessage
+	DNS           types.DNS
 
 	// The attachments that live, in a GC call: the specification's name, and that of libcni.
-	Valid       []attachment `json:"cni.dev/valid-attachments"`
-	Attachments []attachment `json:"cni.dev/attachments"`
+	Valid       []attachment
+	Attachments []attachment
 
-	Mode             string     `json:"mode"` // ours: "bridge" or "ptp"; empty is what the type says
-	Bridge           string     `json:"bridge"`
-	MTU              int        `json:"mtu"`
-	IsGateway        *bool      `json:"isGateway"`
-	IsDefaultGateway *bool      `json:"isDefaultGateway"`
-	HairpinMode      bool       `json:"hairpinMode"`
-	PortIsolation    bool       `json:"portIsolation"`
-	IPMasq           *bool      `json:"ipMasq"`
-	IPAM             ipamConfig `json:"ipam"`
-	Vlan             int        `json:"vlan"`
-	VlanTrunk        []any      `json:"vlanTrunk"`
-	MacSpoofChk      bool       `json:"macspoofchk"`
-	NoInterface      bool       `json:"disableContainerInterface"`
-	EnableDAD        bool       `json:"enabledad"`
+	Mode             string // ours: "bridge" or "ptp"; empty is what the type says
+	Bridge           string
+	MTU              int
+	IsGateway        *bool
+	IsDefaultGateway *bool
+	HairpinMode      bool
+	PortIsolation    bool
+	IPMasq           *bool
+	IPAM             ipamConfig
+	Vlan             int
+	VlanTrunk        []any
+	MacSpoofChk      bool
+	NoInterface      bool
+	EnableDAD        bool
 
-	ConditionsV4 []string `json:"conditionsV4"` // the portmap plugin's
-	ConditionsV6 []string `json:"conditionsV6"`
-	MasqAll      bool     `json:"masqAll"`
+	ConditionsV4 []string // the portmap plugin's
+	ConditionsV6 []string
+	MasqAll      bool
 
-	SubnetFile string                     `json:"subnetFile"`
-	DataDir    string                     `json:"dataDir"` // the flannel plugin's
-	Delegate   map[string]json.RawMessage `json:"delegate"`
+	SubnetFile string
+	DataDir    string // the flannel plugin's
+	Delegate   map[string]json.RawMessage
 
-	StateDir string `json:"stateDir"`
-	LogFile  string `json:"logFile"`
-	LogLevel string `json:"logLevel"`
+	StateDir string
+	LogFile  string
+	LogLevel string
 
-	RequireAgent bool `json:"requireAgent"` // ours: no pod starts while the node's agent is away
+	RequireAgent bool // ours: no pod starts while the node's agent is away
 
 	raw []byte // as it came
 }
@@ -79,12 +79,12 @@ type cniArgs struct {
 }
 
 type runtimeConfig struct {
-	PortMappings []portMapping `json:"portMappings"`
-	IPs          []string      `json:"ips"`
-	MAC          string        `json:"mac"`
-	IPRanges     [][]ipRange   `json:"ipRanges"`
-	DNS          types.DNS     `json:"dns"`
-	Bandwidth    bandwidth     `json:"bandwidth"`
+	PortMappings []portMapping
+	IPs          []string
+	MAC          string
+	IPRanges     [][]ipRange
+	DNS          types.DNS
+	Bandwidth    bandwidth
 }
 
 type portMapping struct {
@@ -103,13 +103,13 @@ type bandwidth struct {
 
 // ipamConfig is host-local's configuration.
 type ipamConfig struct {
-	Type       string      `json:"type"`
-	Ranges     [][]ipRange `json:"ranges"`
-	Routes     []ipRoute   `json:"routes"`
-	ResolvConf string      `json:"resolvConf"`
-	DataDir    string      `json:"dataDir"`
-	Excluded   []string    `json:"reserved"` // ours: addresses and prefixes never given out
-	ipRange                // the old form: one range
+	Type       string
+	Ranges     [][]ipRange
+	Routes     []ipRoute
+	ResolvConf string
+	DataDir    string
+	Excluded   []string // ours: addresses and prefixes never given out
+	ipRange             // the old form: one range
 }
 
 type ipRange struct {

@@ -1,6 +1,7 @@
 package cniplugin
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -12,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
 
@@ -134,25 +134,11 @@ func render(r *types100.Result, cniVersion string) ([]byte, error) {
 		return nil, fail(CodeVersion, "the result cannot be written in cniVersion "+cniVersion, err)
 	}
 	if latest, ok := as.(*types100.Result); ok {
-		return json.MarshalIndent(written(latest), "", "    ")
+		var indented bytes.Buffer
+		err := json.Indent(&indented, written(latest), "", "    ")
+		return indented.Bytes(), err
 	}
 	return json.MarshalIndent(as, "", "    ")
-}
-
-// written is what a Result looks like. Its own MarshalJSON writes it, reads that and writes it again, so as to leave out a dns
-// that is empty: as much time as half a configuration takes to be read.
-func written(r *types100.Result) any {
-	w := struct {
-		CNIVersion string                `json:"cniVersion,omitempty"`
-		Interfaces []*types100.Interface `json:"interfaces,omitempty"`
-		IPs        []*types100.IPConfig  `json:"ips,omitempty"`
-		Routes     []*types.Route        `json:"routes,omitempty"`
-		DNS        *types.DNS            `json:"dns,omitempty"`
-	}{CNIVersion: r.CNIVersion, Interfaces: r.Interfaces, IPs: r.IPs, Routes: r.Routes}
-	if !r.DNS.IsEmpty() {
-		w.DNS = &r.DNS
-	}
-	return w
 }
 
 // versions answers VERSION, which needs no valid configuration.
