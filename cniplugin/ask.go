@@ -3,6 +3,9 @@ package cniplugin
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"time"
 
@@ -17,8 +20,12 @@ const (
 	agentLimit = 15 * time.Second
 )
 
-// ask has the node's agent do something.
+// ask has the node's agent do something. Where there is no socket that is known before the question is put into words, which takes
+// a process that asks once in its life ten times as long as to look.
 func (t *task) ask(within time.Duration, what func(ctx context.Context, agent *local.Client) error) error {
+	if _, err := os.Stat(socketOf(t.state)); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", local.ErrNoAgent, err)
+	}
 	ctx, cancel := context.WithTimeout(t.ctx, within)
 	defer cancel()
 	return what(ctx, local.NewClient(socketOf(t.state)))
