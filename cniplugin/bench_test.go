@@ -63,7 +63,7 @@ func pods(b *testing.B, n int) (all []*os.File) {
 // reference plugins: one after the other, then eight at once. One iteration is enough: -test.benchtime 1x. With -short 20 pods are.
 func BenchmarkRuntime(b *testing.B) {
 	testnet.Require(b)
-	require.NoError(b, unix.Mount("bench", "/run", "tmpfs", 0, "")) // host-local's lock and xtables', ours
+	require.NoError(b, unix.Mount("bench", "/run", "tmpfs", 0, "")) // where our state is, host-local's lock and xtables'
 	require.NoError(b, unix.Mount("bench", "/var/lib", "tmpfs", 0, ""))
 	dir := build(b)
 	n := newNode(b)
@@ -72,7 +72,9 @@ func BenchmarkRuntime(b *testing.B) {
 		return map[string]any{"type": "host-local", "ranges": [][]map[string]string{{{"subnet": fmt.Sprintf("10.%d.0.0/16", i)}}}}
 	}
 	ours := func(i int) map[string]any {
-		return n.conf(map[string]any{"bridge": fmt.Sprintf("bench%d", i), "ipMasq": true, "ipam": ipam(i), "capabilities": ports})
+		return n.conf(map[string]any{
+			"bridge": fmt.Sprintf("bench%d", i), "ipMasq": true, "ipam": ipam(i), "capabilities": ports, "stateDir": nil,
+		})
 	}
 	theirs := func(i int) map[string]any {
 		return map[string]any{"type": "bridge", "bridge": fmt.Sprintf("bench%d", i), "isDefaultGateway": true, "hairpinMode": true, "ipam": ipam(i)}
@@ -87,8 +89,10 @@ func BenchmarkRuntime(b *testing.B) {
 		{"reference/bridge, addresses", reference, false, []any{theirs(102)}},
 		{"ours/and a host port", dir, true, []any{ours(103)}},
 		{"ours/flannel and portmap", dir, true, []any{
-			n.conf(map[string]any{"type": "flannel", "delegate": map[string]any{"hairpinMode": true, "isDefaultGateway": true}}),
-			map[string]any{"type": "portmap", "stateDir": n.dir, "capabilities": ports},
+			n.conf(map[string]any{
+				"type": "flannel", "delegate": map[string]any{"hairpinMode": true, "isDefaultGateway": true}, "stateDir": nil,
+			}),
+			map[string]any{"type": "portmap", "capabilities": ports},
 		}},
 		{"reference/and a host port", reference, true, []any{theirs(104), map[string]any{"type": "portmap", "capabilities": ports}}},
 	}
