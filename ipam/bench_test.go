@@ -1,10 +1,15 @@
 package ipam
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -77,6 +82,52 @@ func BenchmarkOpen(b *testing.B) {
 				b.ReportMetric(float64(opening.Nanoseconds())/float64(b.N), "open+allocate-ns")
 			})
 		}
+	}
+}
+
+// BenchmarkProcess is a process started for one pod, and in turn with it one that does nothing: it reads its configuration and
+// writes an answer as long.
+func BenchmarkProcess(b *testing.B) {
+	program := filepath.Join(b.TempDir(), "give")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "./testdata/give")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		b.Skipf("the program cannot be built here: %s", out)
+	}
+	sizes := []int{0, 5_000, 60_000}
+	if testing.Short() {
+		sizes = sizes[:1]
+	}
+	for _, n := range sizes {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			p, cfg := filled(b, n)
+			run := func(conf map[string]any) time.Duration {
+				stdin, err := json.Marshal(conf)
+				require.NoError(b, err)
+				cmd := exec.Command(program)
+				cmd.Stdin = bytes.NewReader(stdin)
+				start := time.Now()
+				out, err := cmd.Output()
+				took := time.Since(start)
+				require.NoError(b, err)
+				require.Contains(b, string(out), "10.244.")
+				return took
+			}
+			var give, nothing []time.Duration
+			for i := n; b.Loop(); i++ {
+				conf := map[string]any{"Prefixes": cfg.Prefixes, "Container": benchOwner(i).Container}
+				nothing = append(nothing, run(conf))
+				conf["Path"] = cfg.Path
+				give = append(give, run(conf))
+				require.NoError(b, p.Release(b.Context(), benchOwner(i)))
+			}
+			slices.Sort(give)
+			slices.Sort(nothing)
+			median := give[len(give)/2].Seconds()
+			b.ReportMetric(median*1000, "ms/median")
+			b.ReportMetric(median/nothing[len(nothing)/2].Seconds(), "median/nothing")
+			b.ReportMetric(0, "ns/op")
+		})
 	}
 }
 
