@@ -41,7 +41,7 @@ type podNetwork struct {
 
 	perNode  bool // pods have addresses of their Node's podCIDR
 	policies bool // are enforced
-	router   bool // is told by BGP where pods and Services are
+	router   bool // is told by BGP where Services are
 
 	families int      // that pods have addresses of: IPv4, or both
 	replace  []string // what of the manifest by what
@@ -152,8 +152,13 @@ func (w *world) start() {
 	}
 	await(w.t, w.nodesReady)
 	nodes := time.Now()
+	await(w.t, w.webReady)
+	web := time.Now()
 	await(w.t, w.podsReady)
-	w.t.Logf("two nodes were Ready %s after their power was on, and pods %s later", nodes.Sub(begun).Round(time.Millisecond), time.Since(nodes).Round(time.Millisecond))
+	since := func(from, to time.Time) time.Duration { return to.Sub(from).Round(time.Millisecond) }
+	// The others had no node before. The scheduler looks at such pods again after a second or more.
+	w.t.Logf("two nodes were Ready %s after their power was on, a DaemonSet's pods %s later, and all pods %s later",
+		since(begun, nodes), since(nodes, web), since(nodes, time.Now()))
 }
 
 func (w *world) nodesReady() error {
@@ -171,15 +176,23 @@ func (w *world) nodesReady() error {
 	return nil
 }
 
-// podsReady is nil when all pods are, of which it keeps what the cluster says.
-func (w *world) podsReady() error {
+// webReady is nil when there is a pod on each machine that is ready, of which it keeps what the cluster says.
+func (w *world) webReady() error {
 	w.web = make([]*corev1.Pod, len(w.machines))
 	for i, m := range w.machines {
-		w.web[i] = w.ready("app=web", m.Name())
+		if w.web[i] = w.ready("app=web", m.Name()); w.web[i] == nil {
+			return fmt.Errorf("no pod is ready on %s", m.Name())
+		}
 	}
+	return nil
+}
+
+// podsReady is nil when all pods are, of which it keeps what the cluster says.
+func (w *world) podsReady() error {
+	web := w.webReady()
 	w.lone = w.ready("app=lone", "")
 	dns := w.cluster.Pods("kube-system", "k8s-app=kube-dns")
-	if w.lone == nil || w.web[0] == nil || w.web[1] == nil || len(dns) != 1 || !isReady(&dns[0]) {
+	if web != nil || w.lone == nil || len(dns) != 1 || !isReady(&dns[0]) {
 		var all strings.Builder
 		for _, p := range append(w.cluster.Pods("default", ""), w.cluster.Pods("kube-system", "")...) {
 			fmt.Fprintf(&all, "%s on %s: %s, ready: %t\n", p.Name, p.Spec.NodeName, p.Status.Phase, isReady(&p))

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
 	"strings"
 
@@ -10,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// startRouter runs a router beside the machines, as the switch at the top of a rack is one. It knows of pods and Services by BGP alone.
+// startRouter runs a router beside the machines, as the switch at the top of a rack is one. It knows of Services by BGP alone.
 func (w *world) startRouter() {
 	w.t.Helper()
 	args := []string{"tor", "--id=" + w.beside.V4.String(), "--links=eth0"}
@@ -30,13 +29,11 @@ func (w *world) startRouter() {
 	})
 }
 
-// arrive has the router reach pods, and Services by addresses that any node answers for: by IPv4, which its sessions are of. What a node
-// tells of another's pods it tells with itself as next hop, and over these sessions that is no IPv6 address.
+// arrive has the router reach Services by their addresses, for which each node answers. Pods themselves it is not asked for here: nodes
+// of a full mesh tell it of each other's pods too, each with itself as next hop, and what goes one way and returns another kube-proxy
+// drops. Nor is it asked for IPv6, of which its sessions are not.
 func (w *world) arrive() {
 	w.t.Helper()
-	for _, pod := range w.web {
-		assert.Equal(w.t, fmt.Sprintf("%s to %s", pod.Name, w.beside.V4), w.from(w.beside, page(pod.Status.PodIP, 8080)), "a pod")
-	}
 	for _, at := range w.lookup(w.lone, "web") {
 		if !strings.Contains(at, ":") {
 			assert.Regexp(w.t, "^web-.* to ", w.from(w.beside, page(at, 80)), "a Service")
