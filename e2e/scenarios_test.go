@@ -199,7 +199,7 @@ func (w *world) neverReached() {
 			return nil
 		})
 	}
-	w.t.Logf("%d pods that a policy closes were not reached from their first moment, and are without it", len(sealed))
+	w.t.Logf("%d pods that a policy closes came while datagrams were sent to all addresses; without it these arrive", len(sealed))
 	for _, pod := range w.web {
 		w.ask(pod, "/spray")
 	}
