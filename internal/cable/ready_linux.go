@@ -17,26 +17,15 @@ import (
 // patience is how long they may take before something must be wrong.
 const patience = 10 * time.Second
 
-// yields is how often one who waits only lets others have the processor, before sleeping: a work queue's thread mostly waits for
-// the very one that the request kept busy, and is done long before the shortest sleep ends (some 0.1 ms).
-const yields = 4
-
 // await asks done again and again.
 func await(ctx context.Context, what string, done func() (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	pause := 50 * time.Microsecond
-	for try := 1; ; try++ {
+	for pause := 50 * time.Microsecond; ; pause = min(2*pause, 5*time.Millisecond) {
 		if ok, err := done(); ok || err != nil {
 			return err
 		}
-		if try <= yields {
-			_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // never fails: sched_yield(2)
-			continue
-		}
-		err := rest(ctx, pause)
-		pause = min(2*pause, 5*time.Millisecond)
-		if err != nil {
+		if err := rest(ctx, pause); err != nil {
 			return &podweft.OpError{Op: "await", Object: podweft.Named(what), Err: err}
 		}
 	}
