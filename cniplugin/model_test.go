@@ -52,7 +52,7 @@ func TestModel(t *testing.T) {
 	}
 	r = m.node.call(t, "podweft-cni", "GC", m.node.conf(nil)) // deletes what was retired since the agent looked
 	require.Zero(t, r.code, r)
-	require.ElementsMatch(t, []string{"lo", "cni0"}, m.node.linkNames(t))
+	require.Subset(t, []string{"lo", "cni0"}, m.node.linkNames(t)) // no bridge when the last pod went with a reboot
 }
 
 type model struct {
