@@ -49,8 +49,9 @@ type Agent struct {
 
 	attachments *local.Records
 
-	begun    time.Time
-	sweeping chan struct{} // size 1: there is something to sweep
+	begun      time.Time
+	sweeping   chan struct{} // size 1: there is something to sweep
+	forgetting sync.Mutex    // one at a time removes records of host ports
 
 	mu       sync.Mutex
 	networks map[string]*agentNetwork
@@ -293,12 +294,15 @@ func (a *Agent) publish() error {
 	}
 	var errs []error
 	for name, spec := range specs {
-		errs = append(errs, a.keep(name, spec))
+		if n := a.networks[name]; n == nil || n.loop == nil || !slices.Equal(spec.Ports, n.spec.Ports) || !slices.Equal(spec.Near, n.spec.Near) {
+			errs = append(errs, a.keep(name, spec))
+		}
 	}
 	return errors.Join(errs...)
 }
 
-// publishOne does so for one network.
+// publishOne does so for one network, also when its records are as they were heard of last: a plugin that recorded a host port since
+// has opened it by itself.
 func (a *Agent) publishOne(network string) error {
 	spec, err := a.recorded(network)
 	if err != nil {
@@ -323,8 +327,6 @@ func (a *Agent) keep(name string, spec nat.PortSpec) error {
 		}
 		n.loop = podweft.NewLoop(recordedPorts{n.ports, func() (nat.PortSpec, error) { return a.recorded(name) }}, podweft.LoopConfig{Logger: a.log})
 		a.group.Go(func() error { return n.loop.Run(a.ctx) })
-	} else if slices.Equal(spec.Ports, n.spec.Ports) && slices.Equal(spec.Near, n.spec.Near) {
-		return nil
 	}
 	n.spec, n.set = spec, n.loop.Set(spec)
 	return nil
@@ -371,29 +373,47 @@ type agentHandler struct{ *Agent }
 // Detach returns when the host ports of these attachments are closed; their links, which plugins have retired, go later, and also
 // when it fails.
 func (h agentHandler) Detach(ctx context.Context, keys []local.Key) error {
-	published := map[string]bool{}
-	for _, k := range keys {
-		h.bury(k.Network)
-		_, err := h.ports.Get(k)
-		if !errors.Is(err, local.ErrNoRecord) {
-			published[k.Network] = true
-			if err := h.ports.Remove(k); err != nil {
-				return err
-			}
-		}
+	networks, err := h.forgetPorts(keys)
+	if err != nil {
+		return err
 	}
-	for network := range published { // no other's trouble is theirs
-		if err := h.publishOne(network); err != nil {
-			return err
-		}
-	}
-	for network := range published {
-		if err := h.settled(ctx, network); err != nil {
+	for network, had := range networks {
+		if err := h.settled(ctx, network); err != nil && (had || ctx.Err() != nil) { // no other's trouble is theirs
 			return err
 		}
 	}
 	h.leave(keys)
 	return h.release(ctx, keys)
+}
+
+// forgetPorts removes what is recorded of the attachments' host ports, and returns their networks and whether there was anything. A
+// call that finds nothing may be the second one for an attachment, after a plugin that was killed: it too has to wait until what the
+// first removed is closed, and so must never find a record gone and its network as it was.
+func (a *Agent) forgetPorts(keys []local.Key) (networks map[string]bool, err error) {
+	a.forgetting.Lock()
+	defer a.forgetting.Unlock()
+	networks = map[string]bool{}
+	for _, k := range keys {
+		a.bury(k.Network)
+		_, err := a.ports.Get(k)
+		had := !errors.Is(err, local.ErrNoRecord)
+		networks[k.Network] = networks[k.Network] || had
+		if !had {
+			continue
+		}
+		if err := a.ports.Remove(k); err != nil {
+			return nil, err
+		}
+	}
+	for network, had := range networks {
+		if !had {
+			continue
+		}
+		if err := a.publishOne(network); err != nil {
+			return nil, err
+		}
+	}
+	return networks, nil
 }
 
 // settled waits until a network's host ports are what was set last.

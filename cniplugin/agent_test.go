@@ -128,6 +128,32 @@ func TestAgentPutsHostPortsBack(t *testing.T) {
 	}
 }
 
+// TestEveryDetachWaits: the call after a plugin that was killed finds no record any more, and yet the host port is closed when it
+// returns.
+func TestEveryDetachWaits(t *testing.T) {
+	n := newNode(t)
+	n.agent(t)
+	pod := testnet.NewNode(t, "pod")
+	key := local.Key{Network: "pods", Container: pod.Name, Interface: "eth0"}
+	for range 20 {
+		n.add(t, pod, n.conf(withPort(8080)))
+		closed := make(chan bool, 4)
+		for range cap(closed) {
+			go func() {
+				ok := false
+				defer func() { closed <- ok }()
+				err := local.NewClient(n.dir+"/agent.sock").Detach(t.Context(), key)
+				ok = assert.NoError(t, err) && assert.Zero(t, n.hostPorts(t))
+			}()
+		}
+		for range cap(closed) {
+			require.True(t, <-closed)
+		}
+		r := n.call(t, "podweft-cni", "DEL", n.conf(nil), about(pod)...)
+		require.Zero(t, r.code, r)
+	}
+}
+
 // TestAgentThatWasKilled: its socket is there and nobody listens. The plugin does all by itself.
 func TestAgentThatWasKilled(t *testing.T) {
 	n := newNode(t)
