@@ -407,7 +407,7 @@ func (a *Agent) forgetPorts(keys []local.Key) (networks map[string]bool, err err
 	}
 	for network, had := range networks {
 		if !had {
-			continue
+			continue // no other's trouble is theirs
 		}
 		if err := a.publishOne(network); err != nil {
 			return nil, err

@@ -91,9 +91,8 @@ func BenchmarkProcess(b *testing.B) {
 	program := filepath.Join(b.TempDir(), "give")
 	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "./testdata/give")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		b.Skipf("the program cannot be built here: %s", out)
-	}
+	out, err := build.CombinedOutput()
+	require.NoError(b, err, "%s", out)
 	sizes := []int{0, 5_000, 60_000}
 	if testing.Short() {
 		sizes = sizes[:1]

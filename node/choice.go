@@ -43,7 +43,7 @@ func (c Choice) validate() error {
 		if a == (netip.Addr{}) {
 			continue
 		}
-		bad := &podweft.FieldError{Field: "Underlay.Public." + f.field, Value: a, Remedy: "give one that they have a way to"}
+		bad := &podweft.FieldError{Field: "Underlay.Public." + f.field, Value: a, Remedy: "give the address that peers send to"}
 		switch {
 		case a.Is4() != f.v4 || a.Is4In6():
 			bad.Problem = "is not an " + f.name + " address"
@@ -59,7 +59,7 @@ func (c Choice) validate() error {
 	return errors.Join(errs...)
 }
 
-// families is what the code needs to say things once for both.
+// families are both families of addresses, to say of each what holds for either.
 var families = []struct {
 	v4          bool
 	name, field string

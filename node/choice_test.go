@@ -137,11 +137,11 @@ func TestChoiceRefusals(t *testing.T) {
 		want   string
 	}{
 		{"family", node.Choice{Family: 5}, "Underlay.Family: 5 is no family of addresses: use 4, 6, or 0 for both"},
-		{"public address of the other family", node.Choice{Public: addrs("2001:db8::1", "")}, "Underlay.Public.V4: 2001:db8::1 is not an IPv4 address: give one that they have a way to"},
-		{"two spellings", node.Choice{Public: addrs("", "::ffff:192.0.2.1")}, "Underlay.Public.V6: ::ffff:192.0.2.1 is not an IPv6 address: give one that they have a way to"},
-		{"public address of nobody", node.Choice{Public: addrs("127.0.0.1", "fe80::1")}, "Underlay.Public.V4: 127.0.0.1 is not an address that peers could send to: give one that they have a way to\n" +
-			"Underlay.Public.V6: fe80::1 is not an address that peers could send to: give one that they have a way to"},
-		{"public address of no family", node.Choice{Family: 6, Public: addrs("192.0.2.1", "")}, "Underlay.Public.V4: 192.0.2.1 does not count on a node of IPv6 alone: give one that they have a way to"},
+		{"public address of the other family", node.Choice{Public: addrs("2001:db8::1", "")}, "Underlay.Public.V4: 2001:db8::1 is not an IPv4 address: give the address that peers send to"},
+		{"two spellings", node.Choice{Public: addrs("", "::ffff:192.0.2.1")}, "Underlay.Public.V6: ::ffff:192.0.2.1 is not an IPv6 address: give the address that peers send to"},
+		{"public address of nobody", node.Choice{Public: addrs("127.0.0.1", "fe80::1")}, "Underlay.Public.V4: 127.0.0.1 is not an address that peers could send to: give the address that peers send to\n" +
+			"Underlay.Public.V6: fe80::1 is not an address that peers could send to: give the address that peers send to"},
+		{"public address of no family", node.Choice{Family: 6, Public: addrs("192.0.2.1", "")}, "Underlay.Public.V4: 192.0.2.1 does not count on a node of IPv6 alone: give the address that peers send to"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := node.Choose(t.Context(), "", tc.choice)

@@ -4,7 +4,7 @@
 // It reads, compares and writes the difference as one pipelined batch, in the order in which traffic needs it:
 // neighbours, forwarding entries, nexthop objects, routes; deletions follow in the reverse order. Ours is what bears the
 // owner's Mark, and everything permanent on links that are wholly ours. Another program's route in a place that we
-// want is left untouched and reported as podweft.ErrConflict.
+// want is left untouched. One that wins against ours is reported as podweft.ErrConflict; one that loses is logged.
 //
 // What was last read and written is remembered (the shadow), so that one changed peer among thousands costs its own
 // entries alone. Notifications are compared with the shadow: our own echoes agree with it, anything that does not
