@@ -79,7 +79,7 @@ func New(cfg Config) (*Driver, error) {
 	d.keep = peers.New(d.table, peers.Kind[Spec, Peer, link, owners]{
 		Peers: func(s *Spec) *[]Peer { return &s.Peers }, Order: comparePeers, Same: Peer.equal,
 		SameLinks: Spec.equalButPeers, Check: Spec.check, Recheck: owners.replace,
-		Names: func(s Spec) []string { return []string{s.Device} }, Links: d.link, Entries: link.entries, Report: link.unreachable,
+		Names: func(s Spec) []string { return []string{s.Device} }, Links: d.link, Entry: link.entry, Report: link.unreachable,
 	})
 	return d, nil
 }
@@ -141,22 +141,20 @@ func (l link) unreachable(spec Spec) (plan podweft.Plan) {
 	return plan
 }
 
-// entries is what the peers need in the kernel's tables. One that is off the link needs nothing.
-func (l link) entries(spec Spec, some []Peer) []fib.Entry {
-	entries := make([]fib.Entry, 0, len(some))
+// entry is what the peers need in the kernel's tables. One that is off the link needs nothing.
+func (l link) entry(spec Spec, some []Peer) fib.Entry {
+	e := fib.Entry{Routes: make([]fib.Route, 0, len(some))}
 	for _, p := range some {
 		if !l.reaches(p) {
 			continue
 		}
-		var e fib.Entry
 		for _, prefix := range p.Prefixes {
 			e.Routes = append(e.Routes, fib.Route{
 				Table: spec.Table, Metric: spec.Metric, Prefix: prefix, Gateway: p.Underlay, Link: l.index,
 			})
 		}
-		entries = append(entries, e)
 	}
-	return entries
+	return e
 }
 
 // peerObject is an object of our plans: a peer that no route can be made for.

@@ -60,7 +60,7 @@ func New(cfg Config) (*Driver, error) {
 	d.keep = peers.New(d.table, peers.Kind[Spec, Peer, layout, *index]{
 		Peers: func(s *Spec) *[]Peer { return &s.Peers }, Order: comparePeers, Same: Peer.equal,
 		SameLinks: Spec.equalButPeers, Check: Spec.check, Recheck: (*index).replace,
-		Names: Spec.linkNames, Links: d.links, Entries: layout.entries, Finish: d.removeLinks,
+		Names: Spec.linkNames, Links: d.links, Entry: layout.entry, Finish: d.removeLinks,
 	})
 	return d, nil
 }
@@ -105,19 +105,17 @@ func (x *index) replace(removed, added []Peer) error {
 	return c.err()
 }
 
-// entries is what the peers need in the kernel's tables.
-func (l layout) entries(spec Spec, some []Peer) []fib.Entry {
-	entries := make([]fib.Entry, 0, len(some))
+// entry is what the peers need in the kernel's tables.
+func (l layout) entry(spec Spec, some []Peer) fib.Entry {
+	e := fib.Entry{Routes: make([]fib.Route, 0, len(some))}
 	for _, p := range some {
-		if e := l.entry(spec, p); len(e.Routes) > 0 {
-			entries = append(entries, e)
-		}
+		l.add(&e, spec, p)
 	}
-	return entries
+	return e
 }
 
-// entry is one peer's. Where its tunnel could not be made, only what goes without is in it.
-func (l layout) entry(spec Spec, p Peer) (e fib.Entry) {
+// add puts what one peer needs into e. Where its tunnel could not be made, that is only what goes without.
+func (l layout) add(e *fib.Entry, spec Spec, p Peer) {
 	link, there := l.tunnels[p.Underlay.Is4()]
 	direct := spec.CrossSubnet && slices.ContainsFunc(l.onLink, func(n netip.Prefix) bool { return n.Contains(p.Underlay) })
 	for _, prefix := range p.Prefixes {
@@ -132,7 +130,6 @@ func (l layout) entry(spec Spec, p Peer) (e fib.Entry) {
 		}
 		e.Routes = append(e.Routes, r)
 	}
-	return e
 }
 
 // Watch calls changed whenever somebody else may have changed what the driver made or depends on. See [podweft.Driver].

@@ -60,7 +60,7 @@ func New(cfg Config) (*Driver, error) {
 	d.keep = peers.New(d.table, peers.Kind[Spec, Peer, layout, *index]{
 		Peers: func(s *Spec) *[]Peer { return &s.Peers }, Order: comparePeers, Same: Peer.equal,
 		SameLinks: Spec.equalButPeers, Check: Spec.check, Recheck: (*index).replace,
-		Names: Spec.linkNames, Links: d.links, Entries: layout.entries, Finish: d.removeLinks,
+		Names: Spec.linkNames, Links: d.links, Entry: layout.entry, Finish: d.removeLinks,
 	})
 	return d, nil
 }
@@ -103,19 +103,22 @@ func (x *index) replace(removed, added []Peer) error {
 	return c.err()
 }
 
-// entries is what the peers need in the kernel's tables.
-func (l layout) entries(spec Spec, some []Peer) []fib.Entry {
-	entries := make([]fib.Entry, 0, len(some))
+// entry is what the peers need in the kernel's tables.
+func (l layout) entry(spec Spec, some []Peer) fib.Entry {
+	e := fib.Entry{
+		Neighbors: make([]nl.Neighbor, 0, len(some)), Forwards: make([]nl.Forward, 0, len(some)), Routes: make([]fib.Route, 0, len(some)),
+	}
 	for _, p := range some {
 		if link, ok := l.vteps[p.Underlay.Is4()]; ok {
-			entries = append(entries, l.entry(spec, p, link))
+			l.add(&e, spec, p, link)
 		}
 	}
-	return entries
+	return e
 }
 
-func (l layout) entry(spec Spec, p Peer, link int) fib.Entry {
-	var e fib.Entry
+// add puts what one peer needs into e.
+func (l layout) add(e *fib.Entry, spec Spec, p Peer, link int) {
+	tunneled := false
 	direct := spec.DirectRouting && slices.ContainsFunc(l.onLink, func(n netip.Prefix) bool { return n.Contains(p.Underlay) })
 	for _, prefix := range p.Prefixes {
 		r := fib.Route{Table: spec.Table, Prefix: prefix, Gateway: prefix.Addr(), Link: link, Onlink: true}
@@ -128,14 +131,14 @@ func (l layout) entry(spec Spec, p Peer, link int) fib.Entry {
 			r.Gateway, r.Onlink = p.MAC.LinkLocal(), false
 			fallthrough
 		default:
+			tunneled = true
 			e.Neighbors = append(e.Neighbors, nl.Neighbor{NeighborKey: nl.NeighborKey{Link: link, Addr: r.Gateway}, MAC: p.MAC})
 		}
 		e.Routes = append(e.Routes, r)
 	}
-	if len(e.Neighbors) > 0 {
-		e.Forwards = []nl.Forward{{ForwardKey: nl.ForwardKey{Link: link, MAC: p.MAC}, To: p.Underlay}}
+	if tunneled {
+		e.Forwards = append(e.Forwards, nl.Forward{ForwardKey: nl.ForwardKey{Link: link, MAC: p.MAC}, To: p.Underlay})
 	}
-	return e
 }
 
 // Watch calls changed whenever somebody else may have changed what the driver made or depends on. See [podweft.Driver].

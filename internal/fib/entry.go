@@ -6,8 +6,8 @@ import (
 	"github.com/podweft/podweft/internal/nl"
 )
 
-// Entry is what one peer needs in the kernel. Two entries of one Spec never need the same neighbour, forwarding entry or
-// route; they may share a gateway.
+// Entry is what one peer or many need in the kernel. No two peers of one Spec need the same neighbour, forwarding entry or route; they
+// may share a gateway.
 type Entry struct {
 	Neighbors []nl.Neighbor
 	Forwards  []nl.Forward

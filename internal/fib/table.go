@@ -172,6 +172,9 @@ func (t *Table) full(ctx context.Context, scope Scope) (podweft.Plan, error) {
 		if surprised {
 			t.Distrust()
 		}
+		if try == 1 && !surprised { // usually, and the plan may be long
+			return plan, nil
+		}
 		if !surprised || try == fullTries {
 			return append(before, plan...), nil
 		}
@@ -248,9 +251,12 @@ func (t *Table) Distrust() {
 	t.mu.Unlock()
 }
 
-// writeAlong sends each step while the next is being compared and encoded, and returns the whole.
+// portion is how many changes are encoded before they are sent, while more follow: the kernel should not wait for the rest.
+const portion = 4096
+
+// writeAlong sends each portion of each step while the next is being compared and encoded, and returns the whole.
 func (t *Table) writeAlong(ctx context.Context, steps iter.Seq[podweft.Plan], held func(podweft.Object) bool) (plan podweft.Plan, surprised bool) {
-	queue, sent := make(chan *transaction, 5), make(chan bool) // room for all steps
+	queue, sent := make(chan *transaction, 32), make(chan bool)
 	go func() {
 		surprised := false
 		for x := range queue {
@@ -261,7 +267,9 @@ func (t *Table) writeAlong(ctx context.Context, steps iter.Seq[podweft.Plan], he
 	var all []podweft.Plan
 	lacking := map[via]error{}
 	for step := range steps {
-		queue <- t.prepare(step, held, lacking)
+		for some := range slices.Chunk(step, portion) {
+			queue <- t.prepare(some, held, lacking)
+		}
 		all = append(all, step)
 	}
 	close(queue)

@@ -1,6 +1,8 @@
 package fib
 
 import (
+	"sync"
+
 	"github.com/podweft/podweft/internal/nl"
 )
 
@@ -28,13 +30,16 @@ type touched struct {
 
 // newWant is what entries need.
 func newWant(ids *ids, entries []Entry) want {
-	n := len(entries)
+	neighbors, forwards, routes := 0, 0, 0
+	for _, e := range entries {
+		neighbors, forwards, routes = neighbors+len(e.Neighbors), forwards+len(e.Forwards), routes+len(e.Routes)
+	}
 	w := want{
-		neighbors: make(map[nl.NeighborKey]nl.Neighbor, n),
-		forwards:  make(map[nl.ForwardKey]nl.Forward, n),
-		routes:    make(map[nl.RouteKey]Route, n),
-		users:     make(map[via]int, n),
-		places:    make(map[place]uint32, n),
+		neighbors: make(map[nl.NeighborKey]nl.Neighbor, neighbors),
+		forwards:  make(map[nl.ForwardKey]nl.Forward, forwards),
+		routes:    make(map[nl.RouteKey]Route, routes),
+		users:     make(map[via]int, routes),
+		places:    make(map[place]uint32, routes),
 		blocked:   map[nl.RouteKey]struct{}{},
 		ids:       ids,
 		touched: touched{
@@ -44,13 +49,26 @@ func newWant(ids *ids, entries []Entry) want {
 			nexthops:  map[via]struct{}{},
 		},
 	}
+	// To fill the maps is a good part of what passes before the first write; they share nothing.
+	var half sync.WaitGroup
+	half.Go(func() {
+		for _, e := range entries {
+			w.addRoutes(e)
+		}
+	})
 	for _, e := range entries {
-		w.add(e)
+		w.addHops(e)
 	}
+	half.Wait()
 	return w
 }
 
 func (w *want) add(e Entry) {
+	w.addHops(e)
+	w.addRoutes(e)
+}
+
+func (w *want) addHops(e Entry) {
 	for _, n := range e.Neighbors {
 		w.neighbors[n.NeighborKey] = n
 	}
@@ -58,9 +76,14 @@ func (w *want) add(e Entry) {
 		w.forwards[f.ForwardKey] = f
 	}
 	for _, r := range e.Routes {
+		w.users[r.via()]++
+	}
+}
+
+func (w *want) addRoutes(e Entry) {
+	for _, r := range e.Routes {
 		k := r.key()
 		w.routes[k] = r
-		w.users[r.via()]++
 		w.places[placeOf(k)] = k.Metric
 	}
 }

@@ -41,8 +41,8 @@ type Kind[S, P any, L Layout[L], X any] struct {
 	Names func(S) []string
 	// Links makes the Spec's links or, unless write is set, says what would have to be done.
 	Links func(ctx context.Context, spec S, write bool) (podweft.Plan, L, error)
-	// Entries are what some peers need.
-	Entries func(l L, spec S, some []P) []fib.Entry
+	// Entry is what some peers need.
+	Entry func(l L, spec S, some []P) fib.Entry
 	// Finish is the last step of looking at everything: what had to stay until no route leads there.
 	Finish func(ctx context.Context, l L, write bool) podweft.Plan
 	// Report says of a whole Spec what no entry can.
@@ -86,7 +86,7 @@ func (k *Keeper[S, P, L, X]) Plan(ctx context.Context, spec S) (podweft.Plan, er
 	if err != nil {
 		return plan, err
 	}
-	entries, err := k.table.Plan(ctx, layout.Scope(), k.kind.Entries(layout, spec, *k.kind.Peers(&spec)))
+	entries, err := k.table.Plan(ctx, layout.Scope(), []fib.Entry{k.kind.Entry(layout, spec, *k.kind.Peers(&spec))})
 	return slices.Concat(plan, entries, k.kind.Finish(ctx, layout, false), k.kind.Report(layout, spec)), err
 }
 
@@ -137,7 +137,7 @@ func (k *Keeper[S, P, L, X]) all(ctx context.Context, next *applied[S, P, L, X],
 	if again && layout.Equal(next.layout) {
 		entries, err = k.table.Resync(ctx, scope)
 	} else {
-		entries, err = k.table.Apply(ctx, scope, k.kind.Entries(layout, spec, *k.kind.Peers(&spec)))
+		entries, err = k.table.Apply(ctx, scope, []fib.Entry{k.kind.Entry(layout, spec, *k.kind.Peers(&spec))})
 	}
 	if err != nil {
 		return append(plan, entries...), err
@@ -157,7 +157,7 @@ func (k *Keeper[S, P, L, X]) change(ctx context.Context, last *applied[S, P, L, 
 		return nil, err
 	}
 	plan, err := k.table.Change(ctx, last.layout.Scope(),
-		k.kind.Entries(last.layout, spec, removed), k.kind.Entries(last.layout, spec, added))
+		[]fib.Entry{k.kind.Entry(last.layout, spec, removed)}, []fib.Entry{k.kind.Entry(last.layout, spec, added)})
 	if err == nil {
 		last.spec = spec
 		k.last = last

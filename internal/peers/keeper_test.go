@@ -90,12 +90,12 @@ func newDriver(t *testing.T) *driver {
 			l, err := conn.Link(s.link)
 			return nil, layout(l.Index), err
 		},
-		Entries: func(l layout, _ spec, some []peer) (entries []fib.Entry) {
+		Entry: func(l layout, _ spec, some []peer) (e fib.Entry) {
 			d.laid = append(d.laid, len(some))
 			for _, p := range some {
-				entries = append(entries, fib.Entry{Routes: []fib.Route{{Prefix: p.prefix, Gateway: p.gateway, Link: int(l)}}})
+				e.Routes = append(e.Routes, fib.Route{Prefix: p.prefix, Gateway: p.gateway, Link: int(l)})
 			}
-			return entries
+			return e
 		},
 		Finish: func(context.Context, layout, bool) podweft.Plan { return d.finish },
 	})
