@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -223,8 +224,66 @@ func TestAgentFindsWhatIsLeft(t *testing.T) {
 	assert.Equal(t, 1, n.hostPorts(t))
 }
 
-// TestAttachWhileTheAgentRestarts makes a hundred calls at once while agents come and go: each succeeds, or fails cleanly and
-// succeeds when it is tried again.
+// TestAgentHangsUp: it is ended in the middle of an ADD, which asks whoever comes next the same, or goes on as if there had been
+// nobody to ask.
+func TestAgentHangsUp(t *testing.T) {
+	for _, tt := range []struct {
+		name          string
+		before, after bool // the next agent comes: before the first is gone, or after
+		changes       map[string]any
+	}{
+		{name: "the next is there", before: true},
+		{name: "nobody follows"},
+		{name: "the next is waited for", after: true, changes: map[string]any{"requireAgent": true}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := newNode(t)
+			n.wait = time.Hour
+			pod := testnet.NewNode(t, "pod")
+			begun := make(chan struct{})
+			server, err := local.Listen(local.ServerConfig{Path: n.dir + "/agent.sock", Handler: doorman{attach: func(ctx context.Context) error {
+				close(begun)
+				<-ctx.Done()
+				return ctx.Err()
+			}}})
+			require.NoError(t, err)
+			stop := start(t, server.Run)
+			came := make(chan reply)
+			go func() { came <- n.call(t, "podweft-cni", "ADD", n.conf(tt.changes), about(pod)...) }()
+			<-begun
+			var asked atomic.Int32
+			follow := func() {
+				next, err := local.Listen(local.ServerConfig{Path: n.dir + "/agent.sock", Handler: doorman{attach: func(context.Context) error {
+					asked.Add(1)
+					return nil
+				}}})
+				require.NoError(t, err)
+				start(t, next.Run)
+			}
+			if tt.before {
+				follow()
+			}
+			stop()
+			if tt.after {
+				follow()
+			}
+			r := <-came
+			require.Zero(t, r.code, r)
+			assert.Equal(t, tt.before || tt.after, asked.Load() == 1)
+		})
+	}
+}
+
+// doorman is an agent that is asked to let pods in.
+type doorman struct {
+	local.Handler
+	attach func(context.Context) error
+}
+
+// Attach implements local.Handler.
+func (d doorman) Attach(ctx context.Context, _ local.Record) error { return d.attach(ctx) }
+
+// TestAttachWhileTheAgentRestarts makes a hundred calls at once while agents come and go, of which none notices any.
 func TestAttachWhileTheAgentRestarts(t *testing.T) {
 	const many = 100
 	n := newNode(t)
@@ -250,14 +309,7 @@ func TestAttachWhileTheAgentRestarts(t *testing.T) {
 		replies := make([]reply, many)
 		var wg sync.WaitGroup
 		for i, pod := range pods {
-			wg.Go(func() {
-				for range 3 {
-					if replies[i] = n.call(t, "podweft-cni", command, conf(i), about(pod)...); replies[i].code == 0 {
-						return
-					}
-					n.call(t, "podweft-cni", "DEL", n.conf(nil), about(pod)...)
-				}
-			})
+			wg.Go(func() { replies[i] = n.call(t, "podweft-cni", command, conf(i), about(pod)...) })
 		}
 		wg.Wait()
 		return replies

@@ -18,9 +18,12 @@ const (
 	// agentLimit is how long it may take for what only it can do. It answers sooner, if only to try again (MaxWait of
 	// local.ServerConfig), unless it hangs.
 	agentLimit = 15 * time.Second
+	// agentAgain is when an agent that was away is looked for again.
+	agentAgain = 20 * time.Millisecond
 )
 
-// ask has the node's agent do something. Where there is no socket that is known before the question is put into words, which takes
+// ask has the node's agent do something. One that is ended before it answers, and one that was started in its place, are one agent to
+// us: whatever it is asked may be asked twice. Where there is no socket that is known before the question is put into words, which takes
 // a process that asks once in its life ten times as long as to look.
 func (t *task) ask(within time.Duration, what func(ctx context.Context, agent *local.Client) error) error {
 	if _, err := os.Stat(socketOf(t.state)); errors.Is(err, fs.ErrNotExist) {
@@ -28,7 +31,18 @@ func (t *task) ask(within time.Duration, what func(ctx context.Context, agent *l
 	}
 	ctx, cancel := context.WithTimeout(t.ctx, within)
 	defer cancel()
-	return what(ctx, local.NewClient(socketOf(t.state)))
+	agent := local.NewClient(socketOf(t.state))
+	for {
+		err := what(ctx, agent)
+		if !errors.Is(err, local.ErrHungUp) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(agentAgain):
+		}
+	}
 }
 
 // insist is ask for what an ADD needs the agent for: it waits for one that is starting, which does not listen yet, or has yet to reach
@@ -57,7 +71,7 @@ func (t *task) comes(there func() bool) bool {
 			return false
 		case <-over:
 			return false
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(agentAgain):
 		}
 		if there() {
 			return true

@@ -93,9 +93,9 @@ func (c *Client) call(ctx context.Context, r request) (response, error) {
 	defer stop()
 	if line, err = exchange(conn, line); err != nil {
 		if ctx.Err() != nil {
-			err = context.Cause(ctx)
+			err = fmt.Errorf("%w: %w", ErrTryAgain, context.Cause(ctx))
 		}
-		return response{}, fmt.Errorf("%w: %w", ErrTryAgain, err)
+		return response{}, err
 	}
 	return decodeResponse(r.Verb, line)
 }
@@ -129,7 +129,12 @@ func exchange(conn net.Conn, line []byte) ([]byte, error) {
 	if in.Scan() {
 		return in.Bytes(), nil
 	}
-	return nil, cmp.Or(writeErr, in.Err(), errHungUp)
+	switch err := cmp.Or(writeErr, in.Err()); {
+	case err == nil:
+		return nil, ErrHungUp
+	case errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET): // before it had read what we wrote
+		return nil, fmt.Errorf("%w: %w", ErrHungUp, err)
+	default:
+		return nil, fmt.Errorf("%w: %w", ErrTryAgain, err)
+	}
 }
-
-var errHungUp = errors.New("the agent hung up")

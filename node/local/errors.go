@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/podweft/podweft"
 )
@@ -14,6 +15,9 @@ var (
 	ErrNoAgent = errors.New("no agent is listening")
 	// ErrTryAgain: not now. The agent is starting, stopping or waiting for something; nothing is known to be wrong.
 	ErrTryAgain = errors.New("try again later")
+	// ErrHungUp: the agent was ended before it had answered, and may have done what it was asked or not. It is an ErrTryAgain, and
+	// the only one that says nothing about the agent that comes next: ask that the same.
+	ErrHungUp = fmt.Errorf("%w: the agent hung up", ErrTryAgain)
 	// ErrExhausted: there is no address to be had.
 	ErrExhausted = errors.New("no free address")
 	// ErrVersion: plugin and agent do not understand each other. One of them is to be updated.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/podweft/podweft"
@@ -18,7 +19,7 @@ import (
 
 // Handler is what an agent does when plugins ask. Its methods are called concurrently. Their ctx ends when the plugin dies,
 // when it has waited for long enough, and when the server stops; a Handler that returns ctx's error then has told the plugin
-// to try again. Other errors: see [ErrTryAgain] and its like.
+// to try again, or to ask the next agent. Other errors: see [ErrTryAgain] and its like.
 type Handler interface {
 	// Attach returns when everything that concerns the attachment is in force, such as the policies that select its pod.
 	Attach(ctx context.Context, rec Record) error
@@ -53,6 +54,7 @@ type Server struct {
 	log      *slog.Logger
 	listener *net.UnixListener
 	socket   os.FileInfo
+	unlinked sync.Once
 }
 
 // Listen makes the socket, in the place of another at the same path. From then on plugins wait for [Server.Run].
@@ -116,18 +118,17 @@ func (s *Server) listen() error {
 // Close stops listening, without a Run or to end one, and removes the socket unless another agent has taken its place.
 // Requests under way go on.
 func (s *Server) Close() error {
-	if now, err := os.Stat(s.cfg.Path); err == nil && os.SameFile(s.socket, now) {
-		_ = os.Remove(s.cfg.Path) // plugins find that nobody listens, by another errno
-	}
+	s.unlink()
 	if err := s.listener.Close(); !errors.Is(err, net.ErrClosed) {
 		return err
 	}
 	return nil
 }
 
-// Run answers plugins until ctx ends; it then tells those that wait to try again, and returns nil. It closes s.
+// Run answers plugins until ctx ends. It then answers whoever has asked by that time, without a wait: what cannot be done at once is
+// called off, and the plugin finds that the agent hung up. It returns nil, and closes s.
 func (s *Server) Run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { s.Close() })
+	stop := context.AfterFunc(ctx, s.shut)
 	defer stop()
 	var plugins sync.WaitGroup
 	defer plugins.Wait()
@@ -137,7 +138,10 @@ func (s *Server) Run(ctx context.Context) error {
 		switch {
 		case err == nil:
 			plugins.Go(func() { s.serve(ctx, conn) })
-		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		case ctx.Err() != nil:
+			s.acceptRest(func(conn *net.UnixConn) { plugins.Go(func() { s.serve(ctx, conn) }) })
 			return nil
 		default: // out of descriptors, most likely: some will be free again
 			s.log.WarnContext(ctx, "plugin not heard", "err", err)
@@ -146,6 +150,37 @@ func (s *Server) Run(ctx context.Context) error {
 			case <-time.After(10 * time.Millisecond):
 			}
 		}
+	}
+}
+
+// unlink removes the socket, unless it is another agent's. Plugins find without it too that nobody listens, by another errno.
+func (s *Server) unlink() {
+	s.unlinked.Do(func() { // and not later, between whose look and deed the next agent may come
+		if now, err := os.Stat(s.cfg.Path); err == nil && os.SameFile(s.socket, now) {
+			_ = os.Remove(s.cfg.Path)
+		}
+	})
+}
+
+// shut lets no more plugins connect, and ends the wait for one. Those that have connected are still to be accepted.
+func (s *Server) shut() {
+	s.unlink()
+	shutListener(s.listener)
+	_ = s.listener.SetDeadline(time.Unix(1, 0))
+}
+
+// acceptRest accepts those.
+func (s *Server) acceptRest(serve func(*net.UnixConn)) {
+	for {
+		conn, err := acceptNow(s.listener)
+		if errors.Is(err, syscall.EAGAIN) {
+			return
+		}
+		if err != nil {
+			s.log.Warn("plugin not heard", "err", err)
+			return
+		}
+		serve(conn)
 	}
 }
 
@@ -163,41 +198,46 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 		s.reply(conn, response{}, err)
 		return
 	}
-	// Reading ends when we are to stop, but the answer to the request under way is still written.
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	// When we are to stop the plugin can send no more; what it has sent is read and answered.
+	stop := context.AfterFunc(ctx, func() { _ = conn.CloseRead() })
 	defer stop()
+	running := ctx
 	ctx, cancel := context.WithCancel(ctx)
-	requests := make(chan heard)
+	requests, over := make(chan heard), make(chan struct{})
 	var reader sync.WaitGroup
 	reader.Go(func() {
 		defer close(requests)
 		defer cancel() // the plugin is gone: nobody waits for an answer
-		hear(ctx, lines(conn), requests)
+		hear(lines(conn), requests, over)
 	})
 	defer reader.Wait()
 	defer conn.Close()
+	defer close(over)
 	defer cancel()
 	for h := range requests {
 		r, err := s.answer(ctx, h)
+		if err != nil && running.Err() != nil {
+			return // it may have failed for that alone: the next agent will know
+		}
 		if !s.reply(conn, r, err) || h.err != nil {
 			return
 		}
 	}
 }
 
-// hear passes lines on until there are no more.
-func hear(ctx context.Context, in *bufio.Scanner, requests chan<- heard) {
+// hear passes lines on until there are no more, or nobody takes them.
+func hear(in *bufio.Scanner, requests chan<- heard, over <-chan struct{}) {
 	for in.Scan() {
 		select {
 		case requests <- heard{line: bytes.Clone(in.Bytes())}:
-		case <-ctx.Done():
+		case <-over:
 			return
 		}
 	}
 	if errors.Is(in.Err(), bufio.ErrTooLong) {
 		select {
 		case requests <- heard{err: &podweft.FieldError{Field: "request", Problem: "is too long", Remedy: fmt.Sprintf("send at most %d bytes", maxMessage)}}:
-		case <-ctx.Done():
+		case <-over:
 		}
 	}
 }

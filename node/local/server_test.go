@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -237,10 +238,37 @@ func TestAgentStops(t *testing.T) {
 	}
 	stop()
 	for range cap(results) {
-		require.ErrorIs(t, <-results, local.ErrTryAgain)
+		err := <-results
+		require.ErrorIs(t, err, local.ErrHungUp)
+		require.ErrorIs(t, err, local.ErrTryAgain)
 	}
 	assert.NoFileExists(t, path)
 	require.ErrorIs(t, local.NewClient(path).Detach(t.Context(), full("a").Key()), local.ErrNoAgent)
+}
+
+// An agent that is stopped still answers who has asked before, accepted or not, if that takes no wait.
+func TestAgentAnswersBeforeItStops(t *testing.T) {
+	path := socket(t)
+	s, err := local.Listen(local.ServerConfig{Path: path, Handler: agent{}})
+	require.NoError(t, err)
+	var plugins []net.Conn
+	for range 20 {
+		conn, err := net.Dial("unix", path)
+		require.NoError(t, err)
+		defer conn.Close()
+		_, err = conn.Write([]byte(`{"version":1,"verb":"status"}` + "\n" + `{"version":1,"verb":"status"}` + "\n"))
+		require.NoError(t, err)
+		plugins = append(plugins, conn)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, s.Run(ctx))
+	require.ErrorIs(t, local.NewClient(path).Attach(t.Context(), full("late")), local.ErrNoAgent)
+	for _, conn := range plugins {
+		answers, err := io.ReadAll(conn)
+		require.NoError(t, err)
+		assert.Equal(t, strings.Repeat(`{"version":1,"status":{"ready":true,"attachments":0}}`+"\n", 2), string(answers))
+	}
 }
 
 // A new agent takes the place of one that still runs; plugins notice nothing.
@@ -365,8 +393,8 @@ func TestAnswersOfOthers(t *testing.T) {
 		{"another version's error", `{"version":9,"error":{"code":"version","text":"?"}}` + "\n", local.ErrVersion},
 		{"no status", `{"version":1}` + "\n", local.ErrVersion},
 		{"no address", `{"version":1,"status":{},"addresses":[{"prefix":""}]}` + "\n", local.ErrVersion},
-		{"silence", "", local.ErrTryAgain},
-		{"half a line", `{"version":1,"status":{}}`, local.ErrTryAgain},
+		{"silence", "", local.ErrHungUp},
+		{"half a line", `{"version":1,"status":{}}`, local.ErrHungUp},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
