@@ -89,11 +89,15 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 	if a.attachments, err = local.Open(cfg.StateDir+"/attachments", cfg.BootID); err != nil {
 		return nil, err
 	}
-	if err := a.remember(); err != nil {
+	a.server, err = local.Listen(local.ServerConfig{Path: socketOf(cfg.StateDir), Handler: agentHandler{a}, Logger: a.log})
+	if err != nil {
 		return nil, err
 	}
-	a.server, err = local.Listen(local.ServerConfig{Path: socketOf(cfg.StateDir), Handler: agentHandler{a}, Logger: a.log})
-	return a, err
+	// In this order: a plugin that finds nobody listening has recorded its pod before.
+	if err := a.remember(); err != nil {
+		return nil, errors.Join(err, a.server.Close())
+	}
+	return a, nil
 }
 
 // Close stops listening without a Run. Nothing else changes.
