@@ -40,7 +40,7 @@ func TestDetachAfterTheNamespaceHasGone(t *testing.T) {
 	h.attach(t, dual, p)
 	require.NoError(t, gone.Close())
 	require.NoError(t, h.pods.Detach(t.Context(), p))
-	require.Eventually(t, func() bool { return len(h.linkNames(t)) == 2 }, 2*time.Second, 5*time.Millisecond, "lo and the bridge")
+	require.Eventually(t, func() bool { return len(h.linkNames(t)) == 2 }, patience, 5*time.Millisecond, "lo and the bridge")
 }
 
 func TestDetachLeavesWhatIsNotOurs(t *testing.T) {
