@@ -73,9 +73,12 @@ func newNode(t testing.TB) *node {
 	return n
 }
 
+// lease replaces the subnet file as a daemon does: plugins that wait for it never find half of it.
 func (n *node) lease(t testing.TB, text string) {
 	t.Helper()
-	require.NoError(t, os.WriteFile(filepath.Join(n.dir, "subnet.env"), []byte(text), 0o600))
+	path := filepath.Join(n.dir, "subnet.env")
+	require.NoError(t, os.WriteFile(path+".new", []byte(text), 0o600))
+	require.NoError(t, os.Rename(path+".new", path))
 }
 
 // conf is a configuration of this plugin for the node, with changes; a nil value takes a field away.
