@@ -2,11 +2,13 @@ package bgp_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -50,6 +52,7 @@ func runAgent() error {
 	if err := in.Decode(&cfg); err != nil {
 		return err
 	}
+	cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	speaker, err := bgp.New(cfg)
 	if err != nil {
 		return err
@@ -152,6 +155,7 @@ type agent struct {
 	encoder *json.Encoder
 	answers *bufio.Reader
 	alive   bool
+	last    string // answer
 }
 
 // startAgent starts an agent in the node. It is killed at the end of the test if it lives still.
@@ -159,14 +163,20 @@ func startAgent(t testing.TB, n *testnet.Node, cfg bgp.Config) *agent {
 	t.Helper()
 	cmd := n.Command(context.Background(), "/proc/self/exe")
 	cmd.Env = append(os.Environ(), agentVar+"=1", "GORACE=exitcode=0") // for the engine's own race; see row
-	cmd.Stderr = os.Stderr
+	said := &bytes.Buffer{}
+	cmd.Stderr = said
 	orders, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	answers, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
 	a := &agent{node: n, cmd: cmd, orders: orders, encoder: json.NewEncoder(orders), answers: bufio.NewReader(answers), alive: true}
-	t.Cleanup(func() { a.kill(t) })
+	t.Cleanup(func() {
+		a.kill(t)
+		if t.Failed() {
+			t.Logf("the agent of %s, last: %sits log:\n%s", n.Name, a.last, said)
+		}
+	})
 	require.NoError(t, a.encoder.Encode(cfg))
 	return a
 }
@@ -176,6 +186,7 @@ func (a *agent) ask(t testing.TB, o *order) answer {
 	require.NoError(t, a.encoder.Encode(o))
 	line, err := a.answers.ReadBytes('\n')
 	require.NoError(t, err, "the agent of %s has ended", a.node.Name)
+	a.last = string(line)
 	var out answer
 	require.NoError(t, json.Unmarshal(line, &out))
 	return out

@@ -1,6 +1,7 @@
 package bgp_test
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -40,7 +41,9 @@ type daemon struct {
 	name, binary string
 	config       func(r router) string
 	args         func(dir string) []string
-	show         func(dir string) *exec.Cmd // what it knows, as text
+	ask          func(dir string, questions ...string) *exec.Cmd
+	all          []string // the questions whose answers are all that it knows
+	sessions     string   // the question about its sessions
 }
 
 var daemons = []daemon{bird, frr}
@@ -51,15 +54,16 @@ var bird = daemon{
 	args: func(dir string) []string {
 		return []string{"-f", "-c", dir + "/conf", "-s", dir + "/sock", "-P", dir + "/pid"}
 	},
-	show: func(dir string) *exec.Cmd {
-		return exec.Command("/usr/sbin/birdc", "-s", dir+"/sock", "show route all")
+	ask: func(dir string, questions ...string) *exec.Cmd {
+		return exec.Command("/usr/sbin/birdc", append([]string{"-s", dir + "/sock"}, questions...)...)
 	},
+	all: []string{"show route all"}, sessions: "show protocols all",
 	config: func(r router) string {
 		var b strings.Builder
-		fmt.Fprintf(&b, "router id %s;\nprotocol device { }\nprotocol direct { ipv4; ipv6; interface \"eth0\"; }\nprotocol kernel { ipv4 { export where source = RTS_BGP; }; }\nprotocol kernel { ipv6 { export where source = RTS_BGP; }; }\n", r.self.V4)
+		fmt.Fprintf(&b, "log stderr all;\nrouter id %s;\nprotocol device { }\nprotocol direct { ipv4; ipv6; interface \"eth0\"; }\nprotocol kernel { ipv4 { export where source = RTS_BGP; }; }\nprotocol kernel { ipv6 { export where source = RTS_BGP; }; }\n", r.self.V4)
 		fmt.Fprintf(&b, "protocol static { ipv4; route %s blackhole; }\nprotocol static { ipv6; route %s blackhole; }\n", v4Block(2), v6Block(2))
 		for _, n := range r.neighbors {
-			fmt.Fprintf(&b, "protocol bgp { local %s as %d; neighbor %s as %d; connect delay time 1; connect retry time 1; error wait time 1, 2; graceful restart on;\n", r.self.V4, r.as, n.addr, n.as)
+			fmt.Fprintf(&b, "protocol bgp { local %s as %d; neighbor %s as %d; connect delay time 1; connect retry time 1; error wait time 1, 2; graceful restart on; debug { states, events };\n", r.self.V4, r.as, n.addr, n.as)
 			if r.reflects {
 				fmt.Fprintln(&b, "rr client;")
 			}
@@ -79,12 +83,17 @@ var frr = daemon{
 	args: func(dir string) []string {
 		return []string{"-f", dir + "/conf", "-i", dir + "/pid", "-z", dir + "/zebra", "--vty_socket", dir, "-P", "0", "-Z", "-S", "-n", "--log", "stdout"}
 	},
-	show: func(dir string) *exec.Cmd {
-		return exec.Command("vtysh", "--vty_socket", dir, "--config_dir", dir, "-d", "bgpd", "-c", "show bgp ipv4 unicast", "-c", "show bgp ipv6 unicast wide")
+	ask: func(dir string, questions ...string) *exec.Cmd {
+		args := []string{"--vty_socket", dir, "--config_dir", dir, "-d", "bgpd"}
+		for _, q := range questions {
+			args = append(args, "-c", q)
+		}
+		return exec.Command("vtysh", args...)
 	},
+	all: []string{"show bgp ipv4 unicast", "show bgp ipv6 unicast wide"}, sessions: "show bgp neighbors",
 	config: func(r router) string {
 		var b strings.Builder
-		fmt.Fprintf(&b, "router bgp %d\n bgp router-id %s\n no bgp ebgp-requires-policy\n no bgp network import-check\n bgp graceful-restart\n timers bgp 10 30\n", r.as, r.self.V4)
+		fmt.Fprintf(&b, "debug bgp neighbor-events\nrouter bgp %d\n bgp router-id %s\n no bgp ebgp-requires-policy\n no bgp network import-check\n bgp graceful-restart\n timers bgp 10 30\n", r.as, r.self.V4)
 		for _, n := range r.neighbors {
 			fmt.Fprintf(&b, " neighbor %s remote-as %d\n neighbor %s timers connect 1\n neighbor %s disable-connected-check\n", n.addr, n.as, n.addr, n.addr)
 			if r.password != "" {
@@ -128,18 +137,31 @@ func (d daemon) start(t testing.TB, r router) *running {
 	require.NoError(t, os.WriteFile(dir+"/conf", []byte(d.config(r)), 0o600))
 	require.NoError(t, os.WriteFile(dir+"/vtysh.conf", nil, 0o600))
 	run.launch(t, r.self)
-	t.Cleanup(func() { run.kill() })
+	t.Cleanup(func() {
+		if t.Failed() {
+			sessions, _ := run.says(d.sessions)
+			log, _ := os.ReadFile(run.dir + "/log")
+			t.Logf("%s's sessions:\n%s\nits log:\n%s", d.name, sessions, log)
+		}
+		run.kill()
+	})
 	return run
 }
 
 func (r *running) launch(t testing.TB, n *testnet.Node) {
 	t.Helper()
-	r.cmd = n.Command(t.Context(), r.binary, r.args(r.dir)...)
-	log, err := os.Create(filepath.Join(r.dir, "log"))
+	r.cmd = n.Command(context.WithoutCancel(t.Context()), r.binary, r.args(r.dir)...)
+	log, err := os.OpenFile(filepath.Join(r.dir, "log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	require.NoError(t, err)
 	r.cmd.Stdout, r.cmd.Stderr = log, log
 	require.NoError(t, r.cmd.Start())
 	require.NoError(t, log.Close())
+}
+
+// says is the daemon's answer.
+func (r *running) says(questions ...string) (string, error) {
+	out, err := r.ask(r.dir, questions...).CombinedOutput()
+	return string(out), err
 }
 
 func (r *running) kill() {
@@ -150,17 +172,16 @@ func (r *running) kill() {
 // wait waits until what the daemon shows will do.
 func (r *running) wait(t testing.TB, what string, enough func(shown string) bool) {
 	t.Helper()
-	var last []byte
+	var last string
 	until := time.Now().Add(patience)
 	for time.Now().Before(until) {
-		last, _ = r.show(r.dir).CombinedOutput()
-		if enough(string(last)) {
+		last, _ = r.says(r.all...)
+		if enough(last) {
 			return
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	log, _ := os.ReadFile(r.dir + "/log")
-	require.Fail(t, "waited in vain for "+what, "%s shows:\n%s\nlog:\n%s", r.name, last, log)
+	require.Fail(t, "waited in vain for "+what, "%s shows:\n%s", r.name, last)
 }
 
 func shows(prefixes ...netip.Prefix) func(string) bool {
@@ -184,15 +205,21 @@ func withEach(t *testing.T, nodes int, test func(t *testing.T, d daemon, f *test
 	for _, d := range daemons {
 		t.Run(d.name, func(t *testing.T) {
 			t.Parallel()
-			if _, err := os.Stat(d.binary); err != nil {
-				if os.Getenv(requirePeersVar) == "1" {
-					require.NoError(t, err, requirePeersVar+" is set")
-				}
-				t.Skipf("%s is not installed: apt install bird2 frr", d.binary)
-			}
-			test(t, d, racks(t, nodes))
+			with(t, d, nodes, test)
 		})
 	}
+}
+
+// with runs the test against the program, on a fabric of its own.
+func with(t *testing.T, d daemon, nodes int, test func(t *testing.T, d daemon, f *testnet.Fabric)) {
+	t.Helper()
+	if _, err := os.Stat(d.binary); err != nil {
+		if os.Getenv(requirePeersVar) == "1" {
+			require.NoError(t, err, requirePeersVar+" is set")
+		}
+		t.Skipf("%s is not installed: apt install bird2 frr", d.binary)
+	}
+	test(t, d, racks(t, nodes))
 }
 
 // A member of the mesh that is another program: paths both ways in both families, signed, and what is withdrawn goes; the
@@ -273,39 +300,45 @@ func between(t *testing.T, f *testnet.Fabric, d daemon, r router, as [2]uint32) 
 // them, so packets tell; of FRR's bgpd it is the table that must never lack them.
 func TestInteropGracefulRestart(t *testing.T) {
 	withEach(t, 2, func(t *testing.T, d daemon, f *testnet.Fabric) {
-		other := d.start(t, router{as: 64512, self: f.Nodes[1], neighbors: []neighbor{{f.Nodes[0].V4, 64512}}})
-		cfg := configOf(t, f.Nodes[0])
-		p := sessionWith(f.Nodes[1])
-		p.Passive = true // the other dials; see Peer.Passive
-		want := order{Peers: []bgp.Peer{p}, Advertise: blocks(1)}
-		a := startAgent(t, f.Nodes[0], cfg)
-		a.order(t, want)
-		a.wait(t, "its blocks", knows(v4Block(2), v6Block(2)))
-		other.wait(t, "our blocks", shows(v4Block(1), v6Block(1)))
-		stop := func() (int64, int64) { return 0, 1 }
-		if d.name == bird.name {
-			reach(t, f, 2, 1)
-			stop = storm(t, f, 2, 1)
-		}
-		time.Sleep(time.Second) // so that the state file is written
-		a.kill(t)
-		a = startAgent(t, f.Nodes[0], cfg)
-		a.order(t, want)
-		for done := false; !done; {
-			shown, err := other.show(other.dir).CombinedOutput()
-			require.NoError(t, err)
-			require.True(t, shows(v4Block(1), v6Block(1))(string(shown)), "%s", shown)
-			now := a.ask(t, nil)
-			require.True(t, len(now.Paths) == 0 || knows(v4Block(2), v6Block(2))(now), "%+v", now)
-			done = now.Established == 1 && len(now.Paths) == 2 && !now.Paths[0].Stale && !now.Paths[1].Stale
-			time.Sleep(20 * time.Millisecond)
-		}
-		time.Sleep(time.Second) // stale routes would go now
-		shown, err := other.show(other.dir).CombinedOutput()
-		require.NoError(t, err)
-		require.True(t, shows(v4Block(1), v6Block(1))(string(shown)), "%s", shown)
-		lost, sent := stop()
-		assert.Zero(t, lost, "of %d", sent)
-		assert.Positive(t, sent)
+		restart(t, d, f)
 	})
+}
+
+// restart kills the agent of node 1 and starts it again; the router at node 2 must not notice.
+func restart(t *testing.T, d daemon, f *testnet.Fabric) {
+	t.Helper()
+	other := d.start(t, router{as: 64512, self: f.Nodes[1], neighbors: []neighbor{{f.Nodes[0].V4, 64512}}})
+	cfg := configOf(t, f.Nodes[0])
+	p := sessionWith(f.Nodes[1])
+	p.Passive = true // the other dials; see Peer.Passive
+	want := order{Peers: []bgp.Peer{p}, Advertise: blocks(1)}
+	a := startAgent(t, f.Nodes[0], cfg)
+	a.order(t, want)
+	a.wait(t, "its blocks", knows(v4Block(2), v6Block(2)))
+	other.wait(t, "our blocks", shows(v4Block(1), v6Block(1)))
+	stop := func() (int64, int64) { return 0, 1 }
+	if d.name == bird.name {
+		reach(t, f, 2, 1)
+		stop = storm(t, f, 2, 1)
+	}
+	time.Sleep(time.Second) // so that the state file is written
+	a.kill(t)
+	a = startAgent(t, f.Nodes[0], cfg)
+	a.order(t, want)
+	for done := false; !done; {
+		shown, err := other.says(other.all...)
+		require.NoError(t, err, shown)
+		require.True(t, shows(v4Block(1), v6Block(1))(shown), "%s", shown)
+		now := a.ask(t, nil)
+		require.True(t, len(now.Paths) == 0 || knows(v4Block(2), v6Block(2))(now), "%+v", now)
+		done = now.Established == 1 && len(now.Paths) == 2 && !now.Paths[0].Stale && !now.Paths[1].Stale
+		time.Sleep(20 * time.Millisecond)
+	}
+	time.Sleep(time.Second) // stale routes would go now
+	shown, err := other.says(other.all...)
+	require.NoError(t, err, shown)
+	require.True(t, shows(v4Block(1), v6Block(1))(shown), "%s", shown)
+	lost, sent := stop()
+	assert.Zero(t, lost, "of %d", sent)
+	assert.Positive(t, sent)
 }
