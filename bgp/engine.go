@@ -23,8 +23,10 @@ type engine struct {
 	server     *server.BgpServer
 	cfg        Config
 	restarting bool
+	began      time.Time
 
 	peers []Peer
+	late  latecomers
 	ads   []Advertisement
 }
 
@@ -52,7 +54,7 @@ var beginning sync.Mutex
 
 // startEngine begins to listen.
 func startEngine(ctx context.Context, cfg Config, restarting bool) (*engine, error) {
-	e := &engine{server: server.NewBgpServer(server.LoggerOption(slog.New(quiet{cfg.Logger.Handler()}), nil)), cfg: cfg, restarting: restarting}
+	e := &engine{server: server.NewBgpServer(server.LoggerOption(slog.New(quiet{cfg.Logger.Handler()}), nil)), cfg: cfg, restarting: restarting, began: time.Now(), late: latecomers{}}
 	go e.server.Serve() // until StopBgp, which waits for it
 	global := &api.Global{Asn: cfg.AS, RouterId: cfg.RouterID.String(), ListenPort: int32(cfg.Port)}
 	for _, a := range cfg.Listen {
@@ -106,6 +108,7 @@ func (e *engine) setPeers(ctx context.Context, peers []Peer) error {
 		}
 		i = e.index(p)
 		e.peers = slices.Delete(e.peers, i, i+1)
+		delete(e.late, p.Addr)
 	}
 	for _, p := range added {
 		if err := e.server.AddPeer(ctx, &api.AddPeerRequest{Peer: e.neighbor(p)}); err != nil {
@@ -113,6 +116,7 @@ func (e *engine) setPeers(ctx context.Context, peers []Peer) error {
 			continue
 		}
 		e.peers = append(e.peers, p)
+		e.expect(p)
 	}
 	slices.SortFunc(e.peers, comparePeers)
 	return errors.Join(errs...)

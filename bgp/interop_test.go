@@ -300,12 +300,26 @@ func between(t *testing.T, f *testnet.Fabric, d daemon, r router, as [2]uint32) 
 // them, so packets tell; of FRR's bgpd it is the table that must never lack them.
 func TestInteropGracefulRestart(t *testing.T) {
 	withEach(t, 2, func(t *testing.T, d daemon, f *testnet.Fabric) {
-		restart(t, d, f)
+		restart(t, d, f, func(*running) {})
 	})
 }
 
-// restart kills the agent of node 1 and starts it again; the router at node 2 must not notice.
-func restart(t *testing.T, d daemon, f *testnet.Fabric) {
+// An agent that is back when the other program has dialled in vain, and dials no more: FRR waits for who restarts to dial, and
+// sweeps the routes two minutes after the session broke. See latecomers.
+func TestInteropLateRestart(t *testing.T) {
+	t.Parallel()
+	with(t, frr, 2, func(t *testing.T, d daemon, f *testnet.Fabric) {
+		restart(t, d, f, func(other *running) {
+			other.wait(t, "the end of its dialing", func(string) bool {
+				shown, _ := other.says("show bgp neighbors")
+				return strings.Contains(shown, "BGP state = Active (NSF passive)")
+			})
+		})
+	})
+}
+
+// restart kills the agent of node 1, and starts it again after meanwhile; the router at node 2 must not notice.
+func restart(t *testing.T, d daemon, f *testnet.Fabric, meanwhile func(other *running)) {
 	t.Helper()
 	other := d.start(t, router{as: 64512, self: f.Nodes[1], neighbors: []neighbor{{f.Nodes[0].V4, 64512}}})
 	cfg := configOf(t, f.Nodes[0])
@@ -323,6 +337,7 @@ func restart(t *testing.T, d daemon, f *testnet.Fabric) {
 	}
 	time.Sleep(time.Second) // so that the state file is written
 	a.kill(t)
+	meanwhile(other)
 	a = startAgent(t, f.Nodes[0], cfg)
 	a.order(t, want)
 	for done := false; !done; {

@@ -19,7 +19,9 @@ type Peer struct {
 	// Local is our end's address. Zero is the kernel's choice.
 	Local netip.Addr
 	// Passive waits for the peer to dial. It is best when one end does: two that dial at the same moment have a connection too
-	// many, and one time in some hundred the engine then waits for the hold time before it tries again.
+	// many, and one time in some hundred the engine then waits for the hold time before it tries again. After a restart of this
+	// process, known by Config.StateFile, a peer that has not dialled for ten seconds is dialled all the same: while it keeps our
+	// routes it may be waiting for us to, as FRR does.
 	Passive bool
 	// Password signs each segment (TCP MD5, RFC 2385); both ends have the same. Empty: unsigned.
 	Password string

@@ -140,18 +140,19 @@ func (s *Speaker) keep(ctx context.Context, e *engine, m memory) {
 		peers, ads := s.peers, s.ads
 		s.mu.Unlock()
 		err := e.set(ctx, peers, ads)
+		late, lateErr := e.dialLate(ctx)
 		m.forget(time.Now(), s.settled)
 		learned, listErr := e.learned()
 		if listErr == nil {
 			s.publish(m.add(learned, s.advertises))
 			notes.take(s.latest().Paths)
 		}
-		err = errors.Join(err, listErr, notes.write())
+		err = errors.Join(err, lateErr, listErr, notes.write())
 		s.complain(err)
 
-		again := neverAgain
+		again := late
 		if err != nil {
-			again = retry
+			again = min(again, retry)
 		}
 		if len(m.paths) > 0 {
 			again = min(again, max(0, time.Until(m.until))+time.Millisecond)
