@@ -70,6 +70,7 @@ func TestPeersSayWhatIsWrong(t *testing.T) {
 		{"client of another AS", bgp.Peer{AS: 65000, ReflectorClient: true}, "Peers[0].ReflectorClient: is for peers of our own AS"},
 		{"hops", bgp.Peer{AS: 65000, Multihop: 256}, "Peers[0].Multihop: 256 is not a number of hops: use 1 to 255"},
 		{"own AS", bgp.Peer{AllowOwnAS: -1}, "Peers[0].AllowOwnAS: -1 is not a number of times: use 0 to 255"},
+		{"transit", bgp.Peer{AS: 65000, Transit: "all"}, "Peers[0].Transit: all is unknown: use own, keep or self"},
 		{"host bits", bgp.Peer{Import: bgp.Filter{{Within: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}}}}, "Peers[0].Import[0].Within: 10.0.0.1/8 is not a subnet: leave no host bits set"},
 		{"rejects and changes", bgp.Peer{Export: bgp.Filter{{Reject: true, LocalPref: 200}}}, "Peers[0].Export[0].Reject: leaves no path to change: drop AddCommunities and LocalPref, or Reject"},
 	} {

@@ -15,6 +15,10 @@
 // Both families go over one session, whichever family that session itself has. A peer that fails is counted in [Status] and
 // holds nobody else up: whether a node is ready is a question to its data plane.
 //
+// An external peer, such as the switch at the top of the rack, is told of our own prefixes alone, unless [Peer.Transit] says
+// otherwise: it has its paths to the other nodes from them. (Calico's nodes tell it all that they know, with themselves as the next
+// hop, or with keepOriginalNextHop the nodes' own.)
+//
 // # Restarts
 //
 // With graceful restart, which is on unless switched off, peers keep a node's routes while its process is away, and with

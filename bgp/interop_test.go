@@ -3,10 +3,13 @@ package bgp_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,6 +47,9 @@ type daemon struct {
 	ask          func(dir string, questions ...string) *exec.Cmd
 	all          []string // the questions whose answers are all that it knows
 	sessions     string   // the question about its sessions
+	// offers reads who offers which next hop from what it says to offered, of which %s is the prefix.
+	offered, offeredV6 string
+	offers             func(r router, said string) map[netip.Addr]string
 }
 
 var daemons = []daemon{bird, frr}
@@ -58,6 +64,15 @@ var bird = daemon{
 		return exec.Command("/usr/sbin/birdc", append([]string{"-s", dir + "/sock"}, questions...)...)
 	},
 	all: []string{"show route all"}, sessions: "show protocols all",
+	offered: "show route %s all", offeredV6: "show route %s all",
+	offers: func(r router, said string) map[netip.Addr]string {
+		all := map[netip.Addr]string{}
+		for _, m := range regexp.MustCompile(`\[bgp(\d+) (?s:.*?)BGP\.next_hop: (\S+)`).FindAllStringSubmatch(said, -1) {
+			n, _ := strconv.Atoi(m[1])
+			all[r.neighbors[n-1].addr] = m[2]
+		}
+		return all
+	},
 	config: func(r router) string {
 		var b strings.Builder
 		fmt.Fprintf(&b, "log stderr all;\nrouter id %s;\nprotocol device { }\nprotocol direct { ipv4; ipv6; interface \"eth0\"; }\nprotocol kernel { ipv4 { export where source = RTS_BGP; }; }\nprotocol kernel { ipv6 { export where source = RTS_BGP; }; }\n", r.self.V4)
@@ -91,6 +106,14 @@ var frr = daemon{
 		return exec.Command("vtysh", args...)
 	},
 	all: []string{"show bgp ipv4 unicast", "show bgp ipv6 unicast wide"}, sessions: "show bgp neighbors",
+	offered: "show bgp ipv4 unicast %s", offeredV6: "show bgp ipv6 unicast %s",
+	offers: func(_ router, said string) map[netip.Addr]string {
+		all := map[netip.Addr]string{}
+		for _, m := range regexp.MustCompile(`(\S+) from (\S+) \(`).FindAllStringSubmatch(said, -1) {
+			all[netip.MustParseAddr(m[2])] = m[1]
+		}
+		return all
+	},
 	config: func(r router) string {
 		var b strings.Builder
 		fmt.Fprintf(&b, "debug bgp neighbor-events\nrouter bgp %d\n bgp router-id %s\n no bgp ebgp-requires-policy\n no bgp network import-check\n bgp graceful-restart\n timers bgp 10 30\n", r.as, r.self.V4)
@@ -294,6 +317,55 @@ func between(t *testing.T, f *testnet.Fabric, d daemon, r router, as [2]uint32) 
 	agents[1].wait(t, "the other node's blocks", knows(v4Block(1), v6Block(1)))
 	other.wait(t, "all blocks", shows(v4Block(1), v4Block(3), v6Block(1), v6Block(3)))
 	reach(t, f, 1, 3)
+}
+
+// Nodes of one mesh, each with a session with the switch too: the switch hears of a block from its node only. If another node is to
+// pass it on, it is with that node's next hop or its own, as
+// it is told.
+func TestInteropTransit(t *testing.T) {
+	withEach(t, 3, func(t *testing.T, d daemon, f *testnet.Fabric) {
+		one, three := f.Nodes[0], f.Nodes[2]
+		r := router{as: 4200000000, self: f.Nodes[1], neighbors: []neighbor{{one.V4, 64512}, {three.V4, 64512}}}
+		other := d.start(t, r)
+		tor := sessionWith(f.Nodes[1])
+		tor.AS, tor.Passive = r.as, true
+		two := startAgent(t, three, configOf(t, three))
+		two.order(t, order{Peers: []bgp.Peer{sessionWith(one), tor}, Advertise: blocks(3)})
+		a := startAgent(t, one, configOf(t, one))
+		tell := func(transit bgp.Transit, ads []bgp.Advertisement) {
+			t.Helper()
+			tor.Transit = transit
+			a.order(t, order{Peers: []bgp.Peer{sessionWith(three), tor}, Advertise: ads})
+		}
+		hear := func(v4, v6 map[netip.Addr]string) {
+			t.Helper()
+			other.wait(t, fmt.Sprintf("%v and %v", v4, v6), func(string) bool {
+				for question, want := range map[string]map[netip.Addr]string{
+					fmt.Sprintf(d.offered, v4Block(3)): v4, fmt.Sprintf(d.offeredV6, v6Block(3)): v6,
+				} {
+					said, _ := other.says(question)
+					if !maps.Equal(want, d.offers(r, said)) {
+						return false
+					}
+				}
+				return true
+			})
+		}
+		fromItself := [2]map[netip.Addr]string{{three.V4: three.V4.String()}, {three.V4: three.V6.String()}}
+		tell("", nil)
+		a.wait(t, "the other node's blocks", knows(v4Block(3), v6Block(3)))
+		a.wait(t, "both sessions", func(a answer) bool { return a.Established == 2 })
+		tell("", blocks(1)) // behind what would have been passed on
+		other.wait(t, "all blocks", shows(v4Block(1), v6Block(1), v4Block(3), v6Block(3)))
+		hear(fromItself[0], fromItself[1])
+
+		tell(bgp.NextHopKept, blocks(1))
+		hear(map[netip.Addr]string{three.V4: three.V4.String(), one.V4: three.V4.String()}, map[netip.Addr]string{three.V4: three.V6.String(), one.V4: three.V6.String()})
+		tell(bgp.NextHopSelf, blocks(1))
+		hear(map[netip.Addr]string{three.V4: three.V4.String(), one.V4: one.V4.String()}, map[netip.Addr]string{three.V4: three.V6.String(), one.V4: one.V6.String()})
+		tell(bgp.OwnOnly, blocks(1))
+		hear(fromItself[0], fromItself[1])
+	})
 }
 
 // An agent killed and started again under the eyes of another program, which keeps its routes: BIRD programs the kernel with

@@ -37,6 +37,8 @@ type Peer struct {
 	Multihop int
 	// AllowOwnAS accepts paths in which our own AS stands up to so many times, as when each rack has the same AS.
 	AllowOwnAS int
+	// Transit says whether an external peer is told what others have told us. Zero means OwnOnly, as a rule.
+	Transit Transit
 
 	Import, Export Filter
 }
@@ -51,10 +53,10 @@ type BFD struct {
 }
 
 func (p Peer) equal(o Peer) bool {
-	return p.sameSession(o) && p.Import.equal(o.Import) && p.Export.equal(o.Export)
+	return p.sameSession(o) && p.Transit == o.Transit && p.Import.equal(o.Import) && p.Export.equal(o.Export)
 }
 
-// sameSession reports whether p and o differ in their filters at most, which can change while the session is up.
+// sameSession reports whether p and o differ at most in what is told over the session, which can change while the session is up.
 func (p Peer) sameSession(o Peer) bool {
 	return p.Name == o.Name && p.Addr == o.Addr && p.AS == o.AS && p.Port == o.Port && p.Local == o.Local &&
 		p.Passive == o.Passive && p.Password == o.Password && p.HoldTime == o.HoldTime && p.BFD == o.BFD &&
@@ -104,8 +106,10 @@ func completePeers(as uint32, peers []Peer) ([]Peer, error) {
 	var problems problems
 	full := make([]Peer, 0, len(peers))
 	seen := map[netip.Addr]bool{}
+	reflects := slices.ContainsFunc(peers, func(p Peer) bool { return p.ReflectorClient })
 	for i, p := range peers {
 		p = p.withDefaults(as)
+		p.Transit = transitOf(p.Transit, p.AS != as, reflects)
 		at := fmt.Sprintf("Peers[%d]", i)
 		if seen[p.Addr] {
 			problems.add(at+".Addr", p.Addr, "is there twice", "")
@@ -148,6 +152,9 @@ func (p Peer) validate(problems *problems, at string, as uint32) {
 	}
 	if p.AllowOwnAS < 0 || p.AllowOwnAS > math.MaxUint8 {
 		problems.add(at+"AllowOwnAS", p.AllowOwnAS, "is not a number of times", "use 0 to 255")
+	}
+	if !p.Transit.valid() {
+		problems.add(at+"Transit", p.Transit, "is unknown", "use own, keep or self")
 	}
 	p.Import.validate(problems, at+"Import")
 	p.Export.validate(problems, at+"Export")

@@ -38,20 +38,19 @@ func (e *engine) assignPolicies(ctx context.Context) error {
 
 // setFilters replaces all filters by those of the peers.
 func (e *engine) setFilters(ctx context.Context, peers []Peer) error {
-	if err := e.server.SetPolicies(ctx, policies(peers)); err != nil {
+	if err := e.server.SetPolicies(ctx, policies(peers, e.cfg.NextHop.V6)); err != nil {
 		return fmt.Errorf("set filters: %w", err)
 	}
 	return nil
 }
 
-// policies turns the peers' filters into the engine's terms.
-func policies(peers []Peer) *api.SetPoliciesRequest {
+// policies turns the peers' filters into the engine's terms. The speaker has that next hop for IPv6.
+func policies(peers []Peer, hop netip.Addr) *api.SetPoliciesRequest {
 	var sets sets
+	imports := sets.statements(importPolicy, peers, func(p Peer) Filter { return p.Import })
+	exports := append(sets.transit(peers, hop), sets.statements(exportPolicy, peers, func(p Peer) Filter { return p.Export })...)
 	return &api.SetPoliciesRequest{
-		Policies: []*api.Policy{
-			{Name: importPolicy, Statements: sets.statements(importPolicy, peers, func(p Peer) Filter { return p.Import })},
-			{Name: exportPolicy, Statements: sets.statements(exportPolicy, peers, func(p Peer) Filter { return p.Export })},
-		},
+		Policies:    []*api.Policy{{Name: importPolicy, Statements: imports}, {Name: exportPolicy, Statements: exports}},
 		DefinedSets: sets.all,
 	}
 }
@@ -62,6 +61,20 @@ type sets struct{ all []*api.DefinedSet }
 func (s *sets) add(set *api.DefinedSet) *api.MatchSet {
 	s.all = append(s.all, set)
 	return &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: set.Name}
+}
+
+// neighbors are those of the peers; nil if there are none.
+func (s *sets) neighbors(name string, peers []Peer, of func(Peer) bool) *api.MatchSet {
+	set := &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_NEIGHBOR, Name: name}
+	for _, p := range peers {
+		if of(p) {
+			set.List = append(set.List, netip.PrefixFrom(p.Addr, p.Addr.BitLen()).String())
+		}
+	}
+	if len(set.List) == 0 {
+		return nil
+	}
+	return s.add(set)
 }
 
 // statements are the filters, each once for all the peers that have it: the nodes of a mesh have the same.
@@ -75,13 +88,7 @@ func (s *sets) statements(policy string, peers []Peer, filter func(Peer) Filter)
 		}
 		done = append(done, f)
 		name := fmt.Sprintf("%s-%d", policy, len(done))
-		neighbors := &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_NEIGHBOR, Name: name}
-		for _, o := range peers {
-			if filter(o).equal(f) {
-				neighbors.List = append(neighbors.List, netip.PrefixFrom(o.Addr, o.Addr.BitLen()).String())
-			}
-		}
-		match := s.add(neighbors)
+		match := s.neighbors(name, peers, func(o Peer) bool { return filter(o).equal(f) })
 		for i, r := range f {
 			statements = append(statements, s.rule(fmt.Sprintf("%s-%d", name, i+1), r, match)...)
 		}

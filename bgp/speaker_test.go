@@ -99,12 +99,8 @@ func TestReflectorAndItsClients(t *testing.T) {
 // Two racks, each an AS of its own, have a session with the switch between them.
 func TestTopOfRack(t *testing.T) {
 	r := newRow(t, 3, func(i int, cfg *bgp.Config) { cfg.AS = []uint32{4200000000, 64513, 64514}[i-1] })
-	external := func(own, i int, as uint32) bgp.Peer {
-		p := peer(own, i)
-		p.AS = as
-		return p
-	}
-	require.NoError(t, r[0].SetPeers([]bgp.Peer{external(1, 2, 64513), external(1, 3, 64514)}))
+	passOn := func(p bgp.Peer) bgp.Peer { p.Transit = bgp.NextHopSelf; return p }
+	require.NoError(t, r[0].SetPeers([]bgp.Peer{passOn(external(1, 2, 64513)), passOn(external(1, 3, 64514))}))
 	for i := 2; i <= 3; i++ {
 		require.NoError(t, r[i-1].SetPeers([]bgp.Peer{external(i, 1, 4200000000)}))
 		require.NoError(t, r[i-1].Advertise(blocks(i)))
@@ -112,6 +108,59 @@ func TestTopOfRack(t *testing.T) {
 	snap := waitFor(t, r[1], "the other rack", has(v4Block(3)))
 	got, _ := snap.Path(v4Block(3))
 	assert.Equal(t, []uint32{4200000000, 64514}, got.ASPath)
+}
+
+func external(own, i int, as uint32) bgp.Peer {
+	p := peer(own, i)
+	p.AS = as
+	return p
+}
+
+// Of two nodes with a session, one has another with a switch. What it tells that of the other node is up to it.
+func TestTransit(t *testing.T) {
+	const as = 4200000000
+	r := newRow(t, 3, func(i int, cfg *bgp.Config) {
+		if i == 3 {
+			cfg.AS = as
+		}
+	})
+	require.NoError(t, r[1].SetPeers([]bgp.Peer{peer(2, 1)}))
+	require.NoError(t, r[2].SetPeers([]bgp.Peer{external(3, 1, 64512)}))
+	require.NoError(t, r[1].Advertise(blocks(2)))
+	tell := func(node bgp.Peer, transit bgp.Transit) {
+		t.Helper()
+		tor := external(1, 3, as)
+		tor.Transit = transit
+		require.NoError(t, r[0].SetPeers([]bgp.Peer{node, tor}))
+	}
+	us := func(s *bgp.Snapshot) bool {
+		v4, _ := s.Path(v4Block(2))
+		v6, _ := s.Path(v6Block(2))
+		return v4.NextHop == at(1) && v6.NextHop == hops(1).V6
+	}
+	tell(peer(1, 2), "")
+	waitFor(t, r[0], "the other node's blocks", has(v4Block(2), v6Block(2)))
+	require.NoError(t, r[0].Advertise(blocks(1))) // behind what would have been passed on
+	snap := waitFor(t, r[2], "our own blocks", has(v4Block(1), v6Block(1)))
+	assert.Len(t, snap.Paths, 2, "%+v", snap.Paths)
+
+	tell(peer(1, 2), bgp.NextHopKept)
+	snap = waitFor(t, r[2], "the other's too", has(v4Block(1), v6Block(1), v4Block(2), v6Block(2)))
+	for _, i := range []int{1, 2} {
+		for _, want := range []bgp.Path{{Prefix: v4Block(i), NextHop: hops(i).V4}, {Prefix: v6Block(i), NextHop: hops(i).V6}} {
+			got, _ := snap.Path(want.Prefix)
+			assert.Equal(t, want.NextHop, got.NextHop, "of %s", want.Prefix)
+		}
+	}
+	tell(peer(1, 2), bgp.NextHopSelf)
+	waitFor(t, r[2], "us as the next hop", us)
+	tell(peer(1, 2), bgp.OwnOnly)
+	waitFor(t, r[2], "the end of it", lacks(v4Block(2)))
+
+	client := peer(1, 2)
+	client.ReflectorClient = true
+	tell(client, "")
+	waitFor(t, r[2], "what a reflector's client has", us)
 }
 
 func TestPassword(t *testing.T) {

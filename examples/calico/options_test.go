@@ -37,7 +37,7 @@ spec: {asNumber: 65009}
 ---
 kind: BGPPeer
 metadata: {name: tor}
-spec: {peerIP: "192.0.2.254:1179", asNumber: 65000}
+spec: {peerIP: "192.0.2.254:1179", asNumber: 65000, keepOriginalNextHop: true}
 ---
 kind: BGPPeer
 metadata: {name: elsewhere}
@@ -65,7 +65,7 @@ metadata: {name: default}
 	assert.Equal(t, uint32(65001), c.BGP.AS)
 	assert.Equal(t, 1179, c.BGP.Port)
 	assert.Equal(t, calico.NoMesh, c.BGP.Mesh)
-	assert.Equal(t, []bgp.Peer{{Name: "tor", Addr: netip.MustParseAddr("192.0.2.254"), AS: 65000, Port: 1179}}, c.BGP.Peers)
+	assert.Equal(t, []bgp.Peer{{Name: "tor", Addr: netip.MustParseAddr("192.0.2.254"), AS: 65000, Port: 1179, Transit: bgp.NextHopKept}}, c.BGP.Peers)
 	assert.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}, c.BGP.Services)
 	assert.Equal(t, "192.0.2.1", c.Underlay.Name)
 	assert.Equal(t, uint32(77), c.VNI)

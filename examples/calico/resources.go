@@ -51,6 +51,10 @@ type bgpPeer struct {
 	MaxHops      int  // ours: how many routers may be between
 	AllowOwnAS   int  `json:"numAllowedLocalASNumbers"`
 	Passive      bool // ours: it dials
+	// Calico tells an external peer of all nodes' blocks, with itself as the next hop or, with KeepHops, the nodes they are at. We tell
+	// it of ours alone if nothing is said here.
+	KeepHops bool        `json:"keepOriginalNextHop"`
+	Transit  bgp.Transit // ours
 }
 
 // bgpConfiguration is the BGPConfiguration's spec.
@@ -159,7 +163,10 @@ func (c *Config) addPeer(r resource) error {
 	if of.Node != "" && of.Node != c.Node || !selector.Matches(c.Labels) {
 		return nil // another node's
 	}
-	p := bgp.Peer{Name: r.Metadata.Name, AS: of.ASNumber, Password: of.Password, AllowOwnAS: of.AllowOwnAS, Multihop: of.MaxHops, Passive: of.Passive}
+	p := bgp.Peer{Name: r.Metadata.Name, AS: of.ASNumber, Password: of.Password, AllowOwnAS: of.AllowOwnAS, Multihop: of.MaxHops, Passive: of.Passive, Transit: of.Transit}
+	if of.KeepHops {
+		p.Transit = cmp.Or(p.Transit, bgp.NextHopKept)
+	}
 	host, port := of.PeerIP, ""
 	if h, p, err := net.SplitHostPort(of.PeerIP); err == nil {
 		host, port = h, p

@@ -1,6 +1,7 @@
 package calico
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -49,7 +50,11 @@ func (r Router) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := speaker.SetPeers(r.Peers); err != nil {
+	peers := slices.Clone(r.Peers)
+	for i := range peers {
+		peers[i].Transit = cmp.Or(peers[i].Transit, bgp.NextHopSelf)
+	}
+	if err := speaker.SetPeers(peers); err != nil {
 		return err
 	}
 	if err := forward.Enable("", netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")); err != nil {
