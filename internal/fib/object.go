@@ -223,12 +223,20 @@ func (r *route) unsettled(t *touched) { t.routes[r.RouteKey] = struct{}{} }
 
 func (r *route) failed(lacking map[via]error, err error) error { return cmp.Or(lacking[r.via], err) }
 
+// These sort tens of thousands of keys before the first is written: nothing is compared that need not be, as cmp.Or's arguments would be.
+
 func compareNeighborKeys(a, b nl.NeighborKey) int {
-	return cmp.Or(cmp.Compare(a.Link, b.Link), a.Addr.Compare(b.Addr))
+	if a.Link != b.Link {
+		return cmp.Compare(a.Link, b.Link)
+	}
+	return a.Addr.Compare(b.Addr)
 }
 
 func compareForwardKeys(a, b nl.ForwardKey) int {
-	return cmp.Or(cmp.Compare(a.Link, b.Link), bytes.Compare(a.MAC[:], b.MAC[:]))
+	if a.Link != b.Link {
+		return cmp.Compare(a.Link, b.Link)
+	}
+	return bytes.Compare(a.MAC[:], b.MAC[:])
 }
 
 func compareForwards(a, b nl.Forward) int {
@@ -236,5 +244,11 @@ func compareForwards(a, b nl.Forward) int {
 }
 
 func compareVias(a, b via) int {
-	return cmp.Or(cmp.Compare(a.link, b.link), a.gateway.Compare(b.gateway), a.source.Compare(b.source))
+	if a.link != b.link {
+		return cmp.Compare(a.link, b.link)
+	}
+	if order := a.gateway.Compare(b.gateway); order != 0 {
+		return order
+	}
+	return a.source.Compare(b.source)
 }

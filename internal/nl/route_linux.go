@@ -28,7 +28,14 @@ type RouteKey struct {
 
 // CompareRouteKeys orders keys by table, prefix and metric.
 func CompareRouteKeys(a, b RouteKey) int {
-	return cmp.Or(cmp.Compare(a.Table, b.Table), a.Prefix.Compare(b.Prefix), cmp.Compare(a.Metric, b.Metric))
+	if a.Table != b.Table {
+		return cmp.Compare(a.Table, b.Table)
+	}
+	// Thousands are sorted: Prefix.Compare would mask both first, which they are.
+	if order := a.Prefix.Addr().Compare(b.Prefix.Addr()); order != 0 {
+		return order
+	}
+	return cmp.Or(cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()), cmp.Compare(a.Metric, b.Metric))
 }
 
 // Route is a unicast route through a nexthop object, or through Gateway and Link.
