@@ -152,6 +152,43 @@ func TestSame(t *testing.T) {
 	}
 }
 
+// TestExpressions: those that we write ourselves are what google/nftables makes of them.
+func TestExpressions(t *testing.T) {
+	tests := []struct {
+		name string
+		expr expr.Any
+		ours bool
+	}{
+		{"payload", &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}, true},
+		{"payload written", &expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: 1, Len: 2, CsumType: expr.CsumTypeInet}, false},
+		{"meta", &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, true},
+		{"meta set", &expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true}, true},
+		{"cmp", &expr.Cmp{Op: expr.CmpOpNeq, Register: 2, Data: []byte{1, 2, 3}}, true},
+		{"cmp of nothing", &expr.Cmp{Register: 1}, true},
+		{"lookup", &expr.Lookup{SourceRegister: 1, SetName: "peers"}, true},
+		{"lookup inverted", &expr.Lookup{SourceRegister: 1, SetName: "peers4", SetID: 7, Invert: true}, true},
+		{"map", &expr.Lookup{SourceRegister: 2, DestRegister: 1, IsDestRegSet: true, SetName: "ports"}, true},
+		{"verdict map", &expr.Lookup{SourceRegister: 1, IsDestRegSet: true, SetName: "verdicts"}, true},
+		{"counter", &expr.Counter{Packets: 3, Bytes: 1 << 40}, true},
+		{"accept", &expr.Verdict{Kind: expr.VerdictAccept}, true},
+		{"return", &expr.Verdict{Kind: expr.VerdictReturn}, true},
+		{"goto", &expr.Verdict{Kind: expr.VerdictGoto, Chain: "web"}, true},
+		{"ct", &expr.Ct{Key: expr.CtKeySTATE, Register: 1}, false},
+		{"masquerade", &expr.Masq{FullyRandom: true}, false},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			raw, err := expr.Marshal(byte(INet), test.expr)
+			require.NoError(t, err)
+			var want, got, ours message
+			want.bytes(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, raw)
+			require.NoError(t, got.expressions(INet, []expr.Any{test.expr}))
+			assert.Equal(t, want.buf, got.buf)
+			assert.Equal(t, test.ours, ours.usual(test.expr))
+		})
+	}
+}
+
 func TestLongCommentsAreCut(t *testing.T) {
 	assert.Equal(t, strings.Repeat("x", 127), parseComment(comment(strings.Repeat("x", 300))))
 	assert.Equal(t, "why", parseComment(append([]byte{5, 2, 1, 1}, comment("why")...)))

@@ -147,7 +147,7 @@ func (m *message) element(s Set, e Element) {
 	switch s.Data {
 	case 0:
 	case Verdict:
-		m.verdict(e.Verdict)
+		m.verdict(unix.NFTA_SET_ELEM_DATA, e.Verdict)
 	default:
 		m.data(unix.NFTA_SET_ELEM_DATA, e.Data)
 	}
@@ -186,8 +186,8 @@ func (m *message) data(kind uint16, v string) {
 	m.close(at)
 }
 
-func (m *message) verdict(v expr.Verdict) {
-	data := m.open(unix.NFTA_SET_ELEM_DATA)
+func (m *message) verdict(kind uint16, v expr.Verdict) {
+	data := m.open(kind)
 	verdict := m.open(unix.NFTA_DATA_VERDICT)
 	m.u32(unix.NFTA_VERDICT_CODE, uint32(v.Kind))
 	if v.Chain != "" {

@@ -47,14 +47,14 @@ func (r Rule) text() string {
 
 // AddRule puts the rule behind the others of its chain.
 func (b *Batch) AddRule(r Rule) {
-	raw, err := marshalExprs(r.Table.Family, r.Exprs)
-	if err != nil && b.err == nil {
-		b.err = opError("create", r, err)
-	}
 	b.request(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, r.Table.Family, "create", r, func(m *message) {
 		m.str(unix.NFTA_RULE_TABLE, r.Table.Name)
 		m.str(unix.NFTA_RULE_CHAIN, r.Chain)
-		m.bytes(unix.NFTA_RULE_EXPRESSIONS|unix.NLA_F_NESTED, raw)
+		list := m.open(unix.NFTA_RULE_EXPRESSIONS)
+		if err := m.expressions(r.Table.Family, r.Exprs); err != nil && b.err == nil {
+			b.err = opError("create", r, err)
+		}
+		m.close(list)
 		if r.Comment != "" {
 			m.bytes(unix.NFTA_RULE_USERDATA, comment(r.Comment))
 		}
@@ -89,22 +89,6 @@ func parseComment(b []byte) string {
 	return ""
 }
 
-func marshalExprs(family Family, exprs []expr.Any) ([]byte, error) {
-	var m message
-	for _, e := range exprs {
-		if c, ok := e.(*expr.Ct); ok && directed(c) {
-			m.directedCt(c)
-			continue
-		}
-		raw, err := expr.Marshal(byte(family), e)
-		if err != nil {
-			return nil, err
-		}
-		m.bytes(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, raw)
-	}
-	return m.buf, nil
-}
-
 // The source address in a direction of a connection of that family, NFT_CT_SRC_IP and NFT_CT_SRC_IP6 since Linux 4.17; missing in
 // google/nftables. In tables of family inet the older key is that of IPv6 only (nft_ct_get_init).
 const (
@@ -119,19 +103,6 @@ func directed(c *expr.Ct) bool {
 		return !c.SourceRegister
 	}
 	return false
-}
-
-// directedCt writes such an expression ourselves: google/nftables makes the direction four bytes long, while the kernel's is
-// one (NFTA_CT_DIRECTION in nft_ct_policy, net/netfilter/nft_ct.c).
-func (m *message) directedCt(c *expr.Ct) {
-	elem := m.open(unix.NFTA_LIST_ELEM)
-	m.str(unix.NFTA_EXPR_NAME, "ct")
-	data := m.open(unix.NFTA_EXPR_DATA)
-	m.u32(unix.NFTA_CT_KEY, uint32(c.Key))
-	m.u32(unix.NFTA_CT_DREG, c.Register)
-	m.bytes(unix.NFTA_CT_DIRECTION, []byte{byte(c.Direction)})
-	m.close(data)
-	m.close(elem)
 }
 
 func parseRule(r reply) (Rule, bool) {
@@ -188,11 +159,14 @@ func (r Rule) Counter() (packets, bytes uint64, ok bool) {
 // Registers must be written as the kernel writes them back: NFT_REG_1 to NFT_REG_4 for the first of each four words,
 // NFT_REG32_00 and up for the others only (net/netfilter/nf_tables_api.c, nft_dump_register).
 func (r Rule) Same(have Rule) bool {
-	raw, err := marshalExprs(r.Table.Family, r.Exprs)
-	if err != nil || r.Chain != have.Chain || r.Table != have.Table {
+	if r.Chain != have.Chain || r.Table != have.Table {
 		return false
 	}
-	return slices.EqualFunc(slices.Collect(attrs(raw)), slices.Collect(attrs(have.raw)), func(want, have attr) bool {
+	var m message
+	if m.expressions(r.Table.Family, r.Exprs) != nil {
+		return false
+	}
+	return slices.EqualFunc(slices.Collect(attrs(m.buf)), slices.Collect(attrs(have.raw)), func(want, have attr) bool {
 		return sameExpr(want.value, have.value)
 	})
 }
