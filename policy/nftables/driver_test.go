@@ -62,6 +62,38 @@ func TestRestart(t *testing.T) {
 	assert.Equal(t, before, after, "nothing was written")
 }
 
+// TestSetsInUseComeFirst: the kernel finds a set by going through all that were made before.
+func TestSetsInUseComeFirst(t *testing.T) {
+	n := testnet.NewNode(t, "node")
+	d := newDriver(t, nftables.Config{NetNS: n.NetNS()})
+	for _, peer := range []string{"client", "other"} { // by name one of them would be the first either way
+		t.Run(peer, func(t *testing.T) {
+			m := world.Village()
+			m.Policies[0].Ingress = []policy.Rule{{Peers: []policy.Peer{{Pods: new(world.App("client"))}, {Pods: new(world.App("other"))}}}}
+			for i := range 3 {
+				p := m.Policies[0]
+				p.Name = fmt.Sprintf("web-%d", i)
+				p.Ingress = []policy.Rule{{Peers: []policy.Peer{{Pods: new(world.App(peer))}}}}
+				m.Policies = append(m.Policies, p)
+			}
+			spec := nftables.Spec{Rules: compiled(t, m, "node-1")}
+			apply(t, d, nftables.Spec{})
+			apply(t, d, spec)
+			text, err := nftables.Text(nftables.Config{}, spec)
+			require.NoError(t, err)
+			sets, err := someone(t, n).Sets(t.Context(), ours)
+			require.NoError(t, err)
+			var uses []int
+			for _, s := range sets {
+				if s.Name[1] == '-' { // the others are there whatever the rules are
+					uses = append(uses, strings.Count(text, "@"+s.Name+" "))
+				}
+			}
+			assert.Equal(t, []int{4, 4, 1, 1}, uses)
+		})
+	}
+}
+
 func TestTeardown(t *testing.T) {
 	n := testnet.NewNode(t, "node")
 	mine := newDriver(t, nftables.Config{NetNS: n.NetNS()})

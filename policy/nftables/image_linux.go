@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/google/nftables/expr"
+
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/nft"
 )
@@ -42,6 +44,21 @@ func (im *image) chain(c nft.Chain) *chain {
 		im.chains[c.Name] = &chain{Chain: c}
 	}
 	return im.chains[c.Name]
+}
+
+// uses counts the rules that look into each set.
+func (im *image) uses() map[string]int {
+	uses := make(map[string]int, len(im.sets))
+	for _, c := range im.chains {
+		for _, r := range c.rules {
+			for _, e := range r.Exprs {
+				if l, ok := e.(*expr.Lookup); ok {
+					uses[l.SetName]++
+				}
+			}
+		}
+	}
+	return uses
 }
 
 // change is what makes one image into another: a plan for people, and what to send to the kernel.
@@ -100,13 +117,19 @@ func (c *change) note(op podweft.Op, o podweft.Object, note string) {
 	c.plan = append(c.plan, podweft.Change{Op: op, Object: o, Note: note})
 }
 
+// addSets makes those first that most rules look into. For each such rule, and each change of its elements, the kernel goes
+// through a table's sets by their names, in the order in which they were made (nft_set_lookup, net/netfilter/nf_tables_api.c). With
+// 2,000 sets that is a third of what a load costs there.
 func (c *change) addSets(list []string) {
+	list = slices.DeleteFunc(slices.Clone(list), func(name string) bool { return c.have.sets[name] != nil })
+	if len(list) > 1 {
+		uses := c.want.uses()
+		slices.SortStableFunc(list, func(a, b string) int { return uses[b] - uses[a] })
+	}
 	for _, name := range list {
-		if c.have.sets[name] == nil {
-			s := c.want.sets[name]
-			c.note(podweft.Create, s.Set, fmt.Sprintf("%d elements", len(s.elements)))
-			c.fresh().AddSet(s.Set)
-		}
+		s := c.want.sets[name]
+		c.note(podweft.Create, s.Set, fmt.Sprintf("%d elements", len(s.elements)))
+		c.fresh().AddSet(s.Set)
 	}
 }
 
