@@ -433,6 +433,13 @@ func joined(ids []policy.ID) string {
 }
 
 // endpoints sends packets of pods to their rules.
+//
+// An element that names a chain has the kernel go through all rules of the table once more (nft_table_validate in
+// net/netfilter/nf_tables_api.c; once for each chain since Linux 6.19, and in 6.18.44, before that once for each element). So a pod
+// that comes costs what the policies of the node's other pods are. A map of pods to numbers, and one of numbers to chains, would cost
+// nothing of the kind. But nft has no words for a map in a map, and when it is to list one it aborts: 1.0.6 was seen to, and 1.1.6 has
+// the assertion still (netlink_parse_concat_expr, src/netlink_delinearize.c). Nobody on the node could list its rules any more. Sets
+// instead, one for each bit of the number, would make one decision of many lookups, between which the numbers may change.
 func (r *renderer) endpoints(list iter.Seq[policy.Endpoint]) {
 	for e := range list {
 		f, key := familyOf(e.Addr), e.Addr.AsSlice()
