@@ -1,9 +1,12 @@
 package calico_test
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -101,7 +104,7 @@ func TestBGP(t *testing.T) {
 	assert.Equal(t, "icmp", passes(t, w, pods[0], pods[1]))
 	assert.Equal(t, "vxlan", passes(t, w, pods[0], pods[2]))
 
-	time.Sleep(time.Second) // so that the speaker's note is written
+	agents[0].hasNoted(t)
 	stop := storm(t, pods[2].Node, pods[0])
 	back := storm(t, pods[0].Node, pods[1])
 	agents[0].kill(t)
@@ -128,6 +131,31 @@ func TestBGP(t *testing.T) {
 	t.Logf("a pod on another node was reachable after %s", time.Since(begun))
 }
 
+// hasNoted waits until what the agent has learned is in its speaker's state file, for the agent that comes next.
+func (p *process) hasNoted(t testing.TB) {
+	t.Helper()
+	eventually(t, func() error {
+		s, err := p.status()
+		if err != nil {
+			return err
+		}
+		files, err := filepath.Glob(filepath.Join(p.w.dir, p.node.Name, "bgp-*.json"))
+		if err != nil || len(files) != 1 {
+			return fmt.Errorf("state files: %v, %w", files, err)
+		}
+		noted, err := os.ReadFile(files[0])
+		if err != nil {
+			return err
+		}
+		for _, r := range s.Routes {
+			if !bytes.Contains(noted, []byte(strconv.Quote(r.Prefix.String()))) {
+				return fmt.Errorf("%s is not noted: %s", r.Prefix, noted)
+			}
+		}
+		return nil
+	})
+}
+
 // planned are the changes in what plan prints.
 func planned(text string) (changes []string) {
 	for line := range strings.Lines(text) {
@@ -147,7 +175,7 @@ func storm(t testing.TB, from *testnet.Node, to *pod) (stop func() (lost, sent i
 	go func() {
 		var r result
 		for ctx.Err() == nil {
-			try, giveUp := context.WithTimeout(context.Background(), 5*time.Second) // a loaded machine is late, not lossy
+			try, giveUp := context.WithTimeout(context.Background(), patience) // a loaded machine is late, not lossy
 			if _, err := from.Ping(try, to.addrs[r.sent%len(to.addrs)]); err != nil {
 				r.lost++
 			}
