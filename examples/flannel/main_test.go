@@ -243,7 +243,7 @@ func pings(t testing.TB, from *testnet.Node, source, to netip.Addr) (stop func()
 			case <-tick.C:
 			}
 			wg.Go(func() {
-				echo, end := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+				echo, end := context.WithTimeout(context.WithoutCancel(ctx), patience) // a loaded machine is late: lost is what never comes
 				defer end()
 				_, err := p.Echo(echo, to, testnet.Echo{From: source})
 				mu.Lock()

@@ -121,7 +121,7 @@ func (p *program) nothingLeft(t *testing.T) {
 	files, err := os.ReadDir(p.tmp)
 	require.NoError(t, err)
 	assert.Empty(t, files, "left in TMPDIR")
-	assert.Eventually(t, func() bool { return len(p.processes()) == 0 }, 2*time.Second, 10*time.Millisecond, "processes left: %v", p.processes())
+	assert.Eventually(t, func() bool { return len(p.processes()) == 0 }, patience, 10*time.Millisecond, "processes left: %v", p.processes())
 }
 
 // processes are those that have the lab's TMPDIR in their environment.

@@ -79,8 +79,8 @@ func TestBreakingIsRepaired(t *testing.T) {
 	p := newProgram(t, "--keep")
 	p.cmd.Stdin = strings.NewReader(strings.Join([]string{
 		"lab exec node1 env " + roleVar + "=" + saboteur + " $PODWEFT_LAB_BIN/lab && echo broken",
-		// Whatever is lost meanwhile, within five seconds everything is back.
-		"for i in $(seq 50); do lab ping pod1a pod3b >/dev/null 2>&1 && break; sleep 0.1; done",
+		// Whatever is lost meanwhile, everything comes back: in a moment, if the machine has nothing else to do.
+		"for i in $(seq 300); do lab ping pod1a pod3b >/dev/null 2>&1 && break; sleep 0.1; done",
 		"echo '[back]'; lab ping pod1a pod3b; echo status $?",
 	}, "\n"))
 	require.Equal(t, exitGood, p.run(t), "%s%s", &p.stdout, &p.stderr)
@@ -131,7 +131,7 @@ func TestInterrupt(t *testing.T) {
 			}()
 			<-drained
 			assert.Equal(t, exitInterrupted, p.wait(t), "%s", &p.stderr)
-			assert.Less(t, time.Since(began), 5*time.Second)
+			assert.Less(t, time.Since(began), patience)
 			assert.Contains(t, p.stderr.String(), "interrupted")
 			p.nothingLeft(t)
 		})
