@@ -17,7 +17,8 @@ const maxKeys = 2000
 
 // Client is a plugin's way to its node's agent. It keeps nothing open between calls, and is safe for concurrent use.
 //
-// Any call may return [ErrNoAgent], [ErrTryAgain], [ErrVersion] or [ErrForbidden].
+// Any call may return [ErrNoAgent], [ErrTryAgain], [ErrVersion] or [ErrForbidden]; and [ErrHungUp] when the agent is ended meanwhile: to
+// ask the next one the same is no mistake.
 type Client struct{ path string }
 
 // NewClient returns a Client of the agent that listens, or will, on the socket at path.
