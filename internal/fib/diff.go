@@ -95,6 +95,9 @@ func (d *differ) set(had bool, i item) {
 	d.plan = append(d.plan, podweft.Change{Op: op, Object: i})
 }
 
+// deleting makes room for that many deletions.
+func (d *differ) deleting(n int) { d.last = slices.Grow(d.last, max(0, n)) }
+
 func (d *differ) delete(i item) {
 	d.last = append(d.last, podweft.Change{Op: podweft.Delete, Object: i})
 }
@@ -104,6 +107,7 @@ func (d *differ) neighbors() {
 		func(_ nl.NeighborKey, w, h nl.Neighbor) bool { return w == h }, compareNeighborKeys)
 	items := make([]neighbor, len(keys))
 	d.plan = make(podweft.Plan, 0, max(0, len(d.want.neighbors)-len(d.have.neighbors.at)))
+	d.deleting(len(d.have.neighbors.at) - len(d.want.neighbors))
 	for n, k := range keys {
 		i := &items[n]
 		i.dev = d.scope.name(k.Link)
@@ -124,6 +128,7 @@ func (d *differ) forwards() {
 		func(_ nl.ForwardKey, w, h nl.Forward) bool { return w == h }, compareForwardKeys)
 	items := make([]forward, len(keys))
 	d.plan = make(podweft.Plan, 0, max(0, len(d.want.forwards)-len(d.have.forwards.at)))
+	d.deleting(len(d.have.forwards.at) - len(d.want.forwards))
 	for n, k := range keys {
 		i := &items[n]
 		i.dev = d.scope.name(k.Link)
@@ -147,9 +152,10 @@ func (d *differ) nexthops() {
 		func(via, int, nl.Nexthop) bool { return true }, compareVias)
 	items := make([]nexthop, len(keys))
 	d.plan = make(podweft.Plan, 0, max(0, len(d.want.users)-len(d.have.nexthops.at)))
+	d.deleting(len(d.have.nexthops.at) - len(d.want.users))
 	for n, v := range keys {
 		i := &items[n]
-		i.via, i.dev = v, d.scope.name(v.link)
+		i.dev = d.scope.name(v.link)
 		if there, ok := d.have.nexthops.at[v]; ok {
 			i.Nexthop = there
 			d.delete(i)
@@ -181,6 +187,7 @@ func (d *differ) routes() {
 	}, nl.CompareRouteKeys)
 	items := make([]route, len(keys))
 	d.plan = make(podweft.Plan, 0, max(0, len(d.want.routes)-len(d.have.routes.at)))
+	d.deleting(len(d.have.routes.at) - len(d.want.routes))
 	for n, k := range keys {
 		i := &items[n]
 		i.was, i.had = d.have.routes.at[k]
@@ -190,9 +197,9 @@ func (d *differ) routes() {
 			d.delete(i)
 			continue
 		}
-		i.via, i.dev = wanted.via(), d.scope.name(wanted.Link)
+		i.dev = d.scope.name(wanted.Link)
 		i.Route = nl.Route{
-			RouteKey: k, Protocol: d.mark.Protocol, Nexthop: d.want.ids.of(i.via),
+			RouteKey: k, Protocol: d.mark.Protocol, Nexthop: d.want.ids.of(wanted.via()),
 			Gateway: wanted.Gateway, Link: wanted.Link, Onlink: wanted.Onlink,
 		}
 		if wanted.Source.IsValid() {

@@ -20,10 +20,12 @@ type item interface {
 	// settled is told that the change was made, unsettled that it was not: the key is to be compared again.
 	settled(w *want, op podweft.Op)
 	unsettled(t *touched)
-	// failed returns the reason to report for err. lacking collects the nexthops that failed: it is the reason of the
-	// routes that need them.
-	failed(lacking map[via]error, err error) error
+	// failed returns the reason to report for err. A nexthop that failed is the reason of the routes that need it.
+	failed(lacking lacking, err error) error
 }
+
+// lacking is why nexthops are missing, by their ids.
+type lacking map[uint32]error
 
 type neighbor struct {
 	nl.Neighbor
@@ -56,7 +58,7 @@ func (n *neighbor) settled(*want, podweft.Op) {}
 
 func (n *neighbor) unsettled(t *touched) { t.neighbors[n.NeighborKey] = struct{}{} }
 
-func (n *neighbor) failed(_ map[via]error, err error) error { return err }
+func (n *neighbor) failed(_ lacking, err error) error { return err }
 
 type forward struct {
 	nl.Forward
@@ -90,7 +92,7 @@ func (f *forward) settled(*want, podweft.Op) {}
 
 func (f *forward) unsettled(t *touched) { t.forwards[f.ForwardKey] = struct{}{} }
 
-func (f *forward) failed(_ map[via]error, err error) error { return err }
+func (f *forward) failed(_ lacking, err error) error { return err }
 
 // spareForward is a second destination of a MAC: the device would send to both. Only deleted, never made.
 type spareForward struct {
@@ -115,12 +117,11 @@ func (f *spareForward) settled(*want, podweft.Op) {}
 
 func (f *spareForward) unsettled(*touched) {}
 
-func (f *spareForward) failed(_ map[via]error, err error) error { return err }
+func (f *spareForward) failed(_ lacking, err error) error { return err }
 
 type nexthop struct {
 	nl.Nexthop
 	dev string
-	via via
 }
 
 func (n *nexthop) ID() string {
@@ -141,23 +142,23 @@ func (n *nexthop) put(b *nl.Batch, op podweft.Op) {
 }
 
 func (n *nexthop) record(s *state, op podweft.Op) {
-	s.nexthops.keep(n.via, n.Nexthop, op == podweft.Create)
+	s.nexthops.keep(asVia(n.Nexthop), n.Nexthop, op == podweft.Create)
 }
 
 func (n *nexthop) revert(s *state, op podweft.Op) {
-	s.nexthops.keep(n.via, n.Nexthop, op == podweft.Delete)
+	s.nexthops.keep(asVia(n.Nexthop), n.Nexthop, op == podweft.Delete)
 }
 
 func (n *nexthop) settled(w *want, op podweft.Op) {
 	if op == podweft.Delete {
-		w.ids.release(n.via)
+		w.ids.release(asVia(n.Nexthop))
 	}
 }
 
-func (n *nexthop) unsettled(t *touched) { t.nexthops[n.via] = struct{}{} }
+func (n *nexthop) unsettled(t *touched) { t.nexthops[asVia(n.Nexthop)] = struct{}{} }
 
-func (n *nexthop) failed(lacking map[via]error, err error) error {
-	lacking[n.via] = err
+func (n *nexthop) failed(lacking lacking, err error) error {
+	lacking[n.Nexthop.ID] = err
 	return err
 }
 
@@ -184,12 +185,11 @@ func (n *spareNexthop) settled(*want, podweft.Op) {}
 
 func (n *spareNexthop) unsettled(*touched) {}
 
-func (n *spareNexthop) failed(_ map[via]error, err error) error { return err }
+func (n *spareNexthop) failed(_ lacking, err error) error { return err }
 
 type route struct {
 	nl.Route
 	dev string
-	via via
 	was nl.Route
 	had bool
 	// freed: it was not tried in the last pass, since another program's route stood there, which is gone.
@@ -221,7 +221,7 @@ func (r *route) settled(*want, podweft.Op) {}
 
 func (r *route) unsettled(t *touched) { t.routes[r.RouteKey] = struct{}{} }
 
-func (r *route) failed(lacking map[via]error, err error) error { return cmp.Or(lacking[r.via], err) }
+func (r *route) failed(lacking lacking, err error) error { return cmp.Or(lacking[r.Nexthop], err) }
 
 // These sort tens of thousands of keys before the first is written: nothing is compared that need not be, as cmp.Or's arguments would be.
 

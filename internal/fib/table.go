@@ -265,7 +265,7 @@ func (t *Table) writeAlong(ctx context.Context, steps iter.Seq[podweft.Plan], he
 		sent <- surprised
 	}()
 	var all []podweft.Plan
-	lacking := map[via]error{}
+	lacking := lacking{}
 	for step := range steps {
 		for some := range slices.Chunk(step, portion) {
 			queue <- t.prepare(some, held, lacking)
@@ -279,7 +279,7 @@ func (t *Table) writeAlong(ctx context.Context, steps iter.Seq[podweft.Plan], he
 
 // write sends the changes of plan as one batch.
 func (t *Table) write(ctx context.Context, plan podweft.Plan, held func(podweft.Object) bool) (surprised bool) {
-	return t.prepare(plan, held, map[via]error{}).send(ctx)
+	return t.prepare(plan, held, lacking{}).send(ctx)
 }
 
 // transaction is a batch that the shadow knows of already.
@@ -287,12 +287,12 @@ type transaction struct {
 	table   *Table
 	batch   nl.Batch
 	changes []*podweft.Change // one for each request
-	lacking map[via]error     // nexthops that are missing, and why; guarded by the table's mu
+	lacking lacking           // guarded by the table's mu
 }
 
 // prepare encodes the changes that are to be tried, and makes the shadow say that they were made: when the kernel's
 // notification of one arrives, it must find the shadow agreeing.
-func (t *Table) prepare(plan podweft.Plan, held func(podweft.Object) bool, lacking map[via]error) *transaction {
+func (t *Table) prepare(plan podweft.Plan, held func(podweft.Object) bool, lacking lacking) *transaction {
 	x := &transaction{table: t, lacking: lacking, changes: make([]*podweft.Change, 0, len(plan))}
 	x.batch.Grow(len(plan))
 	t.mu.Lock()
@@ -304,7 +304,7 @@ func (t *Table) prepare(plan podweft.Plan, held func(podweft.Object) bool, lacki
 		case c.Err != nil:
 		case !freed(it) && held(it):
 			c.Err = opError(c, podweft.ErrHeld)
-		case lacks(it, lacking) != nil: // its nexthop was held, or is known to have failed
+		case c.Op != podweft.Delete && lacks(it, lacking) != nil: // its nexthop was held, or is known to have failed
 			c.Err = opError(c, lacks(it, lacking))
 		}
 		if c.Err != nil {
@@ -351,9 +351,9 @@ func freed(it item) bool {
 }
 
 // lacks returns why the nexthop of a route is missing, if it is.
-func lacks(it item, lacking map[via]error) error {
+func lacks(it item, lacking lacking) error {
 	if r, ok := it.(*route); ok {
-		return lacking[r.via]
+		return lacking[r.Nexthop]
 	}
 	return nil
 }
