@@ -252,7 +252,7 @@ func (t *Table) Distrust() {
 }
 
 // portion is how many changes are encoded before they are sent, while more follow: the kernel should not wait for the rest.
-const portion = 4096
+const portion = 1024
 
 // writeAlong sends each portion of each step while the next is being compared and encoded, and returns the whole.
 func (t *Table) writeAlong(ctx context.Context, steps iter.Seq[podweft.Plan], held func(podweft.Object) bool) (plan podweft.Plan, surprised bool) {
