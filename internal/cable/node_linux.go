@@ -105,8 +105,13 @@ func (n *Node) exhume(ctx context.Context, p *Pair, pod *Pod) (bool, error) {
 		return false, err
 	}
 	host, err := n.Conn.LinkAt(peer.Pair)
+	// Either the other end is in a third namespace, or both were swept between these two looks: then the name is free.
 	if errors.Is(err, nl.ErrNoLink) {
-		return false, nil
+		now, err := pod.Conn.Link(p.Peer.Name)
+		if errors.Is(err, nl.ErrNoLink) {
+			return true, nil
+		}
+		return err == nil && now.Index != peer.Index, err
 	}
 	if err != nil || host.Pair != peer.Index || host.Alias != nl.RetiredAlias(n.Mark) {
 		return false, err
