@@ -1,7 +1,7 @@
 // Package fib keeps routes, nexthop objects, neighbours and forwarding entries equal to what a driver wants. It is the
 // common engine of the drivers whose bytes the kernel moves.
 //
-// It reads, compares and writes the difference as one pipelined batch, in the order in which traffic needs it:
+// It reads, compares and writes the difference in pipelined batches, in the order in which traffic needs it:
 // neighbours, forwarding entries, nexthop objects, routes; deletions follow in the reverse order. Ours is what bears the
 // owner's Mark, and everything permanent on links that are wholly ours. Another program's route in a place that we
 // want is left untouched. One that wins against ours is reported as podweft.ErrConflict; one that loses is logged.
@@ -339,7 +339,11 @@ func (x *transaction) send(ctx context.Context) (surprised bool) {
 		if !ordinary(errs[n]) {
 			t.trusted = false
 		}
-		c.Err = opError(c, it.failed(x.lacking, errs[n]))
+		why := it.failed(x.lacking, errs[n])
+		if c.Op == podweft.Delete { // which needs no nexthop
+			why = errs[n]
+		}
+		c.Err = opError(c, why)
 	}
 	return surprised
 }
