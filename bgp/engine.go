@@ -54,7 +54,10 @@ var beginning sync.Mutex
 
 // startEngine begins to listen.
 func startEngine(ctx context.Context, cfg Config, restarting bool) (*engine, error) {
-	e := &engine{server: server.NewBgpServer(server.LoggerOption(slog.New(quiet{cfg.Logger.Handler()}), nil)), cfg: cfg, restarting: restarting, began: time.Now(), late: latecomers{}}
+	e := &engine{
+		server: server.NewBgpServer(server.LoggerOption(slog.New(quiet{cfg.Logger.Handler()}), nil)),
+		cfg:    cfg, restarting: restarting, began: time.Now(), late: latecomers{},
+	}
 	go e.server.Serve() // until StopBgp, which waits for it
 	global := &api.Global{Asn: cfg.AS, RouterId: cfg.RouterID.String(), ListenPort: int32(cfg.Port)}
 	for _, a := range cfg.Listen {

@@ -42,7 +42,7 @@ func (e *engine) dialLate(ctx context.Context) (next time.Duration, err error) {
 			next = min(next, left)
 			continue
 		}
-		switch e.state(p) {
+		switch e.state(ctx, p) {
 		case Established:
 			delete(e.late, p.Addr)
 		case OpenSent, OpenConfirm: // it is dialing
@@ -62,8 +62,11 @@ func (e *engine) dialLate(ctx context.Context) (next time.Duration, err error) {
 	return next, errors.Join(errs...)
 }
 
-func (e *engine) state(p Peer) State {
-	status := []PeerStatus{{Addr: p.Addr, State: Idle}}
-	e.describe(status)
-	return status[0].State
+// state is that of the session with the peer. It does not count what the peer is told, which takes the engine a walk through all paths.
+func (e *engine) state(ctx context.Context, p Peer) State {
+	state := Idle // also when the engine has stopped
+	_ = e.server.ListPeer(ctx, &api.ListPeerRequest{Address: p.Addr.String()}, func(n *api.Peer) {
+		state = stateOf(n.GetState().GetSessionState())
+	})
+	return state
 }
