@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -173,6 +174,9 @@ func startAgent(t testing.TB, n *testnet.Node, cfg bgp.Config) *agent {
 	a := &agent{node: n, cmd: cmd, orders: orders, encoder: json.NewEncoder(orders), answers: bufio.NewReader(answers), alive: true}
 	t.Cleanup(func() {
 		a.kill(t)
+		if bytes.Contains(said.Bytes(), []byte("WARNING: DATA RACE")) {
+			os.Stderr.Write(said.Bytes()) // as it is: CI tells whose race it is
+		}
 		if t.Failed() {
 			t.Logf("the agent of %s, last: %sits log:\n%s", n.Name, a.last, said)
 		}
@@ -237,4 +241,18 @@ func knows(prefixes ...netip.Prefix) func(answer) bool {
 
 func knowsNot(p netip.Prefix) func(answer) bool {
 	return func(a answer) bool { return !knows(p)(a) }
+}
+
+// hasNoted waits until the prefixes are in the agent's state file, for the agent that comes next.
+func hasNoted(t testing.TB, cfg bgp.Config, prefixes ...netip.Prefix) {
+	t.Helper()
+	var noted []byte
+	for until := time.Now().Add(patience); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+		noted, _ = os.ReadFile(cfg.StateFile) // which is not there at first
+		missing := slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return !bytes.Contains(noted, []byte(strconv.Quote(p.String()))) })
+		if !missing {
+			return
+		}
+	}
+	require.Fail(t, "waited in vain for the state file", "%s", noted)
 }

@@ -320,8 +320,7 @@ func between(t *testing.T, f *testnet.Fabric, d daemon, r router, as [2]uint32) 
 }
 
 // Nodes of one mesh, each with a session with the switch too: the switch hears of a block from its node only. If another node is to
-// pass it on, it is with that node's next hop or its own, as
-// it is told.
+// pass it on, it is with that node's next hop or its own, as it is told.
 func TestInteropTransit(t *testing.T) {
 	withEach(t, 3, func(t *testing.T, d daemon, f *testnet.Fabric) {
 		one, three := f.Nodes[0], f.Nodes[2]
@@ -407,7 +406,7 @@ func restart(t *testing.T, d daemon, f *testnet.Fabric, meanwhile func(other *ru
 		reach(t, f, 2, 1)
 		stop = storm(t, f, 2, 1)
 	}
-	time.Sleep(time.Second) // so that the state file is written
+	hasNoted(t, cfg, v4Block(2), v6Block(2))
 	a.kill(t)
 	meanwhile(other)
 	a = startAgent(t, f.Nodes[0], cfg)

@@ -140,7 +140,7 @@ func TestRestartLosesNoPackets(t *testing.T) {
 			one.wait(t, "routes", knows(v4Block(2), v6Block(2), gone))
 			two.wait(t, "routes", knows(v4Block(1), v6Block(1)))
 			reach(t, f, 1, 2)
-			time.Sleep(time.Second) // so that the state file is written
+			hasNoted(t, cfg, v4Block(2), v6Block(2), gone)
 
 			there, back := storm(t, f, 1, 2), storm(t, f, 2, 1)
 			end(t, one)

@@ -140,8 +140,11 @@ func (p *process) hasNoted(t testing.TB) {
 			return err
 		}
 		files, err := filepath.Glob(filepath.Join(p.w.dir, p.node.Name, "bgp-*.json"))
-		if err != nil || len(files) != 1 {
-			return fmt.Errorf("state files: %v, %w", files, err)
+		if err != nil {
+			return err
+		}
+		if len(files) != 1 || len(s.Routes) == 0 {
+			return fmt.Errorf("state files %v for %d routes", files, len(s.Routes))
 		}
 		noted, err := os.ReadFile(files[0])
 		if err != nil {

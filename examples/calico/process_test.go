@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -87,6 +89,9 @@ func (p *process) kill(t testing.TB) {
 		require.NoError(t, p.cmd.Process.Kill())
 		_ = p.cmd.Wait() // which says that it was killed
 		p.cmd = nil
+		if said := p.log.String(); strings.Contains(said, "WARNING: DATA RACE") {
+			fmt.Fprint(os.Stderr, said) // as it is: CI tells whose race it is
+		}
 	}
 }
 
