@@ -93,7 +93,8 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	// In this order: a plugin that finds nobody listening has recorded its pod before.
+	// In this order: a plugin that finds nobody listening has recorded its pod before. An agent that cannot read the records has then
+	// taken the place of the one before it.
 	if err := a.remember(); err != nil {
 		return nil, errors.Join(err, a.server.Close())
 	}

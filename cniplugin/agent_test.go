@@ -241,8 +241,9 @@ func TestAgentHangsUp(t *testing.T) {
 			n.wait = time.Hour
 			pod := testnet.NewNode(t, "pod")
 			begun := make(chan struct{})
+			begin := sync.OnceFunc(func() { close(begun) }) // it may be asked again while it ends
 			server, err := local.Listen(local.ServerConfig{Path: n.dir + "/agent.sock", Handler: doorman{attach: func(ctx context.Context) error {
-				close(begun)
+				begin()
 				<-ctx.Done()
 				return ctx.Err()
 			}}})

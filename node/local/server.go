@@ -155,7 +155,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // unlink removes the socket, unless it is another agent's. Plugins find without it too that nobody listens, by another errno.
 func (s *Server) unlink() {
-	s.unlinked.Do(func() { // and not later, between whose look and deed the next agent may come
+	s.unlinked.Do(func() { // once: between a later look and deed the next agent may come
 		if now, err := os.Stat(s.cfg.Path); err == nil && os.SameFile(s.socket, now) {
 			_ = os.Remove(s.cfg.Path)
 		}
@@ -169,7 +169,7 @@ func (s *Server) shut() {
 	_ = s.listener.SetDeadline(time.Unix(1, 0))
 }
 
-// acceptRest accepts those.
+// acceptRest accepts those who connected before shut.
 func (s *Server) acceptRest(serve func(*net.UnixConn)) {
 	for {
 		conn, err := acceptNow(s.listener)
