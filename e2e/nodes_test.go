@@ -41,7 +41,7 @@ type podNetwork struct {
 
 	perNode  bool // pods have addresses of their Node's podCIDR
 	policies bool // are enforced
-	router   bool // is told by BGP where Services are
+	router   bool // is told by BGP where pods and Services are
 
 	families int      // that pods have addresses of: IPv4, or both
 	replace  []string // what of the manifest by what

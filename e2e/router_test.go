@@ -2,14 +2,14 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
-	"strings"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-// startRouter runs a router beside the machines, as the switch at the top of a rack is one. It knows of Services by BGP alone.
+// startRouter runs a router beside the machines, as the switch at the top of a rack is one. It knows of pods and Services by BGP alone.
 func (w *world) startRouter() {
 	w.t.Helper()
 	args := []string{"tor", "--id=" + w.beside.V4.String(), "--links=eth0"}
@@ -29,14 +29,15 @@ func (w *world) startRouter() {
 	})
 }
 
-// arrive has the router reach Services by their addresses, for which each node answers. Pods themselves it is not asked for here: nodes
-// of a full mesh tell it of each other's pods too, each with itself as next hop, and what goes one way and returns another kube-proxy
-// drops. Nor is it asked for IPv6, of which its sessions are not.
+// arrive has the router reach pods, of which each node tells it its own, and Services by their addresses, for which each node answers.
 func (w *world) arrive() {
 	w.t.Helper()
-	for _, at := range w.lookup(w.lone, "web") {
-		if !strings.Contains(at, ":") {
-			assert.Regexp(w.t, "^web-.* to ", w.from(w.beside, page(at, 80)), "a Service")
+	for _, pod := range w.web {
+		for family, ip := range pod.Status.PodIPs {
+			assert.Equal(w.t, fmt.Sprintf("%s to %s", pod.Name, w.beside.Addrs()[family]), w.from(w.beside, page(ip.IP, 8080)), "a pod")
 		}
+	}
+	for _, at := range w.lookup(w.lone, "web") {
+		assert.Regexp(w.t, "^web-.* to ", w.from(w.beside, page(at, 80)), "a Service")
 	}
 }
