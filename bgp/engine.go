@@ -141,7 +141,9 @@ func (e *engine) neighbor(p Peer) *api.Peer {
 			NeighborAddress: p.Addr.String(), PeerAsn: p.AS, LocalAsn: e.cfg.AS, Description: p.Name,
 			AuthPassword: p.Password, AllowOwnAsn: uint32(p.AllowOwnAS),
 		},
-		Timers:    &api.Timers{Config: &api.TimersConfig{ConnectRetry: connectRetry, HoldTime: hold, KeepaliveInterval: hold / 3, IdleHoldTimeAfterReset: idleAfterReset}},
+		Timers: &api.Timers{Config: &api.TimersConfig{
+			ConnectRetry: connectRetry, HoldTime: hold, KeepaliveInterval: hold / 3, IdleHoldTimeAfterReset: idleAfterReset,
+		}},
 		Transport: &api.Transport{PassiveMode: p.Passive, RemotePort: uint32(p.Port)},
 	}
 	if p.Local.IsValid() {
@@ -155,7 +157,10 @@ func (e *engine) neighbor(p Peer) *api.Peer {
 	}
 	if p.BFD.Interval > 0 {
 		interval := uint32(p.BFD.Interval / time.Microsecond)
-		n.Bfd = &api.BfdPeerConfig{Enabled: true, Port: server.BfdServerPort, DesiredMinimumTxInterval: interval, RequiredMinimumReceive: interval, DetectionMultiplier: uint32(p.BFD.Multiplier)}
+		n.Bfd = &api.BfdPeerConfig{
+			Enabled: true, Port: server.BfdServerPort,
+			DesiredMinimumTxInterval: interval, RequiredMinimumReceive: interval, DetectionMultiplier: uint32(p.BFD.Multiplier),
+		}
 	}
 	graceful := e.cfg.RestartTime > 0
 	if graceful {

@@ -350,7 +350,8 @@ func TestInteropTransit(t *testing.T) {
 				return true
 			})
 		}
-		fromItself := [2]map[netip.Addr]string{{three.V4: three.V4.String()}, {three.V4: three.V6.String()}}
+		type hops = map[netip.Addr]string // next hops by who told of them
+		fromItself := [2]hops{{three.V4: three.V4.String()}, {three.V4: three.V6.String()}}
 		tell("", nil)
 		a.wait(t, "the other node's blocks", knows(v4Block(3), v6Block(3)))
 		a.wait(t, "both sessions", func(a answer) bool { return a.Established == 2 })
@@ -359,9 +360,9 @@ func TestInteropTransit(t *testing.T) {
 		hear(fromItself[0], fromItself[1])
 
 		tell(bgp.NextHopKept, blocks(1))
-		hear(map[netip.Addr]string{three.V4: three.V4.String(), one.V4: three.V4.String()}, map[netip.Addr]string{three.V4: three.V6.String(), one.V4: three.V6.String()})
+		hear(hops{three.V4: three.V4.String(), one.V4: three.V4.String()}, hops{three.V4: three.V6.String(), one.V4: three.V6.String()})
 		tell(bgp.NextHopSelf, blocks(1))
-		hear(map[netip.Addr]string{three.V4: three.V4.String(), one.V4: one.V4.String()}, map[netip.Addr]string{three.V4: three.V6.String(), one.V4: one.V6.String()})
+		hear(hops{three.V4: three.V4.String(), one.V4: one.V4.String()}, hops{three.V4: three.V6.String(), one.V4: one.V6.String()})
 		tell(bgp.OwnOnly, blocks(1))
 		hear(fromItself[0], fromItself[1])
 	})

@@ -47,16 +47,7 @@ func speaking(t testing.TB, nodes int) (w *world, agents []*process) {
 		tor = append(tor, "--peer="+n.V4.String()+",64512")
 	}
 	router := command(context.Background(), w.Router, tor...)
-	log := &lockedBuffer{}
-	router.Stdout, router.Stderr = log, log
-	require.NoError(t, router.Start())
-	t.Cleanup(func() {
-		_ = router.Process.Kill()
-		_ = router.Wait()
-		if t.Failed() {
-			t.Logf("router:\n%s", log)
-		}
-	})
+	beside(t, "router", router)
 	var starting sync.WaitGroup
 	agents = make([]*process, len(w.Nodes()))
 	for i, rack := range w.Racks.Racks {

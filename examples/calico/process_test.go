@@ -64,6 +64,20 @@ func command(ctx context.Context, n *testnet.Node, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// beside runs a program until the test ends, and shows what it said if the test has failed.
+func beside(t testing.TB, name string, cmd *exec.Cmd) {
+	t.Helper()
+	log := &lockedBuffer{}
+	cmd.Stdout, cmd.Stderr = log, log
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		end(cmd)
+		if t.Failed() {
+			t.Logf("%s:\n%s", name, log)
+		}
+	})
+}
+
 // launch starts an agent and waits until pods can come. It is killed at the end of the test if it lives still.
 func (w *world) launch(t testing.TB, n *testnet.Node, more ...string) *process {
 	t.Helper()

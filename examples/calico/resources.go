@@ -163,7 +163,10 @@ func (c *Config) addPeer(r resource) error {
 	if of.Node != "" && of.Node != c.Node || !selector.Matches(c.Labels) {
 		return nil // another node's
 	}
-	p := bgp.Peer{Name: r.Metadata.Name, AS: of.ASNumber, Password: of.Password, AllowOwnAS: of.AllowOwnAS, Multihop: of.MaxHops, Passive: of.Passive, Transit: of.Transit}
+	p := bgp.Peer{
+		Name: r.Metadata.Name, AS: of.ASNumber, Password: of.Password,
+		AllowOwnAS: of.AllowOwnAS, Multihop: of.MaxHops, Passive: of.Passive, Transit: of.Transit,
+	}
 	if of.KeepHops {
 		p.Transit = cmp.Or(p.Transit, bgp.NextHopKept)
 	}

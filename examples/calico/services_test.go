@@ -62,16 +62,7 @@ func TestServices(t *testing.T) {
 	require.NoError(t, os.WriteFile(objects, []byte(services), 0o600))
 
 	tor := w.Router.Command(context.Background(), bird, "-f", "-c", dir+"/conf", "-s", dir+"/sock", "-P", dir+"/pid")
-	log := &lockedBuffer{}
-	tor.Stdout, tor.Stderr = log, log
-	require.NoError(t, tor.Start())
-	t.Cleanup(func() {
-		_ = tor.Process.Kill()
-		_ = tor.Wait()
-		if t.Failed() {
-			t.Logf("BIRD:\n%s", log)
-		}
-	})
+	beside(t, "BIRD", tor)
 	at := []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:10:96::10")}
 	answer(t, n, at...)
 	w.launch(t, n, "--config="+objects)
