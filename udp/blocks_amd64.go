@@ -18,3 +18,17 @@ func sumMost(b []byte, acc uint64) (uint64, []byte) {
 	n := len(b) &^ (blockLen - 1)
 	return plus(acc, sumBlocks(b[:n])), b[n:]
 }
+
+// copyBlocks is sumBlocks, and copies b to dst.
+//
+//go:noescape
+func copyBlocks(dst, b []byte) uint64
+
+// copyMost copies as much of b to dst as vectors can, adds it to acc, and returns how much it was.
+func copyMost(dst, b []byte, acc uint64) (int, uint64) {
+	if len(b) < blockLen || !cpu.X86.HasAVX2 {
+		return 0, acc
+	}
+	n := len(b) &^ (blockLen - 1)
+	return n, plus(acc, copyBlocks(dst[:n], b[:n]))
+}

@@ -43,6 +43,13 @@ func sum(b []byte, acc uint64) uint64 {
 	return acc + carry // which cannot overflow: where this carries, acc is 0
 }
 
+// copySum is sum, and copies b to dst, which has room for it.
+func copySum(dst, b []byte, acc uint64) uint64 {
+	n, acc := copyMost(dst, b, acc)
+	copy(dst[n:], b[n:])
+	return sum(b[n:], acc)
+}
+
 // word is a 16 bit value of a header as sum would add it.
 func word(v uint16) uint64 {
 	var b [2]byte

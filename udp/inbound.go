@@ -38,8 +38,8 @@ type inbound struct {
 	data     []byte
 	want     int // of messages, next time
 	runs     [maxRuns]run
-	oldest   int // the run that is written when a new one finds no place
-	single   [2]unix.Iovec
+	oldest   int           // the run that is written when a new one finds no place
+	parts    [2]unix.Iovec // of what is written
 	noHeader [virtioLen]byte
 
 	// Whom the last datagram, and the last packet, was from, and where it went: the next one's are the same as a rule.
@@ -65,6 +65,9 @@ func newInbound(s socketPort, tun tunPort, t *tables, takes supers, total *count
 	in.names = make([]byte, maxReceive*sockaddrLen)
 	in.controls = make([]byte, maxReceive*ancillary)
 	in.data = make([]byte, maxReceive*datagramLen)
+	for i := range in.runs {
+		in.runs[i].buf = make([]byte, runRoom+datagramLen)
+	}
 	for i := range in.messages {
 		in.vectors[i] = part(in.data[i*datagramLen:][:datagramLen])
 		m := &in.messages[i]
@@ -210,7 +213,9 @@ func (i *inbound) join(in *inner, p []byte) {
 	for k := range i.runs {
 		r := &i.runs[k]
 		if r.count == 0 {
-			free = r
+			if free == nil { // the first, which is in the cache, and found first by the packets that follow
+				free = r
+			}
 			continue
 		}
 		if !r.sameFlow(in, p) {
@@ -246,11 +251,8 @@ func (i *inbound) finish(r *run) {
 	case 1:
 		i.write(r.first)
 	default:
-		packets := r.count
-		if err := i.tun.write(r.seal()); err != nil {
-			i.drop(WriteFailed, packets)
-		}
-		i.count.writes++
+		header, p := r.seal()
+		i.give(header, p, r.count)
 	}
 	r.count = 0
 }
@@ -262,10 +264,13 @@ func (i *inbound) flush() {
 }
 
 // write writes a packet as it came. The kernel checks its checksums as any network card's.
-func (i *inbound) write(p []byte) {
-	i.single[0], i.single[1] = part(i.noHeader[:]), part(p)
-	if err := i.tun.write(i.single[:]); err != nil {
-		i.drop(WriteFailed, 1)
+func (i *inbound) write(p []byte) { i.give(i.noHeader[:], p, 1) }
+
+// give writes a packet, which has been made of so many.
+func (i *inbound) give(header, p []byte, packets int) {
+	i.parts[0], i.parts[1] = part(header), part(p)
+	if err := i.tun.write(i.parts[:]); err != nil {
+		i.drop(WriteFailed, packets)
 	}
 	i.count.writes++
 }

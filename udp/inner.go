@@ -186,13 +186,14 @@ func sealV4(head []byte) {
 	putChecksum(head[v4Checksum:], sum(head, 0))
 }
 
-// intact reports whether the checksums of the packet p are right: that of the transport, which covers the payload, and IPv4's.
-func (in *inner) intact(p []byte) bool {
+// intact reports whether the checksums of the packet p are right: that of the transport, which covers the payload, and IPv4's. It
+// copies the payload to where it is to be.
+func (in *inner) intact(p, to []byte) bool {
 	if !in.v6 && fold(sum(p[:in.ipLen], 0)) != 0xffff {
 		return false
 	}
-	rest := p[in.ipLen:in.length]
-	return fold(sum(rest, plus(in.pseudo(p), word(uint16(len(rest)))))) == 0xffff
+	acc := sum(p[in.ipLen:in.headLen], plus(in.pseudo(p), word(uint16(in.length-in.ipLen))))
+	return fold(copySum(to, p[in.headLen:in.length], acc)) == 0xffff
 }
 
 // decrementHops takes one off the TTL of a packet whose TTL is above 1, as RFC 1624 mends a checksum.

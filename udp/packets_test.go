@@ -43,10 +43,15 @@ func TestSum(t *testing.T) {
 		var got [2]byte
 		putChecksum(got[:], sum(b, 0))
 		require.Equal(t, rfc1071(b), binary.BigEndian.Uint16(got[:]), n)
+		to := make([]byte, n+9)
+		putChecksum(got[:], copySum(to[n%5:], b, 0))
+		require.Equal(t, rfc1071(b), binary.BigEndian.Uint16(got[:]), n)
+		require.Equal(t, append(b, make([]byte, 9-n%5)...), to[n%5:], "and nothing behind it")
 	}
 	for _, n := range []int{200, 1 << 16} {
 		ones := bytes.Repeat([]byte{0xff}, n)
 		assert.Equal(t, uint16(0xffff), fold(sum(ones, ^uint64(0))), "carries on carries")
+		assert.Equal(t, uint16(0xffff), fold(copySum(make([]byte, n), ones, ^uint64(0))))
 	}
 }
 

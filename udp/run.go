@@ -21,9 +21,13 @@ type run struct {
 	closed   bool
 	verified bool // the first packet; it is not while it is alone
 	sequence uint32
-	parts    [2 + maxSegments]unix.Iovec // the virtio header, the first packet's header, the payloads
 	header   [virtioLen]byte
+	buf      []byte // the super-packet
 }
+
+// runRoom is where the payload begins in a run's buffer. There is room for the longest header in front of it; the kernel copies faster
+// from where a cache line begins.
+const runRoom = 128
 
 // joinable reports whether a packet may be in a run at all.
 func joinable(in *inner, p []byte, takes supers) bool {
@@ -53,7 +57,6 @@ func (r *run) begin(in *inner, p []byte) {
 	r.in, r.first, r.count, r.verified = *in, p, 1, false
 	r.size = in.length - in.headLen
 	r.bytes, r.closed = r.size, false
-	r.parts[2] = part(p[in.headLen:])
 	if in.transport == unix.IPPROTO_TCP {
 		t := p[in.ipLen:]
 		r.sequence = binary.BigEndian.Uint32(t[tcpSequence:]) + uint32(r.size)
@@ -76,16 +79,15 @@ func (r *run) add(in *inner, p []byte) addition {
 		r.in.headLen+r.bytes+payload > 65535 || !r.continues(in, p) {
 		return refused
 	}
-	if !in.intact(p) {
+	if !in.intact(p, r.buf[runRoom+r.bytes:]) {
 		return damaged
 	}
 	if !r.verified {
-		if !r.in.intact(r.first) {
+		if !r.in.intact(r.first, r.buf[runRoom:]) {
 			return refused // the kernel will drop the first
 		}
 		r.verified = true
 	}
-	r.parts[2+r.count] = part(p[in.headLen:])
 	r.count++
 	r.bytes += payload
 	r.closed = payload < r.size
@@ -119,10 +121,12 @@ func (r *run) continues(in *inner, p []byte) bool {
 		bytes.Equal(t[tcpChecksum+2:], ft[tcpChecksum+2:]) // urgent pointer, options
 }
 
-// seal makes the super-packet.
-func (r *run) seal() []unix.Iovec {
-	in, head := &r.in, r.first[:r.in.headLen]
-	length := in.headLen + r.bytes
+// seal makes the super-packet, and the virtio header for it.
+func (r *run) seal() (header, p []byte) {
+	in, length := &r.in, r.in.headLen+r.bytes
+	p = r.buf[runRoom-in.headLen:][:length]
+	head := p[:in.headLen]
+	copy(head, r.first)
 	in.setLength(head, length)
 	rest := uint16(length - in.ipLen)
 	h := virtioHeader{
@@ -140,6 +144,5 @@ func (r *run) seal() []unix.Iovec {
 	}
 	h.put(r.header[:])
 	native.PutUint16(head[in.checksumAt():], fold(plus(in.pseudo(head), word(rest))))
-	r.parts[0], r.parts[1] = part(r.header[:]), part(head)
-	return r.parts[:2+r.count]
+	return r.header[:], p
 }
