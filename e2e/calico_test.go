@@ -126,9 +126,7 @@ func TestCalico(t *testing.T) {
 	c.AddAccount("default", "default") // every pod has one
 	m := c.ApplyManifest("../examples/calico/deploy/podweft-calico.yml")
 	kubeconfig := c.Kubeconfig(c.Token(m.DaemonSet.Namespace, m.DaemonSet.Spec.Template.Spec.ServiceAccountName))
-	files := t.TempDir()
-	built, err := exec.CommandContext(t.Context(), "../examples/calico/deploy/rootfs", files).CombinedOutput()
-	require.NoError(t, err, "%s", built)
+	files := imageFiles(t, "calico")
 
 	var nodes []*calicoNode
 	for i, name := range []string{"node-1", "node-2"} {
@@ -165,7 +163,7 @@ func TestCalico(t *testing.T) {
 		_, err := pods[0].Ping(t.Context(), addrs[1])
 		return err
 	})
-	_, err = nodes[0].add(testnet.NewNode(t, "nobody"))
+	_, err := nodes[0].add(testnet.NewNode(t, "nobody"))
 	require.ErrorContains(t, err, "the cluster has not told us of it yet")
 	assert.True(t, slices.ContainsFunc(c.Node("node-1").Status.Conditions, func(of corev1.NodeCondition) bool {
 		return of.Type == corev1.NodeNetworkUnavailable && of.Status == corev1.ConditionFalse

@@ -178,7 +178,7 @@ func (m *player) ready() {
 }
 
 // patience is how long anything may take on a machine that has much else to do.
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // await waits until it is so.
 func await(t testing.TB, so func() error) {

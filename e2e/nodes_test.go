@@ -243,25 +243,30 @@ func (w *world) talk() {
 		}
 		for _, from := range []*corev1.Pod{pod, w.lone} {
 			assert.Regexp(w.t, "^web-.* to ", w.get(from, "http://web/whoami"), "a Service by its name")
-			service := w.lookup(from, "web")
-			assert.Len(w.t, service, w.network.families)
-			for _, at := range service {
+			for _, at := range w.lookup(from, "web", w.network.families) {
 				assert.Regexp(w.t, "^web-.* to ", w.get(from, page(at, 80)), "a Service by its address")
 			}
 		}
 	}
 	assert.Regexp(w.t, "^"+w.lone.Name+" to ", w.get(w.lone, "http://lone.default.svc.cluster.local/whoami"), "the way back to itself")
-	assert.Equal(w.t, []string{"10.96.0.1"}, w.lookup(w.web[0], "kubernetes.default.svc.cluster.local"))
+	assert.Equal(w.t, []string{"10.96.0.1"}, w.lookup(w.web[0], "kubernetes.default.svc.cluster.local", 1))
 }
 
 func page(host string, port int) string {
 	return fmt.Sprintf("http://%s/whoami", net.JoinHostPort(host, strconv.Itoa(port)))
 }
 
-// lookup is what a name is to a pod.
-func (w *world) lookup(from *corev1.Pod, name string) (found []string) {
+// lookup is what a name is to a pod: so many addresses. Of two families the resolver tells one if the other's answer is late.
+func (w *world) lookup(from *corev1.Pod, name string, want int) (found []string) {
 	w.t.Helper()
-	require.NoError(w.t, json.Unmarshal([]byte(w.ask(from, "/lookup?name="+name)), &found))
+	await(w.t, func() error {
+		found = nil
+		err := json.Unmarshal([]byte(w.ask(from, "/lookup?name="+name)), &found)
+		if err == nil && len(found) != want {
+			err = fmt.Errorf("%s is %v to %s", name, found, from.Name)
+		}
+		return err
+	})
 	return found
 }
 
@@ -394,7 +399,26 @@ func (w *world) losePower() {
 		return err
 	})
 	w.t.Logf("a pod of %s was reached %s after its power was back", m.Name(), time.Since(begun).Round(time.Millisecond))
+	awaitFor(w.t, 3*patience, func() error { // what the cluster says of the others may be from before
+		if err := w.podsReady(); err != nil {
+			return err
+		}
+		return w.restarted(m, begun)
+	})
 	w.talk()
+}
+
+// restarted is nil when all pods of a machine have begun since then.
+func (w *world) restarted(m *machine.Machine, since time.Time) error {
+	for _, p := range append(w.cluster.Pods("default", ""), w.cluster.Pods("kube-system", "k8s-app=kube-dns")...) {
+		for _, c := range p.Status.ContainerStatuses {
+			// What is told has whole seconds.
+			if p.Spec.NodeName == m.Name() && p.DeletionTimestamp == nil && (c.State.Running == nil || c.State.Running.StartedAt.Time.Before(since.Truncate(time.Second))) {
+				return fmt.Errorf("%s is as it was before its node lost power, or does not run", p.Name)
+			}
+		}
+	}
+	return nil
 }
 
 // ourImage is a manifest's text, of which only images are changed, and what the network says.

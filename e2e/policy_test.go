@@ -71,7 +71,7 @@ func TestPolicies(t *testing.T) {
 	admin := `{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: closed},
 		spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}}`
 	for begin := time.Now(); tryApply(t, c, admin) != nil; time.Sleep(100 * time.Millisecond) {
-		require.Less(t, time.Since(begin), time.Minute, "the kind is not served")
+		require.Less(t, time.Since(begin), patience, "the kind is not served")
 	}
 	w = follow(t, source)
 	assert.Equal(t, policy.Denied, w.verdict("10.244.2.1", "10.244.1.10"))

@@ -37,7 +37,7 @@ func (w *world) arrive() {
 			assert.Equal(w.t, fmt.Sprintf("%s to %s", pod.Name, w.beside.Addrs()[family]), w.from(w.beside, page(ip.IP, 8080)), "a pod")
 		}
 	}
-	for _, at := range w.lookup(w.lone, "web") {
+	for _, at := range w.lookup(w.lone, "web", w.network.families) {
 		assert.Regexp(w.t, "^web-.* to ", w.from(w.beside, page(at, 80)), "a Service")
 	}
 }

@@ -41,7 +41,7 @@ const ProgramVar = "PODWEFT_E2E_KUBERNETES"
 func Program() string { return os.Getenv(ProgramVar) }
 
 // patience is how long a program may take to start, on a machine that has much else to do.
-const patience = 90 * time.Second
+const patience = 2 * time.Minute
 
 // Cluster is a control plane. It ends with the test that started it.
 type Cluster struct {

@@ -15,12 +15,19 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
 )
 
 // resource is where objects of the kind are.
 func (c *Cluster) resource(o *unstructured.Unstructured) dynamic.ResourceInterface {
 	c.t.Helper()
-	client, err := dynamic.NewForConfig(c.Admin())
+	return c.resourceOf(c.Admin(), o)
+}
+
+// resourceOf is resource for whomever the configuration is of.
+func (c *Cluster) resourceOf(who *rest.Config, o *unstructured.Unstructured) dynamic.ResourceInterface {
+	c.t.Helper()
+	client, err := dynamic.NewForConfig(who)
 	require.NoError(c.t, err)
 	resource, _ := meta.UnsafeGuessKindToResource(o.GroupVersionKind())
 	if namespace := o.GetNamespace(); namespace != "" {

@@ -208,7 +208,7 @@ func (m *Machine) keepLogs() error {
 }
 
 // patience is how long something may take on a machine that has much else to do.
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 func await(t testing.TB, so func() error) {
 	t.Helper()
