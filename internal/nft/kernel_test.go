@@ -307,7 +307,9 @@ func TestTableFlags(t *testing.T) {
 	info, err = other.Table(t.Context(), theirs)
 	require.NoError(t, err)
 	assert.Equal(t, nft.Owned, info.Flags)
-	assert.NotZero(t, info.Owner)
+	assert.True(t, c.Owns(info))
+	assert.False(t, other.Owns(info))
+	assert.False(t, info.Orphan())
 	var b nft.Batch
 	b.AddSet(nft.Set{Table: theirs, Name: "s", Key: nft.IPv4Addr})
 	require.ErrorIs(t, other.Commit(t.Context(), &b), unix.EPERM)

@@ -52,7 +52,12 @@ func (t Table) path() string { return t.Family.String() + " " + t.Name }
 // TableFlags are a table's flags, linux/netfilter/nf_tables.h enum nft_table_flags.
 type TableFlags uint32
 
-// Dormant tables see no packets. Owned ones may be changed by one socket alone, and go when it closes unless they Persist.
+// Dormant tables see no packets. Owned ones (since Linux 5.12) may be changed by one socket alone: everybody else gets EPERM, or for
+// a flush of all tables, is told nothing and leaves them out. They go when that socket closes, unless they Persist (since 6.9):
+// then they are orphans, which anybody may change, and which the socket owns that next sets the flag of owners.
+//
+// No other table can be given an owner, and Persist neither come nor go, without making it anew (EOPNOTSUPP, nf_tables_updtable in
+// net/netfilter/nf_tables_api.c).
 const (
 	Dormant TableFlags = 1
 	Owned   TableFlags = 2
@@ -83,6 +88,12 @@ type TableInfo struct {
 	Flags TableFlags
 	Owner uint32 // port of the netlink socket that owns the table; 0 is none
 }
+
+// Orphan reports whether the table had an owner that has gone.
+func (t TableInfo) Orphan() bool { return t.Flags&(Owned|Persist) == Persist }
+
+// Owns reports whether the table is this socket's own.
+func (c *Conn) Owns(t TableInfo) bool { return t.Flags&Owned != 0 && t.Owner == c.port }
 
 // OwnedByOther is the only change of a plan for a table of ours that another process has made its own. It reads unlike the table
 // that we make once that process has let go, so that a loop which backs off from the one tries the other at once.

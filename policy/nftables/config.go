@@ -19,6 +19,13 @@ type Config struct {
 	Owner string
 	// NetNS is the path of the network namespace to work in; empty means the caller's.
 	NetNS string
+	// Shared leaves the table open to other programs, as any is where the kernel cannot do better: what they do to it is repaired
+	// when [Driver.Watch] has told of it, and until then policies are not in force. Without Shared, and since Linux 6.9, a table
+	// that the driver makes is its own (nftables' flags owner and persist) until Close: `nft flush ruleset` passes it by, and
+	// who wants to change or delete it, an administrator or another Driver, gets EPERM. It outlives the driver; the next one
+	// makes it its own as it finds it. A table made with Shared, or by a version that knew no better, stays shared until it is
+	// deleted.
+	Shared bool
 	// LogGroup is the group of netlink's NFLOG to which each denied packet goes, with the policy in its prefix; 0 is none.
 	LogGroup uint16
 	// Logger gets each change at debug level; nil means silence.

@@ -27,7 +27,12 @@
 // So a packet of a connection under way costs one rule, however many pods and policies there are; a first one costs a lookup and
 // the policies of its own two pods. A pod that comes, goes or changes its labels is a few elements; chains are written only when
 // policies change. Packets see a change at once and whole; chains and sets that come with it are made in a transaction before, when
-// nothing leads to them yet. A restarted driver reads the table, finds it as it should be, and writes nothing.
+// nothing leads to them yet.
+//
+// The table is the driver's own where the kernel can have it so (Linux 6.9 and later; [Config.Shared] says otherwise): another program's
+// `nft flush ruleset` passes it by, and whoever deletes it or changes something in it gets EPERM; end the agent first. When the
+// driver ends, the table stays and is nobody's; the next one reads it, finds it as it should be, and makes it its own. On older
+// kernels, what others do to it is repaired at once, which takes as long as the table is large.
 //
 // The chain stands behind the translation of Service addresses and before masquerade, at the one hook that sees what the node
 // forwards and what it sends itself: with kube-proxy's IPVS mode the packets of Services come from there. Nobody else's table is

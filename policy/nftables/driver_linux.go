@@ -23,6 +23,7 @@ type Driver struct {
 	table nft.Table
 	group uint16
 	log   *slog.Logger
+	flags atomic.Uint32 // that a new table gets; none where the kernel does not know them
 
 	moves    atomic.Uint64 // counts what others have done to the table
 	listings atomic.Uint64
@@ -58,11 +59,15 @@ func New(cfg Config) (*Driver, error) {
 		return nil, errors.Join(err, conn.Close())
 	}
 	gate := bridges.Gate{NetNS: cfg.NetNS, Name: cfg.table().Name, Conn: conn}
-	return &Driver{conn: conn, gate: gate, table: cfg.table(), group: cfg.LogGroup, log: log}, nil
+	d := &Driver{conn: conn, gate: gate, table: cfg.table(), group: cfg.LogGroup, log: log}
+	if !cfg.Shared {
+		d.flags.Store(uint32(nft.Owned | nft.Persist))
+	}
+	return d, nil
 }
 
 // Close frees the driver's sockets and ends its Watch. The table stays, and policies with it: a node daemon restarts without
-// opening anything.
+// opening anything. It is nobody's then, and whoever may, can change it.
 func (d *Driver) Close() error { return d.conn.Close() }
 
 // Plan reads the table and returns what Apply would do. A set or map that is to be made is one line, whatever is in it. Whether bridges
@@ -85,8 +90,8 @@ func (d *Driver) Plan(ctx context.Context, spec Spec) (podweft.Plan, error) {
 // In a [podweft.Loop] and while nobody else touches the table, an Apply looks only at what has changed since the last, which
 // costs what changed. Any other reads the table.
 //
-// Where another process owns the table by nftables' owner flag the error is [podweft.ErrConflict]; where bridges cannot be made
-// to ask, [podweft.ErrNotSupported].
+// Where there is something to change in a table that another process owns, as a predecessor does which has not ended yet, the error
+// is [podweft.ErrConflict]; a [podweft.Loop] tries again. Where bridges cannot be made to ask, it is [podweft.ErrNotSupported].
 func (d *Driver) Apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -130,35 +135,44 @@ func (d *Driver) apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
 	}
 	for try := 1; ; try++ {
 		moves := d.moves.Load()
-		c, owner, cerr := d.compare(ctx, spec)
+		c, theirs, cerr := d.compare(ctx, spec)
 		if cerr != nil {
 			return bridged, errors.Join(err, cerr)
 		}
-		if owner == 0 {
-			cerr = d.write(ctx, c)
-		} else {
+		if theirs {
 			cerr = c.plan.Err()
+		} else {
+			cerr = d.write(ctx, c)
 		}
-		if try < tries && moved(cerr) {
+		if try < tries && (moved(cerr) || d.unowned(cerr)) {
 			continue
 		}
-		if cerr == nil && err == nil && spec.Rules != nil {
+		if cerr == nil && err == nil && !theirs && spec.Rules != nil { // what is theirs may be had at the next look
 			d.last = &applied{spec: spec, moves: moves, lists: countLists(spec.Rules)}
 		}
 		return append(bridged, c.plan...), errors.Join(err, cerr)
 	}
 }
 
-// moved reports whether err is what one gets for changing something that has gone or come since it was read.
-func moved(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) }
+// moved reports whether err is what one gets for changing something that has gone or come since it was read, or become another's.
+func moved(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EPERM)
+}
+
+// unowned reports whether err is a kernel's that cannot make a table with our flags. There will be none then.
+func (d *Driver) unowned(err error) bool {
+	var refused *podweft.OpError
+	none := errors.As(err, &refused) && refused.Object == podweft.Object(d.table) && errors.Is(refused.Err, unix.EOPNOTSUPP)
+	return none && d.flags.Swap(0) != 0
+}
 
 func (d *Driver) renderer(spec Spec) renderer {
 	return renderer{table: d.table, group: d.group, audit: spec.Audit, strict: spec.Strict, im: newImage(), rules: spec.Rules}
 }
 
-// compare reads the table and says what is to be done. A table that another process owns is not ours to change: owner is then
-// that process's port, and the plan one change that failed.
-func (d *Driver) compare(ctx context.Context, spec Spec) (c *change, owner uint32, err error) {
+// compare reads the table and says what is to be done. A table that another process owns is not ours to change: if there is something
+// to do, the plan is one change that failed.
+func (d *Driver) compare(ctx context.Context, spec Spec) (c *change, theirs bool, err error) {
 	want := newImage()
 	if spec.Rules != nil {
 		r := d.renderer(spec)
@@ -169,42 +183,53 @@ func (d *Driver) compare(ctx context.Context, spec Spec) (c *change, owner uint3
 	info, have, err := d.read(ctx)
 	there := !errors.Is(err, fs.ErrNotExist)
 	if there && err != nil {
-		return nil, 0, err
+		return nil, false, err
 	}
 	c = d.difference(there, info, have, want)
-	if len(c.plan) > 0 && info.Owner != 0 {
-		return &change{plan: podweft.Plan{nft.OwnedByOther(info)}}, info.Owner, nil
+	theirs = info.Owner != 0 && !d.conn.Owns(info)
+	if theirs && len(c.plan) > 0 {
+		c = &change{plan: podweft.Plan{nft.OwnedByOther(info)}}
 	}
-	return c, 0, nil
+	return c, theirs, nil
 }
 
 // difference is compare, and what is to be done about the table itself.
 func (d *Driver) difference(there bool, info nft.TableInfo, have, want *image) *change {
+	flags := nft.TableFlags(d.flags.Load())
+	c := &change{}
 	switch {
 	case want.empty() && !there:
-		return &change{}
+		return c
 	case want.empty():
-		c := &change{plan: podweft.Plan{{Op: podweft.Delete, Object: d.table}}}
+		c.plan = podweft.Plan{{Op: podweft.Delete, Object: d.table}}
 		c.batch.DeleteTable(d.table)
 		return c
 	case there && unlike(have, want):
-		c := &change{whole: true}
+		c.whole = true
 		c.batch.DeleteTable(d.table)
-		c.batch.AddTable(d.table, 0)
+		c.batch.AddTable(d.table, flags)
 		c.note(podweft.Update, d.table, "has things of our names that are not ours: all of it is made anew")
 		return c.from(newImage(), want)
 	case !there:
-		c := &change{whole: true}
-		c.batch.AddTable(d.table, 0)
+		c.whole = true
+		c.before.AddTable(d.table, flags) // by itself: where the kernel does not know the flags, it says so before it has seen the rest
 		c.note(podweft.Create, d.table, "")
 		return c.from(newImage(), want)
-	case info.Flags&nft.Dormant != 0:
-		c := &change{}
-		c.batch.AddTable(d.table, info.Flags&^nft.Dormant)
-		c.note(podweft.Update, d.table, "was dormant")
-		return c.from(have, want)
 	}
-	return compare(have, want)
+	note := ""
+	if !info.Orphan() || flags == 0 {
+		flags = info.Flags &^ nft.Dormant
+	} else {
+		note = "was nobody's"
+	}
+	if info.Flags&nft.Dormant != 0 {
+		note = "was dormant"
+	}
+	if note != "" {
+		c.note(podweft.Update, d.table, note)
+		c.batch.AddTable(d.table, flags)
+	}
+	return c.from(have, want)
 }
 
 // read reads the table. The error is fs.ErrNotExist if there is none.
@@ -286,14 +311,15 @@ func explain(err error) error {
 	return f
 }
 
-// Watch calls changed once when it listens, and then whenever somebody else has changed something in the table, until ctx
-// ends or the driver is closed.
+// Watch calls changed once when it listens, and then whenever somebody else has changed something in the table, or in that which closes
+// bridges, until ctx ends or the driver is closed.
 func (d *Driver) Watch(ctx context.Context, changed func()) error {
-	return d.conn.Watch(ctx, d.table, func() {
+	return d.conn.WatchAll(ctx, []nft.Table{d.table, d.gate.Table()}, func() {
 		d.moves.Add(1)
 		changed()
 	})
 }
 
-// Teardown deletes the table, and with it whatever closes a bridge: from then on no policy is enforced.
+// Teardown deletes the table, and with it whatever closes a bridge: from then on no policy is enforced. The table of a process that
+// is still at work stays, and the error is [podweft.ErrConflict].
 func (d *Driver) Teardown(ctx context.Context) (podweft.Plan, error) { return d.Apply(ctx, Spec{}) }

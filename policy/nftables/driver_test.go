@@ -48,18 +48,23 @@ func TestPlan(t *testing.T) {
 	assert.Empty(t, apply(t, d, villageSpec(t)))
 }
 
-// TestRestart: another driver, as after a restart, finds everything in order.
+// TestRestart: another driver, as after a restart, finds everything in order, also if its table is to be its own and is not.
 func TestRestart(t *testing.T) {
 	n := testnet.NewNode(t, "node")
-	first := newDriver(t, nftables.Config{NetNS: n.NetNS()})
+	first := newDriver(t, nftables.Config{NetNS: n.NetNS(), Shared: true})
 	apply(t, first, villageSpec(t))
 	require.NoError(t, first.Close())
 	before, err := someone(t, n).Generation(t.Context())
 	require.NoError(t, err)
-	assert.Empty(t, apply(t, newDriver(t, nftables.Config{NetNS: n.NetNS()}), villageSpec(t)))
+	again := newDriver(t, nftables.Config{NetNS: n.NetNS()})
+	assert.Empty(t, apply(t, again, villageSpec(t)))
 	after, err := someone(t, n).Generation(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, before, after, "nothing was written")
+	assert.Zero(t, tableOf(t, n).Flags)
+	apply(t, again, nftables.Spec{})
+	apply(t, again, villageSpec(t))
+	assert.Equal(t, ownFlags(t, n), tableOf(t, n).Flags)
 }
 
 // TestSetsInUseComeFirst: the kernel finds a set by going through all that were made before.
@@ -132,7 +137,7 @@ func TestLoopRepairs(t *testing.T) {
 		{"table asleep", func(b *nft.Batch) { b.AddTable(ours, nft.Dormant) }},
 	}
 	n := testnet.NewNode(t, "node")
-	loop := running(t, newDriver(t, nftables.Config{NetNS: n.NetNS()}))
+	loop := running(t, newDriver(t, nftables.Config{NetNS: n.NetNS(), Shared: true}))
 	spec := villageSpec(t)
 	set(t, loop, spec)
 	watcher, them := newDriver(t, nftables.Config{NetNS: n.NetNS()}), someone(t, n)

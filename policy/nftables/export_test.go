@@ -14,3 +14,6 @@ func (d *Driver) WithoutBridgeNetfilter(missing bool) {
 		d.gate.Ensure = func(_, key, _ string) error { return fmt.Errorf("%w: %s", podweft.ErrNotSupported, key) }
 	}
 }
+
+// WithUnknownFlags makes the driver ask for a table that no kernel knows how to make, as one that has owners is to older kernels.
+func (d *Driver) WithUnknownFlags() { d.flags.Store(1 << 7) }

@@ -71,7 +71,7 @@ type change struct {
 	plan   podweft.Plan
 	before nft.Batch
 	batch  nft.Batch
-	whole  bool // the table is made with it: everything is one transaction
+	whole  bool // there is no table that packets go through: everything is one transaction
 	have   *image
 	want   *image
 }

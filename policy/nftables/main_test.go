@@ -49,6 +49,15 @@ func inSync(t testing.TB, d *nftables.Driver, spec nftables.Spec) {
 func running(t testing.TB, d *nftables.Driver) *podweft.Loop[nftables.Spec] {
 	t.Helper()
 	loop := podweft.NewLoop(d, podweft.LoopConfig{Coalesce: -1}) // no rest between passes
+	run(t, loop)
+	set(t, loop, nftables.Spec{})
+	require.Eventually(t, func() bool { return loop.Status().Listening }, patience, time.Millisecond)
+	return loop
+}
+
+// run runs a loop until the test ends.
+func run(t testing.TB, loop *podweft.Loop[nftables.Spec]) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- loop.Run(ctx) }()
@@ -56,9 +65,6 @@ func running(t testing.TB, d *nftables.Driver) *podweft.Loop[nftables.Spec] {
 		cancel()
 		assert.NoError(t, <-done)
 	})
-	require.NoError(t, loop.Wait(ctx, loop.Set(nftables.Spec{})))
-	require.Eventually(t, func() bool { return loop.Status().Listening }, patience, time.Millisecond)
-	return loop
 }
 
 func set(t testing.TB, loop *podweft.Loop[nftables.Spec], spec nftables.Spec) {

@@ -16,7 +16,7 @@ import (
 	"github.com/podweft/podweft/internal/sysctl"
 )
 
-// Gate is what keeps the bridges of a namespace closed where policies do not reach them. Its table is there only then.
+// Gate is what keeps the bridges of a namespace closed where policies do not reach them.
 type Gate struct {
 	NetNS string
 	// Name is that of a table of nf_tables' family bridge.
@@ -59,12 +59,13 @@ func (g Gate) conn() (*nft.Conn, func(), error) {
 	return conn, func() { conn.Close() }, err
 }
 
-func (g Gate) table() nft.Table { return nft.Table{Family: nft.Bridge, Name: g.Name} }
+// Table is what closes bridges. It is there only then.
+func (g Gate) Table() nft.Table { return nft.Table{Family: nft.Bridge, Name: g.Name} }
 
 // close drops IP between the ports of bridges. ARP may pass: it tells nobody anything that it should not. A kernel that cannot tell one
 // bridge from another (nft_meta_bridge, a module of its own) has all of the namespace closed.
 func (g Gate) close(ctx context.Context, names []string) (podweft.Plan, error) {
-	change := podweft.Change{Op: podweft.Update, Object: g.table(), Note: "closes " + strings.Join(names, ", ") + ", which policies cannot reach"}
+	change := podweft.Change{Op: podweft.Update, Object: g.Table(), Note: "closes " + strings.Join(names, ", ") + ", which policies cannot reach"}
 	conn, done, err := g.conn()
 	if err == nil {
 		defer done()
@@ -82,14 +83,14 @@ func (g Gate) close(ctx context.Context, names []string) (podweft.Plan, error) {
 
 // drop drops IP on bridges; an empty name is every one.
 func (g Gate) drop(ctx context.Context, conn *nft.Conn, names []string) error {
-	chain := nft.Chain{Table: g.table(), Name: "forward", Base: nft.Base{Type: "filter", Hook: nft.Forward, Priority: bridgePriority, Policy: nft.Accept}}
+	chain := nft.Chain{Table: g.Table(), Name: "forward", Base: nft.Base{Type: "filter", Hook: nft.Forward, Priority: bridgePriority, Policy: nft.Accept}}
 	var b nft.Batch
-	b.AddTable(g.table(), 0)
+	b.AddTable(g.Table(), 0)
 	b.AddChain(chain)
 	b.FlushChain(chain)
 	for _, name := range names {
 		for _, protocol := range []uint16{unix.ETH_P_IP, unix.ETH_P_IPV6} {
-			rule := nft.Rule{Table: g.table(), Chain: chain.Name, Comment: "no br_netfilter to ask policies with", Exprs: onBridge(name)}
+			rule := nft.Rule{Table: g.Table(), Chain: chain.Name, Comment: "no br_netfilter to ask policies with", Exprs: onBridge(name)}
 			rule.Text = fmt.Sprintf("meta protocol %#04x drop", protocol)
 			rule.Exprs = append(rule.Exprs,
 				&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: unix.NFT_REG_1},
@@ -125,12 +126,12 @@ func (g Gate) open(ctx context.Context) (podweft.Plan, error) {
 		return nil, nothing(err)
 	}
 	defer done()
-	if _, err := conn.Table(ctx, g.table()); err != nil {
+	if _, err := conn.Table(ctx, g.Table()); err != nil {
 		return nil, nothing(err)
 	}
 	var b nft.Batch
-	b.DeleteTable(g.table())
-	plan := podweft.Plan{{Op: podweft.Delete, Object: g.table(), Note: "policies reach the bridges"}}
+	b.DeleteTable(g.Table())
+	plan := podweft.Plan{{Op: podweft.Delete, Object: g.Table(), Note: "policies reach the bridges"}}
 	if err := conn.Commit(ctx, &b); err != nil && !errors.Is(err, unix.ENOENT) {
 		plan[0].Err = err
 	}

@@ -48,8 +48,14 @@ func Cells(t testing.TB, m policy.Model, allow, deny string) []scenario.Cell {
 // Updates sends packets in the Village while its policies and pods change so many times: what is always denied never arrives and what
 // is always allowed always does. apply makes node-1's filter what the rules say.
 func Updates(t *testing.T, keep func(testing.TB, *testnet.Node) Keeper, updates int, apply func(context.Context, Keeper, *policy.Ruleset) error) {
+	UpdatesAmid(t, policy.Model{}, keep, updates, apply)
+}
+
+// UpdatesAmid is Updates in a Village that is part of a larger cluster.
+func UpdatesAmid(t *testing.T, others policy.Model, keep func(testing.TB, *testnet.Node) Keeper, updates int, apply func(context.Context, Keeper, *policy.Ruleset) error) {
 	w := New(t, keep, "node-1", "node-2")
 	m := Village()
+	m.Namespaces, m.Pods, m.Policies = append(m.Namespaces, others.Namespaces...), append(m.Pods, others.Pods...), append(m.Policies, others.Policies...)
 	w.Enforce(m)
 	list := Cells(t, m, "client > web", "other > web")
 	w.Settle(m, list)
@@ -60,7 +66,7 @@ func Updates(t *testing.T, keep func(testing.TB, *testnet.Node) Keeper, updates 
 	defer cancel()
 	updating.Go(func() {
 		defer cancel()
-		err := disturb(updates, func(rules *policy.Ruleset) error { return apply(ctx, w.Nodes["node-1"].Keeper, rules) })
+		err := disturb(m, updates, func(rules *policy.Ruleset) error { return apply(ctx, w.Nodes["node-1"].Keeper, rules) })
 		if err != nil && ctx.Err() == nil {
 			t.Error(err)
 		}
@@ -72,9 +78,9 @@ func Updates(t *testing.T, keep func(testing.TB, *testnet.Node) Keeper, updates 
 	t.Logf("%d packets of each kind", rounds*len(list)/2)
 }
 
-// disturb changes policies and pods of the Village in all ways that leave two connections alone: one allowed, one denied.
-func disturb(updates int, apply func(*policy.Ruleset) error) error {
-	m := Village()
+// disturb changes policies and pods of the Village, which m begins with, in all ways that leave two connections alone: one allowed, one
+// denied.
+func disturb(m policy.Model, updates int, apply func(*policy.Ruleset) error) error {
 	compiler := policy.NewCompiler("node-1")
 	if _, err := compiler.Update(m); err != nil {
 		return err
