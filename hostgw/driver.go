@@ -77,7 +77,7 @@ func New(cfg Config) (*Driver, error) {
 	}
 	d := &Driver{netns: cfg.NetNS, log: log, conn: conn, table: fib.New(conn, fib.MarkOf(Type+" "+cmp.Or(cfg.Owner, DefaultOwner)), log)}
 	d.keep = peers.New(d.table, peers.Kind[Spec, Peer, link, owners]{
-		Peers: func(s *Spec) *[]Peer { return &s.Peers }, Order: comparePeers, Same: Peer.equal,
+		Peers: func(s *Spec) *[]Peer { return &s.Peers }, Order: comparePeers, Same: (*Peer).equal,
 		SameLinks: Spec.equalButPeers, Check: Spec.check, Recheck: owners.replace,
 		Names: func(s Spec) []string { return []string{s.Device} }, Links: d.link, Entry: link.entry, Report: link.unreachable,
 	})

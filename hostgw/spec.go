@@ -32,7 +32,7 @@ type Peer struct {
 	Prefixes []netip.Prefix
 }
 
-func (p Peer) equal(o Peer) bool {
+func (p *Peer) equal(o *Peer) bool {
 	return p.Node == o.Node && p.Underlay == o.Underlay && delta.Equal(p.Prefixes, o.Prefixes)
 }
 

@@ -58,7 +58,7 @@ func New(cfg Config) (*Driver, error) {
 		conn: conn, table: fib.New(conn, fib.MarkOf(Type+" "+owner), log),
 	}
 	d.keep = peers.New(d.table, peers.Kind[Spec, Peer, layout, *index]{
-		Peers: func(s *Spec) *[]Peer { return &s.Peers }, Order: comparePeers, Same: Peer.equal,
+		Peers: func(s *Spec) *[]Peer { return &s.Peers }, Order: comparePeers, Same: (*Peer).equal,
 		SameLinks: Spec.equalButPeers, Check: Spec.check, Recheck: (*index).replace,
 		Names: Spec.linkNames, Links: d.links, Entry: layout.entry, Finish: d.removeLinks,
 	})

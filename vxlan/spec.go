@@ -89,7 +89,7 @@ type Peer struct {
 	Prefixes []netip.Prefix
 }
 
-func (p Peer) equal(o Peer) bool {
+func (p *Peer) equal(o *Peer) bool {
 	return p.MAC == o.MAC && p.Underlay == o.Underlay && delta.Equal(p.Prefixes, o.Prefixes)
 }
 

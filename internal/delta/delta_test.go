@@ -97,7 +97,7 @@ func ExampleSorted() {
 // TestInOrderLikeIsInOrder: what another list says must not matter.
 func TestInOrderLikeIsInOrder(t *testing.T) {
 	lists := rapid.SliceOfNDistinct(rapid.IntRange(0, 9), 0, 8, rapid.ID[int])
-	same := func(a, b int) bool { return a == b }
+	same := func(a, b *int) bool { return *a == *b }
 	rapid.Check(t, func(t *rapid.T) {
 		list, other := lists.Draw(t, "list"), slices.Sorted(slices.Values(lists.Draw(t, "other")))
 		if rapid.Bool().Draw(t, "alike") {
@@ -108,10 +108,15 @@ func TestInOrderLikeIsInOrder(t *testing.T) {
 		}
 		before := slices.Clone(list)
 		want := delta.InOrder(list, number)
-		got := delta.InOrderLike(list, other, number, same)
+		wantRemoved, wantAdded := delta.Sorted(other, want, number, func(a, b int) bool { return a == b })
+		got, rest := delta.InOrderLike(list, other, number, same)
+		removed, added := rest.Sorted()
 		if !slices.Equal(want, got) || !slices.Equal(before, list) {
 			t.Fatalf("%v like %v is %v, want %v", before, other, got, want)
 		}
+		require.Equal(t, wantRemoved, removed)
+		require.Equal(t, wantAdded, added)
+		require.Equal(t, slices.Equal(want, other), rest.Empty())
 	})
 }
 

@@ -30,7 +30,7 @@ type Kind[S, P any, L Layout[L], X any] struct {
 	// Peers is where a Spec has its peers, Order the order in which no two are alike, and Same whether nothing differs.
 	Peers func(*S) *[]P
 	Order func(a, b P) int
-	Same  func(a, b P) bool
+	Same  func(a, b *P) bool
 	// SameLinks reports whether nothing but peers differs.
 	SameLinks func(a, b S) bool
 	// Check makes the index of a Spec, or says what is wrong with it. Recheck brings an index from one list of peers to
@@ -100,12 +100,13 @@ func (k *Keeper[S, P, L, X]) Apply(ctx context.Context, spec S) (podweft.Plan, e
 	if last != nil {
 		before = *k.kind.Peers(&last.spec)
 	}
-	*list = delta.InOrderLike(*list, before, k.kind.Order, k.kind.Same)
+	ordered, rest := delta.InOrderLike(*list, before, k.kind.Order, k.kind.Same)
+	*list = ordered
 	k.last = nil
 	if k.trusts(ctx, last, spec) {
-		return k.change(ctx, last, spec)
+		return k.change(ctx, last, spec, rest)
 	}
-	again := last != nil && k.kind.SameLinks(last.spec, spec) && slices.EqualFunc(*k.kind.Peers(&last.spec), *list, k.kind.Same)
+	again := last != nil && k.kind.SameLinks(last.spec, spec) && rest.Empty()
 	if !again {
 		index, err := k.kind.Check(given) // its errors number the peers as their author did
 		if err != nil {
@@ -151,8 +152,8 @@ func (k *Keeper[S, P, L, X]) all(ctx context.Context, next *applied[S, P, L, X],
 }
 
 // change writes the difference between two lists of peers, and checks only what differs.
-func (k *Keeper[S, P, L, X]) change(ctx context.Context, last *applied[S, P, L, X], spec S) (podweft.Plan, error) {
-	removed, added := delta.Sorted(*k.kind.Peers(&last.spec), *k.kind.Peers(&spec), k.kind.Order, k.kind.Same)
+func (k *Keeper[S, P, L, X]) change(ctx context.Context, last *applied[S, P, L, X], spec S, rest delta.Rest[P]) (podweft.Plan, error) {
+	removed, added := rest.Sorted()
 	if err := k.kind.Recheck(last.index, removed, added); err != nil {
 		return nil, err
 	}

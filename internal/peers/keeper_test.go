@@ -76,7 +76,7 @@ func newDriver(t *testing.T) *driver {
 	d.Keeper = peers.New(d.table, peers.Kind[spec, peer, layout, index]{
 		Peers: func(s *spec) *[]peer { return &s.peers },
 		Order: func(a, b peer) int { return a.prefix.Compare(b.prefix) },
-		Same:  func(a, b peer) bool { return a == b },
+		Same:  func(a, b *peer) bool { return *a == *b },
 
 		SameLinks: func(a, b spec) bool { return a.link == b.link },
 		Check: func(s spec) (index, error) {
