@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -47,7 +48,8 @@ type holdState struct {
 	version   int   // of want
 	published int   // the version that lease has
 
-	seen    uint64    // revision of the last snapshot
+	last    *Snapshot // that was observed; nil: none
+	own     *Lease    // the node's in it
 	doubted bool      // a snapshot showed our lease missing or changed
 	checked time.Time // when the Store was last asked because of that
 }
@@ -137,10 +139,9 @@ func (h *Hold) Publish(underlay Addrs, data Data) error {
 // the last snapshot's means that the Store has lost its data or was restored: then too it is asked. Without Observe a lost lease is
 // noticed when it is due for renewal.
 func (h *Hold) Observe(snapshot *Snapshot) {
-	seen := snapshot.Lease(h.cfg.Claim.Node)
 	h.change(func(s *holdState) {
-		back := snapshot.Revision < s.seen
-		s.seen = snapshot.Revision
+		back := s.last != nil && snapshot.Revision < s.last.Revision
+		seen := s.look(snapshot, h.cfg.Claim.Node)
 		switch {
 		case s.lease == nil:
 		case back:
@@ -150,6 +151,18 @@ func (h *Hold) Observe(snapshot *Snapshot) {
 			s.doubted = true
 		}
 	})
+}
+
+// look returns the node's lease in the snapshot, and remembers it: one change among thousands is another node's, as a rule.
+func (s *holdState) look(snapshot *Snapshot, node string) *Lease {
+	own := func(l *Lease) bool { return l.Node == node }
+	if s.last == nil {
+		s.own = snapshot.Lease(node)
+	} else if gone, come := snapshot.Changes(s.last); slices.ContainsFunc(gone, own) || slices.ContainsFunc(come, own) {
+		s.own = snapshot.Lease(node)
+	}
+	s.last = snapshot
+	return s.own
 }
 
 // Release gives the lease back and ends Run. It waits for a Store that is down, as long as ctx lets it. Without a lease it

@@ -58,7 +58,7 @@ func (n *Network) Validate() error {
 
 // Equal reports whether n and o are the same plan. Fields left to their default equal the default spelled out.
 func (n *Network) Equal(o *Network) bool {
-	if n == nil || o == nil {
+	if n == o || n == nil || o == nil {
 		return n == o
 	}
 	return n.V4.filled() == o.V4.filled() && n.V6.filled() == o.V6.filled() && n.NFTables == o.NFTables &&

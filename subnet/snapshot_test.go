@@ -2,9 +2,11 @@ package subnet_test
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"pgregory.net/rapid"
 
 	"github.com/podweft/podweft/subnet"
 )
@@ -32,4 +34,40 @@ func TestOf(t *testing.T) {
 			assert.Same(t, tc.want, (&subnet.Snapshot{Leases: tc.leases}).Of(tc.node))
 		})
 	}
+}
+
+// TestChanges compares with a look at everything, for snapshots one after the other as a Store makes them.
+func TestChanges(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		before := &subnet.Snapshot{}
+		made := uint64(0)
+		for range rapid.IntRange(1, 6).Draw(t, "steps") {
+			now := &subnet.Snapshot{}
+			for i := range 8 {
+				key := string(rune('a' + i))
+				at := slices.IndexFunc(before.Leases, func(l *subnet.Lease) bool { return l.Key == key })
+				switch fate := rapid.IntRange(0, 9).Draw(t, key); {
+				case fate > 3 && at >= 0:
+					now.Leases = append(now.Leases, before.Leases[at])
+				case fate > 1:
+					made++
+					now.Leases = append(now.Leases, &subnet.Lease{Key: key, Revision: made})
+				}
+			}
+			gone, come := now.Changes(before)
+			assert.Equal(t, without(before.Leases, now.Leases), gone)
+			assert.Equal(t, without(now.Leases, before.Leases), come)
+			before = now
+		}
+	})
+}
+
+// without are those of some leases that others are not.
+func without(some, others []*subnet.Lease) (left []*subnet.Lease) {
+	for _, l := range some {
+		if !slices.Contains(others, l) {
+			left = append(left, l)
+		}
+	}
+	return left
 }
