@@ -144,7 +144,7 @@ var ours = house{
 		"internal/nlsock":    {may: []string{root, internal}, brings: namespaces},
 		"internal/nl":        {may: []string{root, internal}, brings: rtnetlink},
 		"internal/peers":     {may: []string{root, internal}, brings: rtnetlink},
-		"internal/recompile": {may: []string{root, "subnet", "internal/delta"}},
+		"internal/recompile": {may: []string{root, "subnet"}},
 		"internal/sabotage":  {may: []string{root, "testnet", internal}, brings: rtnetlink},
 		"internal/xtables":   {may: []string{root, internal}, brings: namespaces},
 		"internal/sysctl":    {may: []string{root, internal}, brings: namespaces},

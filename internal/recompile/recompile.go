@@ -9,63 +9,61 @@
 package recompile
 
 import (
-	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 
-	"github.com/podweft/podweft/internal/delta"
 	"github.com/podweft/podweft/subnet"
 )
 
 // Compile is a driver's pure compiler.
 type Compile[S any] func(subnet.Node, *subnet.Snapshot) (S, []subnet.Problem, error)
 
-// Kind is what has to be known of a driver whose Specs S are peers P and little else. All but Clash are required.
-type Kind[S, P any] struct {
+// Kind is what has to be known of a driver whose Specs S are peers P and little else. All but Mark are required.
+type Kind[S, P any, M comparable] struct {
 	Compile Compile[S]
 	// Peers is where a Spec has its peers, and Order the order they are in, in which no two of a Spec are alike.
 	Peers func(*S) *[]P
 	Order func(a, b P) int
 	// SameRest reports whether nothing but peers differs.
 	SameRest func(a, b S) bool
-	// Clash reports whether Compile would not have both in one Spec, though their prefixes do not overlap.
-	Clash func(a, b *P) bool
+	// Mark is what Compile would not have two peers of one Spec share, besides addresses of pods. Nil: there is nothing.
+	Mark func(P) M
 }
 
-// most is how many leases may have changed for one by one to be the shorter way: each is compared with all the others.
+// most is how many leases may have changed for one by one to be the shorter way: each moves half of all peers.
 const most = 32
 
 // New returns a function that returns what kind.Compile does, and remembers it. It is safe for concurrent use.
-func New[S, P any](kind Kind[S, P]) Compile[S] {
-	m := &memory[S, P]{kind: kind}
+func New[S, P any, M comparable](kind Kind[S, P, M]) Compile[S] {
+	m := &memory[S, P, M]{kind: kind}
 	return m.compile
 }
 
 // memory is the last answer, and the question.
-type memory[S, P any] struct {
-	kind Kind[S, P]
+type memory[S, P any, M comparable] struct {
+	kind Kind[S, P, M]
 
 	mu   sync.Mutex
 	node subnet.Node
 	snap *subnet.Snapshot // nil: none whose answer can be built upon
 	own  []*subnet.Lease  // the node's, in snap
 	spec S
+	used *used[M] // in snap and spec; nil: not made
 }
 
-func (m *memory[S, P]) compile(node subnet.Node, snap *subnet.Snapshot) (S, []subnet.Problem, error) {
+func (m *memory[S, P, M]) compile(node subnet.Node, snap *subnet.Snapshot) (S, []subnet.Problem, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if spec, ok := m.update(node, snap); ok {
 		m.snap, m.spec = snap, spec
 		return spec, nil, nil
 	}
-	m.snap = nil
+	m.snap, m.used = nil, nil
 	spec, problems, err := m.kind.Compile(node, snap)
-	if err == nil && len(problems) == 0 {
+	if err == nil && len(problems) == 0 && !slices.Contains(snap.Leases, nil) {
 		m.node, m.snap, m.spec, m.own = node, snap, spec, nil
 		for _, l := range snap.Leases {
-			if l != nil && l.Node == node.Name {
+			if l.Node == node.Name {
 				m.own = append(m.own, l)
 			}
 		}
@@ -74,12 +72,11 @@ func (m *memory[S, P]) compile(node subnet.Node, snap *subnet.Snapshot) (S, []su
 }
 
 // update makes the Spec of snap out of the last one, where nothing but a few sound leases differs.
-func (m *memory[S, P]) update(node subnet.Node, snap *subnet.Snapshot) (spec S, ok bool) {
-	if m.snap == nil || node != m.node || snap.Network == nil || !snap.Network.Equal(m.snap.Network) ||
-		slices.Contains(snap.Leases, nil) || slices.Contains(m.snap.Leases, nil) {
+func (m *memory[S, P, M]) update(node subnet.Node, snap *subnet.Snapshot) (spec S, ok bool) {
+	if m.snap == nil || node != m.node || snap.Network == nil || !snap.Network.Equal(m.snap.Network) || slices.Contains(snap.Leases, nil) {
 		return spec, false
 	}
-	removed, added := delta.Sorted(m.snap.Leases, snap.Leases, byKey, identical)
+	removed, added := snap.Changes(m.snap)
 	if len(removed)+len(added) > most || slices.ContainsFunc(slices.Concat(removed, added), func(l *subnet.Lease) bool { return l.Node == node.Name }) {
 		return spec, false
 	}
@@ -88,11 +85,11 @@ func (m *memory[S, P]) update(node subnet.Node, snap *subnet.Snapshot) (spec S, 
 		return spec, false
 	}
 	come, ok := m.alone(snap, added)
-	if !ok || overlap(added, snap.Leases) {
+	if !ok || !m.exchange(removed, added, gone, come) {
 		return spec, false
 	}
 	peers, ok := replace(*m.kind.Peers(&m.spec), gone, come, m.kind.Order)
-	if !ok || m.clash(come, peers) {
+	if !ok {
 		return spec, false
 	}
 	spec = m.spec
@@ -100,17 +97,8 @@ func (m *memory[S, P]) update(node subnet.Node, snap *subnet.Snapshot) (spec S, 
 	return spec, true
 }
 
-func byKey(a, b *subnet.Lease) int {
-	if a == b { // nearly always
-		return 0
-	}
-	return strings.Compare(a.Key, b.Key)
-}
-
-func identical(a, b *subnet.Lease) bool { return a == b }
-
 // alone compiles some leases beside the node's own. It is false when they are not sound, or change more than peers.
-func (m *memory[S, P]) alone(snap *subnet.Snapshot, some []*subnet.Lease) ([]P, bool) {
+func (m *memory[S, P, M]) alone(snap *subnet.Snapshot, some []*subnet.Lease) ([]P, bool) {
 	if len(some) == 0 {
 		return nil, true
 	}
@@ -122,21 +110,45 @@ func (m *memory[S, P]) alone(snap *subnet.Snapshot, some []*subnet.Lease) ([]P, 
 	return *m.kind.Peers(&spec), true
 }
 
-// overlap reports whether one of some, all of which are among leases, has an address in common with another lease.
-func overlap(some, leases []*subnet.Lease) bool {
-	for _, a := range some {
-		for _, b := range leases {
-			if a != b && !(apart(a.Prefixes.V4, b.Prefixes.V4) && apart(a.Prefixes.V6, b.Prefixes.V6)) && a.Prefixes.Overlaps(b.Prefixes) {
-				return true
-			}
-		}
+// exchange brings what is used from some leases and their peers to others. It is false where those would have what is another's;
+// what is used is not known then.
+func (m *memory[S, P, M]) exchange(removed, added []*subnet.Lease, gone, come []P) bool {
+	if m.used == nil {
+		m.used = newUsed[M](len(m.snap.Leases))
+		m.used.add(m.snap.Leases)
+		m.mark(*m.kind.Peers(&m.spec))
 	}
-	return false
+	m.used.remove(removed)
+	if m.used.meets(added) {
+		return false
+	}
+	m.used.add(added)
+	m.unmark(gone)
+	return m.mark(come)
 }
 
-// apart reports that two subnets without host bits do not overlap, in what nearly always is the case.
-func apart(a, b netip.Prefix) bool {
-	return a.Bits() == b.Bits() && a != b || !a.IsValid() || !b.IsValid()
+// mark notes the peers' marks. It is false when one is another's.
+func (m *memory[S, P, M]) mark(peers []P) bool {
+	if m.kind.Mark == nil {
+		return true
+	}
+	for _, p := range peers {
+		mark := m.kind.Mark(p)
+		if _, taken := m.used.marks[mark]; taken {
+			return false
+		}
+		m.used.marks[mark] = struct{}{}
+	}
+	return true
+}
+
+func (m *memory[S, P, M]) unmark(peers []P) {
+	if m.kind.Mark == nil {
+		return
+	}
+	for _, p := range peers {
+		delete(m.used.marks, m.kind.Mark(p))
+	}
 }
 
 // replace puts come in the place of gone. It is false where they do not fit: something else is, or is not, in their places.
@@ -157,20 +169,4 @@ func replace[P any](peers, gone, come []P, order func(a, b P) int) ([]P, bool) {
 		all = slices.Insert(all, at, p)
 	}
 	return all, true
-}
-
-// clash reports whether one of come, all of which are among peers, clashes with another.
-func (m *memory[S, P]) clash(come, peers []P) bool {
-	if m.kind.Clash == nil {
-		return false
-	}
-	for _, a := range come {
-		for i := range peers {
-			b := &peers[i] // a copy of each takes longer than the rest
-			if m.kind.Clash(&a, b) && m.kind.Order(a, *b) != 0 {
-				return true
-			}
-		}
-	}
-	return false
 }

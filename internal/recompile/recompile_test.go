@@ -137,7 +137,7 @@ func TestEqualsPure(t *testing.T) {
 // TestCostsWhatChanged counts the leases that the pure Compile has to look at.
 func TestCostsWhatChanged(t *testing.T) {
 	looked := 0
-	compile := recompile.New(recompile.Kind[hostgw.Spec, hostgw.Peer]{
+	compile := recompile.New(recompile.Kind[hostgw.Spec, hostgw.Peer, struct{}]{
 		Compile: func(node subnet.Node, snap *subnet.Snapshot) (hostgw.Spec, []subnet.Problem, error) {
 			looked += len(snap.Leases)
 			return hostgw.Compile(node, snap)
