@@ -1,7 +1,6 @@
 package node
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -120,6 +119,7 @@ type run struct {
 	network  *subnet.Network // as it was published last
 	last     *subnet.Snapshot
 	again    <-chan time.Time // when to look at the underlay once more; nil is never
+	agreed   agreement        // with the last snapshot
 	firewall firewall
 }
 
@@ -300,7 +300,7 @@ func (r *run) set(ctx context.Context, snap *subnet.Snapshot) error {
 	if lease == nil {
 		return nil // hold.Run says why
 	}
-	snap = withOwn(snap, lease)
+	snap = r.agreed.with(snap, lease)
 	generation, problems, err := r.cfg.Backend.Set(r.self, snap)
 	if err != nil {
 		r.log.WarnContext(ctx, "snapshot not applied", "revision", snap.Revision, "err", err)
@@ -318,31 +318,6 @@ func (r *run) set(ctx context.Context, snap *subnet.Snapshot) error {
 		r.group.Go(func() error { return r.becomeReady(ctx, generation) })
 	}
 	return nil
-}
-
-// withOwn is the snapshot with our lease as we hold it: right after it was acquired, and while the store has lost it, the
-// snapshot does not say so.
-func withOwn(snap *subnet.Snapshot, own *subnet.Lease) *subnet.Snapshot {
-	count, seen := 0, (*subnet.Lease)(nil)
-	for _, l := range snap.Leases {
-		if l.Node == own.Node {
-			count, seen = count+1, l
-		}
-	}
-	if count == 1 && seen.Key == own.Key && seen.Prefixes == own.Prefixes && seen.Underlay == own.Underlay &&
-		seen.Backend == own.Backend && seen.Data.Equal(own.Data) {
-		return snap
-	}
-	leases := make([]*subnet.Lease, 0, len(snap.Leases)+1)
-	for _, l := range snap.Leases {
-		if l.Node != own.Node {
-			leases = append(leases, l)
-		}
-	}
-	at, _ := slices.BinarySearchFunc(leases, own, func(a, b *subnet.Lease) int { return cmp.Compare(a.Key, b.Key) })
-	with := *snap
-	with.Leases = slices.Insert(leases, at, own)
-	return &with
 }
 
 // reportNew logs the problems that the last snapshot did not have.
