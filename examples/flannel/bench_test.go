@@ -169,6 +169,40 @@ func BenchmarkPut(b *testing.B) {
 	}
 }
 
+// BenchmarkBarePut is the part of BenchmarkPut that is etcd's, the machine's and the client's: until a client that does nothing has the
+// event.
+func BenchmarkBarePut(b *testing.B) {
+	c := newCrowded(b, vxlan.Type)
+	watcher, err := clientv3.New(clientv3.Config{Endpoints: c.operator.Endpoints(), Logger: zap.NewNop()})
+	require.NoError(b, err)
+	defer watcher.Close()
+	events := watcher.Watch(b.Context(), etcd.DefaultPrefix, clientv3.WithPrefix(), clientv3.WithCreatedNotify())
+	<-events
+	own, err := c.operator.Grant(b.Context(), 24*60*60)
+	require.NoError(b, err)
+	var called []time.Duration
+	for i := 0; b.Loop(); i++ {
+		b.StopTimer()
+		time.Sleep(20 * time.Millisecond)
+		_, key, value := c.lease(b, vxlan.Type, crowd+i%1000)
+		b.StartTimer()
+		call, seen := time.Now(), make(chan time.Time)
+		go func() {
+			<-events
+			seen <- time.Now()
+		}()
+		_, err := c.operator.Put(b.Context(), key, value, clientv3.WithLease(own.ID))
+		require.NoError(b, err)
+		called = append(called, (<-seen).Sub(call))
+		b.StopTimer()
+		_, err = c.operator.Delete(b.Context(), key)
+		require.NoError(b, err)
+		<-events
+		b.StartTimer()
+	}
+	b.ReportMetric(median(called), "ms/put")
+}
+
 // median is that of some times, in milliseconds.
 func median(times []time.Duration) float64 {
 	slices.Sort(times)
