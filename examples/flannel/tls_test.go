@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/podweft/podweft/examples/flannel/internal/certs"
+	"github.com/podweft/podweft/examples/internal/certs"
 	"github.com/podweft/podweft/subnet/etcd"
 	"github.com/podweft/podweft/testnet"
 )

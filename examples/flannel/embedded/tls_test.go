@@ -16,7 +16,7 @@ import (
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/examples/flannel/embedded"
-	"github.com/podweft/podweft/examples/flannel/internal/certs"
+	"github.com/podweft/podweft/examples/internal/certs"
 	"github.com/podweft/podweft/subnet/etcd"
 )
 
