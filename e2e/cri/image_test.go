@@ -19,7 +19,7 @@ const image = "registry.test/podtool:1"
 // build builds a command without cgo, from the module in dir.
 func build(t *testing.T, dir, command, to string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", to, command)
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-ldflags=-s -w", "-o", to, command)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))
