@@ -47,8 +47,8 @@ func (c *checker) named(namespaced bool) bool {
 func (c *checker) selector(where at, s Selector) bool {
 	ok := true
 	for _, key := range slices.Sorted(maps.Keys(s.MatchLabels)) {
-		ok = c.labelKey(where.dot("matchLabels"), key) && ok
-		ok = c.labelValue(where.dot("matchLabels"), s.MatchLabels[key]) && ok
+		ok = c.labelKey(where, "matchLabels", key) && ok
+		ok = c.labelValue(where, "matchLabels", s.MatchLabels[key]) && ok
 	}
 	for i, r := range s.MatchExpressions {
 		ok = c.requirement(where.index("matchExpressions", i), r) && ok
@@ -57,7 +57,7 @@ func (c *checker) selector(where at, s Selector) bool {
 }
 
 func (c *checker) requirement(where at, r Requirement) bool {
-	ok := c.labelKey(where.dot("key"), r.Key)
+	ok := c.labelKey(where, "key", r.Key)
 	switch r.Operator {
 	case In, NotIn:
 		if len(r.Values) == 0 {
@@ -71,23 +71,23 @@ func (c *checker) requirement(where at, r Requirement) bool {
 		ok = c.bad(where.dot("operator"), fmt.Sprintf("%q", r.Operator), "is not an operator", "use In, NotIn, Exists or DoesNotExist")
 	}
 	for _, value := range r.Values {
-		ok = c.labelValue(where.dot("values"), value) && ok
+		ok = c.labelValue(where, "values", value) && ok
 	}
 	return ok
 }
 
-func (c *checker) labelKey(where at, key string) bool {
+func (c *checker) labelKey(where at, field, key string) bool {
 	if isLabelKey(key) {
 		return true
 	}
-	return c.bad(where, fmt.Sprintf("%q", key), "is not a label's key", `write at most 63 letters, digits, "-", "_" and ".", perhaps after a DNS name and "/"`)
+	return c.bad(where.dot(field), fmt.Sprintf("%q", key), "is not a label's key", `write at most 63 letters, digits, "-", "_" and ".", perhaps after a DNS name and "/"`)
 }
 
-func (c *checker) labelValue(where at, value string) bool {
+func (c *checker) labelValue(where at, field, value string) bool {
 	if value == "" || isLabelName(value) {
 		return true
 	}
-	return c.bad(where, fmt.Sprintf("%q", value), "is not a label's value", `write at most 63 letters, digits, "-", "_" and "."`)
+	return c.bad(where.dot(field), fmt.Sprintf("%q", value), "is not a label's value", `write at most 63 letters, digits, "-", "_" and "."`)
 }
 
 // peer checks one of a rule's peers. Those of cluster policies have rules of their own.

@@ -72,9 +72,17 @@ type Compiler struct {
 	ports      map[portKey]*named
 	classes    map[string]*class // by their key
 
-	mark  uint64 // tells scopes apart that a pod has entered, is in, or has left; never used twice
-	round round
-	shown tables
+	mark    uint64 // tells scopes apart that a pod has entered, is in, or has left; never used twice
+	round   round
+	shown   tables
+	scratch scratch
+}
+
+// scratch is memory that is used for each pod.
+type scratch struct {
+	scopes  []*members
+	sources []*source
+	key     []byte
 }
 
 // tables are the parts of a Ruleset.
@@ -120,25 +128,33 @@ func (c *Compiler) Update(put Model, gone ...ID) (*Ruleset, error) {
 	for _, n := range put.Namespaces {
 		errs = append(errs, c.putNamespace(n)...)
 	}
-	for i := range put.Policies {
-		p := &put.Policies[i]
-		parsed, problems := parsePolicy(p)
-		errs = append(errs, problems...)
-		c.putPolicy(p.ID(), parsed)
+	for i, parsed := range toEach(put.Policies, parsePolicy) {
+		errs = append(errs, parsed.errs...)
+		c.putPolicy(put.Policies[i].ID(), parsed.is)
 	}
-	for i := range put.ClusterPolicies {
-		p := &put.ClusterPolicies[i]
-		parsed, problems := parseCluster(p)
-		errs = append(errs, problems...)
-		c.putPolicy(p.ID(), parsed)
+	for i, parsed := range toEach(put.ClusterPolicies, parseCluster) {
+		errs = append(errs, parsed.errs...)
+		c.putPolicy(put.ClusterPolicies[i].ID(), parsed.is)
 	}
-	for _, p := range put.Pods {
-		errs = append(errs, c.putPod(p)...)
+	c.expect(len(put.Pods))
+	for i, sound := range toEach(put.Pods, checkPod) {
+		errs = append(errs, sound.errs...)
+		if sound.is != nil {
+			c.putPod(&put.Pods[i], sound.is)
+		}
 	}
 	c.remove(put, gone)
 	errs = append(errs, c.contests()...)
 	c.finish()
 	return c.ruleset(), errors.Join(errs...)
+}
+
+// expect makes room for pods in a Compiler that has none.
+func (c *Compiler) expect(pods int) {
+	if len(c.pods) == 0 {
+		c.pods = make(map[ID]*pod, pods)
+		c.claims = make(map[netip.Addr][]*pod, 2*pods) // of two families, most often
+	}
 }
 
 func (c *Compiler) remove(put Model, gone []ID) {
@@ -168,13 +184,6 @@ func (c *Compiler) remove(put Model, gone []ID) {
 
 func (c *Compiler) ruleset() *Ruleset {
 	t := &c.shown
-	t.endpoints.flush(Endpoint.Compare, Endpoint.addr)
-	t.locals.flush(Local.compare)
-	t.classes.flush(byName)
-	t.chains.flush(byName)
-	t.peerSets.flush(byName)
-	t.blockSets.flush(byName)
-	t.portSets.flush(byName)
 	return &Ruleset{
 		Endpoints: t.endpoints.list,
 		Locals:    t.locals.list,

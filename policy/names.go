@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"encoding/binary"
-	"strings"
 )
 
 // namesVersion is hashed into every name. It changes when a name comes to stand for something else, so that a filter left behind
@@ -24,13 +23,21 @@ const (
 // renderer needs a few, and whoever may write policies must not find two selectors of one name: 110 bits are left, which takes
 // 2^55 attempts.
 func hashed(kind string, parts ...string) string {
-	h := sha256.New()
-	var length [8]byte
-	for _, part := range append([]string{namesVersion, kind}, parts...) {
-		// Lengths first, so that "a", "bc" and "ab", "c" differ.
-		h.Write(binary.BigEndian.AppendUint64(length[:0], uint64(len(part))))
-		h.Write([]byte(part))
+	var room [256]byte // most parts fit: names are made by the thousand
+	all := appendPart(appendPart(room[:0], namesVersion), kind)
+	for _, part := range parts {
+		all = appendPart(all, part)
 	}
-	text := base32.StdEncoding.EncodeToString(h.Sum(nil))
-	return kind + "-" + strings.ToLower(text[:22])
+	sum := sha256.Sum256(all)
+	var text [24]byte
+	lower.Encode(text[:], sum[:15])
+	return kind + "-" + string(text[:22])
+}
+
+// lower is the usual base32 in lower case.
+var lower = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567")
+
+// appendPart puts its length first, so that "a", "bc" and "ab", "c" differ.
+func appendPart(to []byte, part string) []byte {
+	return append(binary.BigEndian.AppendUint64(to, uint64(len(part))), part...)
 }

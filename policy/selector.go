@@ -67,6 +67,11 @@ func (s Selector) isZero() bool { return len(s.MatchLabels) == 0 && len(s.MatchE
 // String writes s as kubectl does, "app=web,tier in (a,b),!legacy", in an order of its own: two valid Selectors that list the
 // same conditions have the same text. The zero Selector's is empty.
 func (s Selector) String() string {
+	if len(s.MatchLabels) == 1 && len(s.MatchExpressions) == 0 { // as most are
+		for key, value := range s.MatchLabels {
+			return key + "=" + value
+		}
+	}
 	parts := make([]string, 0, len(s.MatchLabels)+len(s.MatchExpressions))
 	for key, value := range s.MatchLabels {
 		parts = append(parts, key+"="+value)

@@ -3,7 +3,6 @@ package policy
 import (
 	"net/netip"
 	"slices"
-	"strings"
 )
 
 // finish settles what this round has touched, so that everything counted comes out right before anything is shown.
@@ -15,12 +14,36 @@ func (c *Compiler) finish() {
 		c.round.newcomers += b2i(p.settled == 0 && !p.gone)
 		c.settlePod(p)
 	}
-	for _, m := range c.round.scopes {
-		c.settleScope(m)
+	// None of these writes anything that another looks at.
+	rest := []func(){c.finishEndpoints, c.finishPorts, c.finishScopes, c.finishOthers}
+	if len(c.round.pods) >= many {
+		sideBySide(rest...)
+		return
 	}
+	for _, f := range rest {
+		f()
+	}
+}
+
+func (c *Compiler) finishEndpoints() {
+	c.shown.endpoints.flush(Endpoint.Compare, Endpoint.addr)
+}
+
+func (c *Compiler) finishPorts() {
 	for _, u := range c.round.named {
 		c.settlePort(u)
 	}
+	c.shown.portSets.flush(byName)
+}
+
+func (c *Compiler) finishScopes() {
+	for _, m := range c.round.scopes {
+		c.settleScope(m)
+	}
+	c.shown.peerSets.flush(byName)
+}
+
+func (c *Compiler) finishOthers() {
 	for _, b := range c.round.blocks {
 		show(&c.shown.blockSets.edits, b.set, b.live > 0)
 		if b.users == 0 {
@@ -36,6 +59,11 @@ func (c *Compiler) finish() {
 			delete(c.classes, k.key)
 		}
 	}
+	t := &c.shown
+	t.locals.flush(Local.compare)
+	t.classes.flush(byName)
+	t.chains.flush(byName)
+	t.blockSets.flush(byName)
 }
 
 // show puts an object into a table, or takes it out.
@@ -66,7 +94,8 @@ func (c *Compiler) settlePod(p *pod) {
 	var ports []NamedPort
 	if p.takesPart() {
 		addrs, ports = c.owned(p), p.Ports
-		scopes = c.namespace(p.Namespace).scopes.of(p.Labels, nil)
+		c.scratch.scopes = c.namespace(p.Namespace).scopes.of(p.Labels, c.scratch.scopes[:0])
+		scopes = slices.Clone(c.scratch.scopes)
 	}
 	moved := !slices.Equal(addrs, p.addrs)
 	c.moveScopes(p, scopes, addrs, moved)
@@ -165,7 +194,7 @@ func (c *Compiler) judge(p *pod, scopes []*members, addressed bool) *Judged {
 
 // class returns the class of a pod that is in scopes, nil where nobody speaks of it.
 func (c *Compiler) class(d Direction, scopes []*members) *class {
-	var sources []*source
+	sources := c.scratch.sources[:0]
 	for _, m := range scopes {
 		for _, s := range m.subjectOf {
 			if s.chains[d-1].Chain != nil {
@@ -173,6 +202,7 @@ func (c *Compiler) class(d Direction, scopes []*members) *class {
 			}
 		}
 	}
+	c.scratch.sources = sources
 	if len(sources) == 0 {
 		return nil
 	}
@@ -180,14 +210,15 @@ func (c *Compiler) class(d Direction, scopes []*members) *class {
 	if baseline := slices.IndexFunc(sources, func(s *source) bool { return s.tier == Baseline }); baseline > 0 && sources[baseline-1].tier == Namespaced {
 		sources = sources[:baseline]
 	}
-	var key strings.Builder
+	key := c.scratch.key[:0]
 	for _, s := range sources {
-		key.WriteByte(byte(s.tier)) // which a policy may change
-		key.WriteString(s.chains[d-1].Name)
+		key = append(key, byte(s.tier)) // which a policy may change
+		key = append(key, s.chains[d-1].Name...)
 	}
-	k := c.classes[key.String()]
+	c.scratch.key = key
+	k := c.classes[string(key)]
 	if k == nil {
-		k = &class{Class: newClass(d, sources), key: key.String()}
+		k = &class{Class: newClass(d, sources), key: string(key)}
 		for _, s := range sources {
 			k.chains = append(k.chains, &s.chains[d-1])
 		}

@@ -130,11 +130,23 @@ func (c *Compiler) forget(name string) {
 	}
 }
 
-func (c *Compiler) putPod(p Pod) []error {
+// soundPod is what is good of a pod.
+type soundPod struct {
+	ports []NamedPort
+	addrs []netip.Addr // sorted
+}
+
+// checkPod returns nil for a pod that nobody can name.
+func checkPod(p *Pod) (*soundPod, []error) {
 	check := &checker{of: p.ID()}
 	if !check.named(true) {
-		return check.errs
+		return nil, check.errs
 	}
+	sound := &soundPod{check.namedPorts(p.Ports), check.addresses("status.podIPs", p.Addresses)}
+	return sound, check.errs
+}
+
+func (c *Compiler) putPod(p *Pod, sound *soundPod) {
 	known := c.pods[p.ID()]
 	if known == nil {
 		known = &pod{}
@@ -143,11 +155,10 @@ func (c *Compiler) putPod(p Pod) []error {
 	} else {
 		c.unclaim(known)
 	}
-	p.Ports = check.namedPorts(p.Ports)
-	known.Pod, known.claims = p, check.addresses("status.podIPs", p.Addresses)
+	known.Pod, known.claims = *p, sound.addrs
+	known.Ports = sound.ports
 	c.claim(known)
 	c.round.touch(known)
-	return check.errs
 }
 
 func (c *Compiler) dropPod(id ID) {
