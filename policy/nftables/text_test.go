@@ -51,7 +51,7 @@ func sameByText(t *testing.T, n, m *testnet.Node, cluster policy.Model, strict b
 	rules, _ := policy.NewCompiler("node-1").Update(cluster)
 	spec := villageSpec(t)
 	spec.Rules, spec.Strict = rules, strict
-	cfg := nftables.Config{LogGroup: 3}
+	cfg := nftables.Config{LogGroup: 3, Shared: true} // nft would list who owns it
 	text, err := nftables.Text(cfg, spec)
 	require.NoError(t, err)
 	cmd := n.Command(t.Context(), "nft", "-f", "-")
