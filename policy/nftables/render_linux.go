@@ -222,10 +222,8 @@ func (r *renderer) peerSet(s *policy.PeerSet, addrs iter.Seq[netip.Addr]) {
 	}
 }
 
+// blockSet makes sets of the families that have something in it.
 func (r *renderer) blockSet(s *policy.BlockSet) {
-	for _, f := range families {
-		r.elements(nft.Set{Name: s.Name + f.suffix, Key: f.addr, Interval: true})
-	}
 	for _, b := range s.Ranges {
 		f := familyOf(b.From)
 		e := nft.Element{Key: string(b.From.AsSlice())}
@@ -316,10 +314,20 @@ func (r *renderer) policyChains(c *policy.Chain) {
 	}
 }
 
+// never reports whether m is about addresses of the other family alone. What is in a set of blocks never changes, for its name says what
+// it is.
+func (r *renderer) never(m *policy.Match, f family) bool {
+	i, known := find(r.rules.BlockSets, m.Blocks, blockSetName)
+	return known && !slices.ContainsFunc(r.rules.BlockSets[i].Ranges, func(b policy.Range) bool { return familyOf(b.From).suffix == f.suffix })
+}
+
 // matches are the rules of a policy; pass is where those go on that pass.
 func (r *renderer) matches(into *chain, f family, c *policy.Chain, pass statement) {
 	for i := range c.Matches {
 		m := &c.Matches[i]
+		if m.Blocks != "" && r.never(m, f) {
+			continue
+		}
 		var end []statement
 		switch m.Action {
 		case policy.Deny:
