@@ -43,6 +43,10 @@ func (t *tx) edit(num uint32) (*block, error) {
 	if err != nil {
 		return nil, err
 	}
+	if t.s.looked == num { // as a rule it was looked at a moment ago
+		*b = t.s.scratch
+		return b, nil
+	}
 	return b, t.s.read(num, b)
 }
 
@@ -63,6 +67,7 @@ func (t *tx) commit() error {
 		return err
 	}
 	t.super.encode(b)
+	t.s.looked = 0 // it may be one of these
 
 	head := (*block)(t.journal[:])
 	binary.LittleEndian.PutUint32(head[:], uint32(t.n))

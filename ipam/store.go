@@ -24,10 +24,11 @@ type store struct {
 	layout
 	super
 
-	// Memory that every call uses again: the super block and the journal's first, a block that is looked at, and the
+	// Memory that every call uses again: the super block and the journal's first, the block that was looked at last, and the
 	// change under way.
 	head    [2 * blockSize]byte
 	scratch block
+	looked  uint32 // which block scratch is; none while it is the first, which nobody looks at
 	tx      tx
 
 	// write is how bytes get into a file. Tests cut it short where kill -9 would.
@@ -73,7 +74,7 @@ func (s *store) adopt(f *os.File, id fileID) error {
 	if !empty && !ok {
 		return s.damage(identityBlock)
 	}
-	s.f, s.id, s.layout = f, id, l
+	s.f, s.id, s.layout, s.looked = f, id, l, 0
 	s.void = empty || l.bootID != s.bootID
 	return nil
 }
@@ -117,6 +118,7 @@ func (s *store) lock(ctx context.Context) error {
 }
 
 func (s *store) unlock() {
+	s.looked = 0 // others may write it now
 	if s.f != nil {
 		flock.Unlock(s.f)
 	}
@@ -132,6 +134,16 @@ func (s *store) read(num uint32, b *block) error {
 		return s.damage(num)
 	}
 	return nil
+}
+
+// look reads block num into s.scratch, where it stays until the next look.
+func (s *store) look(num uint32) (*block, error) {
+	s.looked = 0
+	err := s.read(num, &s.scratch)
+	if err == nil {
+		s.looked = num
+	}
+	return &s.scratch, err
 }
 
 // readRaw fills p from block num on. Beyond the end of the file there are zeros, which no block consists of.

@@ -20,10 +20,11 @@ func (s *store) slot(slot uint32, state byte) (record, error) {
 		return record{}, s.damage(superBlock)
 	}
 	num := s.slotBlock(slot)
-	if err := s.read(num, &s.scratch); err != nil {
+	b, err := s.look(num)
+	if err != nil {
 		return record{}, err
 	}
-	rec, ok := decodeRecord(&s.scratch)
+	rec, ok := decodeRecord(b)
 	if !ok || rec.state != state {
 		return record{}, s.damage(num)
 	}
@@ -45,10 +46,10 @@ func (s *store) find(o Owner) (place, error) {
 	if s.void {
 		return place{}, nil
 	}
-	b := &s.scratch
 	num, at := s.bucket(o)
 	p := place{num: num, at: at}
-	if err := s.read(num, b); err != nil {
+	b, err := s.look(num)
+	if err != nil {
 		return p, err
 	}
 	// A chain is no longer than there are slots, or it runs in a circle.
@@ -134,13 +135,13 @@ func (s *store) holder(a netip.Addr) (slot uint32, rec record, err error) {
 // search finds the first position from `from` on, and then from the start on, whose bit is set neither in the set's bitmap
 // nor in excluded.
 func (s *store) search(set int, from uint32, excluded []uint64) (pos uint32, ok bool, err error) {
-	b := &s.scratch
 	n := bitmapBlocks(s.geometry.size(set))
 	from %= s.geometry.size(set)
 	first := from / bitmapBits
 	for i := range n + 1 { // the first block comes twice: from `from` on, and at last up to it
 		at := (first + i) % n
-		if err := s.read(s.bitmaps[set]+at, b); err != nil {
+		b, err := s.look(s.bitmaps[set] + at)
+		if err != nil {
 			return 0, false, err
 		}
 		for w := range uint32(bitmapWords) {
@@ -162,9 +163,9 @@ func (s *store) search(set int, from uint32, excluded []uint64) (pos uint32, ok 
 
 // taken counts the positions of a set whose bit is set and that are not excluded.
 func (s *store) taken(set int, excluded []uint64) (n int, err error) {
-	b := &s.scratch
 	for at := range bitmapBlocks(s.geometry.size(set)) {
-		if err := s.read(s.bitmaps[set]+at, b); err != nil {
+		b, err := s.look(s.bitmaps[set] + at)
+		if err != nil {
 			return 0, err
 		}
 		for w := range uint32(bitmapWords) {
@@ -177,8 +178,8 @@ func (s *store) taken(set int, excluded []uint64) (n int, err error) {
 // isTaken reports whether the bit of a position is set.
 func (s *store) isTaken(set int, pos uint32) (bool, error) {
 	num, at, mask := s.bit(set, pos)
-	err := s.read(num, &s.scratch)
-	return s.scratch[at]&mask != 0, err
+	b, err := s.look(num)
+	return b[at]&mask != 0, err
 }
 
 // mark sets the bit of an address, or counts it as a stray.
