@@ -209,8 +209,9 @@ func decodeAll(h header, body []byte) {
 	if e, ok := parseNeighbor(body); ok {
 		_, _ = e.neighbor(), e.forward()
 	}
-	if len(body) >= unix.SizeofIfInfomsg {
+	if _, ok := parseLink(body); ok {
 		parsePort(body)
+		parseOuter(body)
 	}
 	all := Events{
 		Link: func(int, string) {}, Address: func(int) {}, Neighbor: func(Neighbor, bool) {}, Forward: func(Forward, bool) {},
