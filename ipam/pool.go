@@ -22,9 +22,8 @@ type Pool struct {
 	now   func() uint64 // nanoseconds since boot
 
 	// turn is held, by a value in it, while a call uses the store. A channel, so that waiting can be called off.
-	turn   chan struct{}
-	store  *store
-	closed bool
+	turn  chan struct{}
+	store *store
 }
 
 // Open makes a Pool of the file at cfg.Path. It fails if the configuration makes no sense, if the file cannot be opened or
@@ -53,8 +52,14 @@ func Open(cfg Config) (*Pool, error) {
 func (p *Pool) Close() error {
 	p.turn <- struct{}{}
 	defer func() { <-p.turn }()
-	p.closed = true
+	p.store.closed = true
 	return p.store.close()
+}
+
+// Within is p, but for that it gives addresses of these prefixes alone: to owners that may not have all of them. Another address that
+// is wanted of it is a [*podweft.FieldError], and its Usage is of these prefixes. It is closed with p.
+func (p *Pool) Within(prefixes ...netip.Prefix) *Pool {
+	return &Pool{rules: p.rules.within(prefixes), grace: p.grace, now: p.now, turn: p.turn, store: p.store}
 }
 
 // locked runs fn with the store locked.
@@ -65,7 +70,7 @@ func (p *Pool) locked(ctx context.Context, fn func(*store) error) error {
 		return context.Cause(ctx)
 	}
 	defer func() { <-p.turn }()
-	if p.closed {
+	if p.store.closed {
 		return os.ErrClosed
 	}
 	if err := p.store.lock(ctx); err != nil {

@@ -309,6 +309,48 @@ func TestWantedAddressIsNotGivenTwice(t *testing.T) {
 	assert.Equal(t, []string{"10.244.1.2", "10.244.1.4", "10.244.1.5", "10.244.1.6"}, exhaust(t, p))
 }
 
+// Some owners may have addresses of parts of the ranges only, at both ends of a set and in the middle of a range.
+func TestWithin(t *testing.T) {
+	two := []Range{{Prefix: netip.MustParsePrefix("10.0.0.0/29"), Routed: true}, {Prefix: netip.MustParsePrefix("10.0.1.0/29"), Routed: true}}
+	p := open(t, Config{Sets: [][]Range{two, {{Prefix: netip.MustParsePrefix("fd00::/126"), Routed: true}}}})
+	narrow := p.Within(prefixes("10.0.1.0/30", "192.0.2.0/24", "fd00::/125")...)
+	usage, err := narrow.Usage(t.Context())
+	require.NoError(t, err)
+	all, err := p.Usage(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, all[1].Total, usage[1].Total, "all that there is")
+
+	_, err = narrow.Allocate(t.Context(), pod("wanting"), netip.MustParseAddr("10.0.0.3"))
+	require.EqualError(t, err, "allocate for pods/wanting/eth0: want: 10.0.0.3 is not for this owner")
+	require.ErrorIs(t, err, podweft.ErrInvalid)
+	var got []string
+	for i := range usage[0].Total {
+		a, err := narrow.Allocate(t.Context(), pod(fmt.Sprintf("narrow-%d", i)))
+		require.NoError(t, err)
+		assert.True(t, netip.MustParsePrefix("10.0.1.0/30").Contains(a.Addr()), addrs(a))
+		got = append(got, addrs(a))
+	}
+	_, err = narrow.Allocate(t.Context(), pod("one more"))
+	require.ErrorIs(t, err, ErrExhausted)
+	usage, err = narrow.Usage(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, usage[0].Total, usage[0].Taken)
+
+	again, err := p.Allocate(t.Context(), pod("narrow-0"))
+	require.NoError(t, err)
+	assert.Equal(t, got[0], addrs(again), "one file for both")
+	require.NoError(t, p.Release(t.Context(), pod("narrow-1")))
+	wide, err := p.Allocate(t.Context(), pod("wide"), netip.MustParseAddr("10.0.0.3"))
+	require.NoError(t, err)
+	assert.Equal(t, netip.MustParseAddr("10.0.0.3"), wide.Addr())
+	kept, err := narrow.Allocate(t.Context(), pod("wide"))
+	require.NoError(t, err)
+	assert.Equal(t, wide, kept, "what somebody holds stays his")
+	_, err = p.Within().Allocate(t.Context(), pod("nobody"))
+	require.ErrorIs(t, err, ErrExhausted)
+	verify(t, p)
+}
+
 func TestLargePrefixHasWindow(t *testing.T) {
 	p := open(t, Config{Prefixes: prefixes("10.0.0.0/12", "fd00:1::/64")})
 	usage, err := p.Usage(t.Context())

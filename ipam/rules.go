@@ -14,7 +14,8 @@ type ruleset struct {
 	ranges   [][]Range // by set; First and Last are the bounds, Gateway is set
 	geometry geometry
 	reserved []netip.Prefix
-	excluded [][]uint64 // by set: a bit for each position of the window that is never given out
+	excluded [][]uint64     // by set: a bit for each position of the window that is never given out
+	bounds   []netip.Prefix // outside of which nothing is given out; nil: there are none
 }
 
 // name is a set as people know it, by its prefixes.
@@ -40,6 +41,8 @@ func (rules *ruleset) assign(want []netip.Addr) (bySet []netip.Addr, err error) 
 			return nil, bad("is not in the ranges " + rules.geometry.String())
 		case rules.isReserved(a):
 			return nil, bad("is a gateway or reserved")
+		case rules.bounds != nil && !slices.ContainsFunc(rules.bounds, func(p netip.Prefix) bool { return p.Contains(a) }):
+			return nil, bad("is not for this owner")
 		case bySet[set].IsValid():
 			return nil, bad("is the second one wanted of " + rules.name(set))
 		}
@@ -90,6 +93,25 @@ func (rules *ruleset) exclude() {
 		}
 		rules.excluded = append(rules.excluded, mask)
 	}
+}
+
+// within is rules with nothing but addresses of these prefixes to give out.
+func (rules *ruleset) within(prefixes []netip.Prefix) *ruleset {
+	narrow := *rules
+	narrow.bounds = append([]netip.Prefix{}, prefixes...)
+	narrow.excluded = nil
+	for set, excluded := range rules.excluded {
+		inside := make([]uint64, len(excluded))
+		for _, p := range prefixes {
+			rules.mark(inside, set, span{p.Masked().Addr(), last(p.Masked())})
+		}
+		mask := slices.Clone(excluded)
+		for i := range mask {
+			mask[i] |= ^inside[i]
+		}
+		narrow.excluded = append(narrow.excluded, mask)
+	}
+	return &narrow
 }
 
 // mark sets the bits of those positions of a set that lie in out.

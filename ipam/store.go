@@ -18,6 +18,8 @@ type store struct {
 	bootID string
 	log    *slog.Logger
 
+	closed bool // for good, by the Pool
+
 	f    *os.File // nil: not open
 	id   fileID
 	void bool // f is empty or of another boot: it holds nothing, and must be replaced before it can
