@@ -25,6 +25,13 @@ type Allocator interface {
 	Collect(ctx context.Context, dead func(context.Context, []ipam.Allocation) ([]ipam.Owner, error)) ([]ipam.Allocation, error)
 }
 
+// PodAllocator is an Allocator to which it matters whose an address is to be: of several pools, some are for the pods of a few
+// namespaces. An Agent asks it so, with what the runtime has said of the pod, which may be nothing.
+type PodAllocator interface {
+	Allocator
+	AllocateFor(ctx context.Context, pod local.Pod, owner ipam.Owner, want ...netip.Addr) (ipam.Allocation, error)
+}
+
 // collectEvery is how often an Agent looks for addresses of attachments that nobody has recorded. A plugin records one within
 // milliseconds after it has claimed.
 const collectEvery = time.Minute
@@ -92,7 +99,7 @@ func (h agentHandler) Claim(ctx context.Context, c local.Claim) ([]local.Address
 			Field: "ipam.type", Value: agentIPAM, Problem: "is not served by this node's agent, which gives no addresses", Remedy: "leave it out",
 		}
 	}
-	held, err := h.cfg.Allocator.Allocate(ctx, ipam.Owner(c.Key), c.Want...)
+	held, err := h.allocate(ctx, c)
 	switch {
 	case errors.Is(err, block.ErrExhausted), errors.Is(err, ipam.ErrExhausted):
 		return nil, errors.Join(local.ErrExhausted, err)
@@ -106,6 +113,13 @@ func (h agentHandler) Claim(ctx context.Context, c local.Claim) ([]local.Address
 		all = append(all, local.Address{Prefix: a.Prefix, Gateway: a.Gateway})
 	}
 	return all, err
+}
+
+func (a *Agent) allocate(ctx context.Context, c local.Claim) (ipam.Allocation, error) {
+	if from, ok := a.cfg.Allocator.(PodAllocator); ok {
+		return from.AllocateFor(ctx, c.Pod, ipam.Owner(c.Key), c.Want...)
+	}
+	return a.cfg.Allocator.Allocate(ctx, ipam.Owner(c.Key), c.Want...)
 }
 
 // release gives back what attachments hold.

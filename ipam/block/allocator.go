@@ -99,16 +99,28 @@ func (a *Allocator) Close() error {
 // the same errors. When the node's shares are full, or do not have an address that is wanted, it first claims another; where
 // that is not to be had the error is [ErrExhausted] or [ErrTaken] of this package.
 func (a *Allocator) Allocate(ctx context.Context, owner ipam.Owner, want ...netip.Addr) (given ipam.Allocation, err error) {
+	return a.allocate(ctx, owner, nil, want)
+}
+
+// AllocateOf is Allocate for an owner that is to have addresses of these pools alone, each named by its prefix: some are for the pods
+// of a few namespaces, say. What owner holds already it keeps. Where no pool of a family is among them, the error is [ErrExhausted].
+func (a *Allocator) AllocateOf(ctx context.Context, owner ipam.Owner, pools []netip.Prefix, want ...netip.Addr) (ipam.Allocation, error) {
+	return a.allocate(ctx, owner, append([]netip.Prefix{}, pools...), want)
+}
+
+// allocate gives owner addresses of pools, of all if that is nil.
+func (a *Allocator) allocate(ctx context.Context, owner ipam.Owner, pools []netip.Prefix, want []netip.Addr) (given ipam.Allocation, err error) {
 	err = a.locked(ctx, func() error {
-		if err := a.reach(ctx, owner, want); err != nil {
+		if err := a.reach(ctx, owner, pools, want); err != nil {
 			return err
 		}
 		for {
-			given, err = a.pool.Allocate(ctx, owner, want...)
+			from := a.from(pools)
+			given, err = from.Allocate(ctx, owner, want...)
 			if !errors.Is(err, ipam.ErrExhausted) {
 				return err
 			}
-			claimed, extendErr := a.extend(ctx)
+			claimed, extendErr := a.extend(ctx, from, pools)
 			if extendErr != nil {
 				return extendErr
 			}
@@ -120,8 +132,16 @@ func (a *Allocator) Allocate(ctx context.Context, owner ipam.Owner, want ...neti
 	return given, err
 }
 
-// reach claims a share for every Claimer that has none, and for wanted addresses that are in none.
-func (a *Allocator) reach(ctx context.Context, owner ipam.Owner, want []netip.Addr) error {
+// from is what gives addresses of pools.
+func (a *Allocator) from(pools []netip.Prefix) *ipam.Pool {
+	if pools == nil {
+		return a.pool
+	}
+	return a.pool.Within(pools...)
+}
+
+// reach claims a share of pools for every Claimer that has none, and for wanted addresses that are in none.
+func (a *Allocator) reach(ctx context.Context, owner ipam.Owner, pools []netip.Prefix, want []netip.Addr) error {
 	if _, err := a.pool.Lookup(ctx, owner); err == nil {
 		return nil // it has what it has
 	}
@@ -131,12 +151,13 @@ func (a *Allocator) reach(ctx context.Context, owner ipam.Owner, want []netip.Ad
 			if w.Is4() != c.family().Addr().Is4() || covers(a.shares[i:i+1], w) {
 				continue
 			}
-			if err := a.claim(ctx, i, w); err != nil {
+			if err := a.claim(ctx, i, pools, w); err != nil {
 				return err
 			}
 		}
-		if len(a.shares[i]) == 0 {
-			if err := a.claim(ctx, i, netip.Addr{}); err != nil {
+		inside := func(s Share) bool { return pools == nil || slices.ContainsFunc(pools, s.Prefix.Overlaps) }
+		if !slices.ContainsFunc(a.shares[i], inside) {
+			if err := a.claim(ctx, i, pools, netip.Addr{}); err != nil {
 				return err
 			}
 		}
@@ -144,9 +165,9 @@ func (a *Allocator) reach(ctx context.Context, owner ipam.Owner, want []netip.Ad
 	return nil
 }
 
-// extend claims a share for every Claimer whose shares are full.
-func (a *Allocator) extend(ctx context.Context) (claimed int, err error) {
-	usage, err := a.pool.Usage(ctx)
+// extend claims a share of pools for every Claimer whose shares are full, as from sees them.
+func (a *Allocator) extend(ctx context.Context, from *ipam.Pool, pools []netip.Prefix) (claimed int, err error) {
+	usage, err := from.Usage(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -154,7 +175,7 @@ func (a *Allocator) extend(ctx context.Context) (claimed int, err error) {
 		if u.Taken < u.Total {
 			continue
 		}
-		if err := a.claim(ctx, i, netip.Addr{}); err != nil {
+		if err := a.claim(ctx, i, pools, netip.Addr{}); err != nil {
 			return claimed, err
 		}
 		claimed++
@@ -162,9 +183,10 @@ func (a *Allocator) extend(ctx context.Context) (claimed int, err error) {
 	return claimed, nil
 }
 
-// claim claims one more share. One that the pool cannot take is returned.
-func (a *Allocator) claim(ctx context.Context, claimer int, want netip.Addr) error {
-	s, err := a.cfg.Claimers[claimer].Claim(ctx, want)
+// claim claims one more share of pools. One that the pool cannot take is returned.
+func (a *Allocator) claim(ctx context.Context, claimer int, pools []netip.Prefix, want netip.Addr) error {
+	c := a.cfg.Claimers[claimer]
+	s, err := c.claimOf(ctx, c.inside(pools), want)
 	if err != nil {
 		return err
 	}

@@ -115,6 +115,48 @@ func TestAllocatorWantedAddress(t *testing.T) {
 	require.ErrorIs(t, err, block.ErrTaken)
 }
 
+// Of two pools one is not for everybody: those that may have the other alone never get an address of it, whatever the node has claimed.
+func TestAllocateOf(t *testing.T) {
+	s := memory.New()
+	common, reserved := prefix("10.0.0.0/29"), prefix("10.0.1.0/29")
+	c := claimer(t, s, "node-1", block.Pool{Prefix: common, BlockBits: 31}, block.Pool{Prefix: reserved, BlockBits: 31})
+	six := claimer(t, s, "node-1", pools("fd00::/64")...)
+	a := allocator(t, block.AllocatorConfig{Claimers: []*block.Claimer{c, six}})
+	of := func(owner string, from ...netip.Prefix) (netip.Addr, error) {
+		given, err := a.AllocateOf(t.Context(), pod(owner), append(from, prefix("fd00::/64")))
+		if err != nil {
+			return netip.Addr{}, err
+		}
+		require.Len(t, given.Addresses, 2)
+		return given.Addr(), nil
+	}
+	for i := range 8 { // by turns, so that the node has shares of both all the time
+		for owner, pool := range map[string]netip.Prefix{"anybody": common, "chosen": reserved} {
+			addr, err := of(fmt.Sprint(owner, i), pool)
+			require.NoError(t, err)
+			assert.True(t, pool.Contains(addr), "%s has %s", owner, addr)
+			assert.LessOrEqual(t, len(shares(t, c)), 2*(i/2+1), "as many blocks as it takes")
+		}
+	}
+	_, err := of("anybody8", common)
+	require.ErrorIs(t, err, block.ErrExhausted)
+	_, err = of("nobody")
+	require.ErrorIs(t, err, block.ErrExhausted, "no pool of the family is for it")
+	require.NoError(t, a.Release(t.Context(), pod("chosen3")))
+	_, err = of("anybody8", common)
+	require.ErrorIs(t, err, block.ErrExhausted, "what is free is not for it")
+	_, err = a.AllocateOf(t.Context(), pod("anybody8"), []netip.Prefix{common, prefix("fd00::/64")}, netip.MustParseAddr("10.0.1.1"))
+	require.ErrorIs(t, err, podweft.ErrInvalid)
+	kept, err := of("chosen4", common)
+	require.NoError(t, err)
+	assert.True(t, reserved.Contains(kept), "what somebody has he keeps")
+	addr, err := of("both", common, reserved)
+	require.NoError(t, err)
+	assert.True(t, reserved.Contains(addr))
+	_, err = a.Allocate(t.Context(), pod("one too many"))
+	require.ErrorIs(t, err, block.ErrExhausted)
+}
+
 func TestTrim(t *testing.T) {
 	s := memory.New()
 	c := claimer(t, s, "node-1", block.Pool{Prefix: prefix("10.0.0.0/24"), BlockBits: 31})

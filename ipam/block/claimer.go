@@ -143,11 +143,18 @@ func retry(ctx context.Context, fn func() error) error {
 //
 // It returns [ErrExhausted], or for a want [ErrTaken]; a want that is in none of the pools is a [*podweft.FieldError].
 func (c *Claimer) Claim(ctx context.Context, want netip.Addr) (Share, error) {
-	pools := c.pools
+	return c.claimOf(ctx, c.pools, want)
+}
+
+// claimOf is Claim from some of the pools.
+func (c *Claimer) claimOf(ctx context.Context, pools []Pool, want netip.Addr) (Share, error) {
 	if want = want.Unmap(); want.IsValid() {
-		if pools = c.with(want); len(pools) == 0 {
+		if pools = with(pools, want); len(pools) == 0 {
 			return Share{}, &podweft.FieldError{Field: "want", Value: want, Problem: "is in no pool of this node"}
 		}
+	}
+	if len(pools) == 0 {
+		return Share{}, fmt.Errorf("claim for %s: %w: no pool is for this owner", c.node, ErrExhausted)
 	}
 	var taken Share
 	err := retry(ctx, func() (err error) {
@@ -161,13 +168,24 @@ func (c *Claimer) Claim(ctx context.Context, want netip.Addr) (Share, error) {
 	return taken, nil
 }
 
-func (c *Claimer) with(want netip.Addr) (pools []Pool) {
-	for _, p := range c.pools {
+// with are those of pools that have the wanted address.
+func with(pools []Pool, want netip.Addr) (some []Pool) {
+	for _, p := range pools {
 		if p.Prefix.Contains(want) {
-			pools = append(pools, p)
+			some = append(some, p)
 		}
 	}
-	return pools
+	return some
+}
+
+// inside are the pools that lie in these prefixes; nil prefixes are everything.
+func (c *Claimer) inside(prefixes []netip.Prefix) (some []Pool) {
+	for _, p := range c.pools {
+		if prefixes == nil || slices.ContainsFunc(prefixes, func(q netip.Prefix) bool { return within(p.Prefix, q) }) {
+			some = append(some, p)
+		}
+	}
+	return some
 }
 
 func (c *Claimer) claim(ctx context.Context, pools []Pool, want netip.Addr) (Share, error) {
