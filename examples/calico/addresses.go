@@ -12,8 +12,10 @@ import (
 	"time"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/cniplugin"
 	"github.com/podweft/podweft/ipam"
 	"github.com/podweft/podweft/ipam/block"
+	"github.com/podweft/podweft/node/local"
 	"github.com/podweft/podweft/ptp"
 )
 
@@ -91,7 +93,7 @@ func (a *Agent) claimTunnels(ctx context.Context, from *block.Allocator) (map[wa
 			continue
 		}
 		err := a.insist(ctx, "an address of the node's own", func() error {
-			held, err := from.Allocate(ctx, a.cfg.tunnelOwner(w))
+			held, err := from.AllocateOf(ctx, a.cfg.tunnelOwner(w), a.cfg.poolsForNode())
 			tunnels[w] = nil
 			for _, addr := range held.Addresses {
 				tunnels[w] = append(tunnels[w], addr.Prefix.Addr())
@@ -131,16 +133,55 @@ func (a *Agent) knownTunnels(ctx context.Context) (map[way][]netip.Addr, error) 
 	return tunnels, nil
 }
 
-// forPods is an Allocator that says when the node's shares have become others, and whose collection spares what no pod holds.
+// poolsForNode are those that the node's own addresses are of: those for all namespaces, in each family where it has such.
+func (c Config) poolsForNode() (all []netip.Prefix) {
+	for _, v4 := range []bool{true, false} {
+		some := slices.DeleteFunc(poolsOf(c.Pools, v4), func(p Pool) bool { return !p.serves(c.Labels) })
+		common := slices.DeleteFunc(slices.Clone(some), Pool.chooses)
+		if len(common) > 0 {
+			some = common
+		}
+		all = append(all, prefixes(some)...)
+	}
+	return all
+}
+
+// poolsFor are those that pods of a namespace may have addresses of. Nobody may have said of which one a pod is.
+func (r *run) poolsFor(namespace string) (all []netip.Prefix, err error) {
+	var labels map[string]string
+	known := false
+	if r.policing != nil {
+		labels, known = r.policing.labelsOf(namespace)
+	}
+	for _, p := range r.cfg.Pools {
+		if p.chooses() && !known && namespace != "" {
+			return nil, fmt.Errorf("which pools are for it is not known: nobody has told of the namespace %s yet", namespace)
+		}
+		if !p.chooses() || known && p.Namespaces.Matches(labels) {
+			all = append(all, p.Prefix)
+		}
+	}
+	return all, nil
+}
+
+// forPods is an Allocator of the pools that are for a pod. It says when the node's shares have become others, and its collection spares
+// what no pod holds.
 type forPods struct {
 	*block.Allocator
+	pools   func(namespace string) ([]netip.Prefix, error)
 	changed func()
 }
 
-// Allocate implements cniplugin.Allocator.
-func (f forPods) Allocate(ctx context.Context, owner ipam.Owner, want ...netip.Addr) (ipam.Allocation, error) {
+var _ cniplugin.PodAllocator = forPods{}
+
+// AllocateFor implements cniplugin.PodAllocator.
+func (f forPods) AllocateFor(ctx context.Context, pod local.Pod, owner ipam.Owner, want ...netip.Addr) (ipam.Allocation, error) {
+	pools, err := f.pools(pod.Namespace)
+	if err != nil {
+		return ipam.Allocation{}, err
+	}
 	before := len(f.Shares())
-	given, err := f.Allocator.Allocate(ctx, owner, want...)
+	given, err := f.AllocateOf(ctx, owner, pools, want...)
 	if len(f.Shares()) != before {
 		f.changed()
 	}

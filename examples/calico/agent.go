@@ -198,7 +198,7 @@ func (r *run) join(context.Context) error {
 // answer begins to listen for the CNI plugin, which waits until work begins. Policies' gate hears here of the pods that are there: before
 // the first policy, or for a moment one would not be known to select them.
 func (r *run) answer(context.Context) (err error) {
-	cfg := cniplugin.AgentConfig{StateDir: r.cfg.StateDir, NetNS: r.cfg.NetNS, Logger: r.log, Allocator: forPods{r.addresses, r.hint}}
+	cfg := cniplugin.AgentConfig{StateDir: r.cfg.StateDir, NetNS: r.cfg.NetNS, Logger: r.log, Allocator: forPods{r.addresses, r.poolsFor, r.hint}}
 	if r.cfg.Policies != nil {
 		if r.policing, err = newPolicing(r.cfg, r.parts.policy); err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/podweft/podweft"
@@ -184,6 +185,9 @@ func (c Config) Validate() error {
 		bad("VNI", c.VNI, "is not a VNI", "use 1 to 16777215")
 	}
 	errs = append(errs, validatePools(c.Pools))
+	if i := slices.IndexFunc(c.Pools, Pool.chooses); i >= 0 && c.Policies == nil {
+		bad(fmt.Sprintf("Pools[%d].Namespaces", i), nil, "cannot be told apart", "give Policies, whose source knows the namespaces' labels")
+	}
 	for _, v4 := range []bool{true, false} {
 		if len(poolsOf(c.Pools, v4)) > 0 && len(blocksOf(c.Pools, c.Labels, v4)) == 0 {
 			bad("Pools", nil, fmt.Sprintf("of %s select no node like this one", familyName(v4)), "")

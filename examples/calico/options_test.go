@@ -25,7 +25,7 @@ kind: List
 items:
 - kind: IPPool
   metadata: {name: gpus}
-  spec: {cidr: 10.9.0.0/16, blockSize: 28, ipipMode: CrossSubnet, natOutgoing: true, nodeSelector: has(gpu)}
+  spec: {cidr: 10.9.0.0/16, blockSize: 28, ipipMode: CrossSubnet, natOutgoing: true, nodeSelector: has(gpu), namespaceSelector: team == 'red'}
 ---
 kind: BGPConfiguration
 metadata: {name: default}
@@ -51,7 +51,7 @@ metadata: {name: default}
 		"CALICO_IPV4POOL_BLOCK_SIZE": "24", "CALICO_IPV6POOL_CIDR": "fd00:244::/64", "FELIX_VXLANVNI": "77", "CALICO_STORE_DIR": t.TempDir(),
 		"IP": "192.0.2.1/24", "CALICO_ROUTER_ID": "10.0.0.1",
 	}
-	o, words, err := calico.ParseOptions([]string{"ipam", "--ipv4-pool-vxlan=Always", "show", "--config", objects}, func(name string) string { return env[name] }, io.Discard)
+	o, words, err := calico.ParseOptions([]string{"ipam", "--ipv4-pool-vxlan=Always", "show", "--policies=" + t.TempDir(), "--config", objects}, func(name string) string { return env[name] }, io.Discard)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"ipam", "show"}, words)
 	c := o.Config
@@ -60,6 +60,8 @@ metadata: {name: default}
 		{Name: "default-ipv6-ippool", Prefix: netip.MustParsePrefix("fd00:244::/64"), BlockBits: 122, VXLAN: calico.Never, IPIP: calico.Never},
 		{Name: "gpus", Prefix: netip.MustParsePrefix("10.9.0.0/16"), BlockBits: 28, VXLAN: calico.Never, IPIP: calico.CrossSubnet, NAT: true, Nodes: policy.Selector{
 			MatchExpressions: []policy.Requirement{{Key: "gpu", Operator: policy.Exists}},
+		}, Namespaces: policy.Selector{
+			MatchExpressions: []policy.Requirement{{Key: "team", Operator: policy.In, Values: []string{"red"}}},
 		}},
 	}, c.Pools)
 	assert.Equal(t, uint32(65001), c.BGP.AS)
@@ -70,6 +72,8 @@ metadata: {name: default}
 	assert.Equal(t, "192.0.2.1", c.Underlay.Name)
 	assert.Equal(t, uint32(77), c.VNI)
 	assert.NoError(t, c.Validate())
+	c.Policies = nil
+	assert.ErrorContains(t, c.Validate(), "Pools[2].Namespaces: cannot be told apart: give Policies")
 }
 
 func TestOptionsSayWhatIsWrong(t *testing.T) {

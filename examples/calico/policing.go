@@ -25,12 +25,13 @@ type policing struct {
 	spec   nftables.Spec      // as it was made last
 	known  map[policy.ID]bool // what it was told of
 	own    policy.Node
-	wrong  map[policy.ID]string // what the source has and cannot be read
+	wrong  map[policy.ID]string         // what the source has and cannot be read
+	labels map[string]map[string]string // of namespaces
 }
 
 // newPolicing knows of nobody. Nothing is in force before the first list.
 func newPolicing(cfg Config, part *part[nftables.Spec]) (*policing, error) {
-	p := &policing{cfg: cfg, known: map[policy.ID]bool{}, wrong: map[policy.ID]string{}}
+	p := &policing{cfg: cfg, known: map[policy.ID]bool{}, wrong: map[policy.ID]string{}, labels: map[string]map[string]string{}}
 	var err error
 	p.gate, err = gate.New(gate.Config[nftables.Spec]{Node: cfg.Node, Loop: part.loop, Spec: p.specOf})
 	return p, err
@@ -114,6 +115,12 @@ func (p *policing) take(ctx context.Context, c kube.Changes) {
 	for _, id := range c.Gone {
 		delete(p.known, id)
 		delete(p.wrong, id)
+		if id.Kind == policy.KindNamespace {
+			delete(p.labels, id.Name)
+		}
+	}
+	for _, n := range c.Put.Namespaces {
+		p.labels[n.Name] = n.Labels
 	}
 	for id := range ids(c.Put) {
 		p.known[id] = true
@@ -132,6 +139,14 @@ func (p *policing) take(ctx context.Context, c kube.Changes) {
 		p.wrong[policy.ID{}] = oneLine(err)
 		p.mu.Unlock()
 	}
+}
+
+// labelsOf are a namespace's; it may not be known.
+func (p *policing) labelsOf(namespace string) (labels map[string]string, known bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	labels, known = p.labels[namespace]
+	return labels, known
 }
 
 // about is the object that a problem is about; zero where it is about none.

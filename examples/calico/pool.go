@@ -44,6 +44,9 @@ type Pool struct {
 	NAT bool
 	// Nodes are those that claim blocks of the pool; its zero value means all.
 	Nodes policy.Selector
+	// Namespaces are those whose pods may have addresses of the pool; its zero value means all. A pod that several pools may serve gets
+	// an address of the first that has one. What a pod has it keeps when labels change.
+	Namespaces policy.Selector
 	// Disabled keeps nodes from claiming more. What they have goes on.
 	Disabled bool
 }
@@ -73,6 +76,14 @@ func (p Pool) way(near bool) way {
 		}
 	}
 	return direct
+}
+
+// serves reports whether a node with these labels claims blocks of the pool.
+func (p Pool) serves(labels map[string]string) bool { return !p.Disabled && p.Nodes.Matches(labels) }
+
+// chooses reports whether the pool is not for the pods of all namespaces.
+func (p Pool) chooses() bool {
+	return len(p.Namespaces.MatchLabels)+len(p.Namespaces.MatchExpressions) > 0
 }
 
 // wraps reports whether packets of the pool are ever wrapped up that way.
@@ -134,7 +145,7 @@ func poolOf(pools []Pool, p netip.Prefix) (Pool, bool) {
 func blocksOf(pools []Pool, labels map[string]string, v4 bool) []block.Pool {
 	var mine []block.Pool
 	for _, p := range pools {
-		if p.is4() == v4 && !p.Disabled && p.Nodes.Matches(labels) {
+		if p.is4() == v4 && p.serves(labels) {
 			mine = append(mine, block.Pool{Prefix: p.Prefix, BlockBits: p.BlockBits})
 		}
 	}

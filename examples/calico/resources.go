@@ -38,7 +38,9 @@ type ipPool struct {
 	VXLANMode    string
 	NATOutgoing  bool
 	NodeSelector string
-	Disabled     bool
+	// NamespaceSelector is of the namespaces' labels, which Policies' source tells.
+	NamespaceSelector string
+	Disabled          bool
 }
 
 // bgpPeer is a BGPPeer's spec. Passwords are in Secrets there, which a file has none of: ours is the text.
@@ -146,6 +148,9 @@ func (c *Config) addPool(r resource) (err error) {
 	}
 	if err == nil {
 		p.Nodes, err = ParseSelector(of.NodeSelector)
+	}
+	if err == nil {
+		p.Namespaces, err = ParseSelector(of.NamespaceSelector)
 	}
 	c.Pools = append(c.Pools, p)
 	return err

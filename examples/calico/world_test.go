@@ -2,6 +2,7 @@ package calico_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -91,15 +92,22 @@ func start(t testing.TB, cfg calico.Config) (agent *calico.Agent, stop func()) {
 // pod is a namespace that the CNI plugin has attached to a node.
 type pod struct {
 	*testnet.Node
-	host  *testnet.Node
-	dir   string // of the host's agent
-	addrs []netip.Addr
+	namespace string // of Kubernetes; empty: default
+	host      *testnet.Node
+	dir       string // of the host's agent
+	addrs     []netip.Addr
 }
 
 // add has the plugin attach a new pod, by the configuration that the agent has written.
 func (w *world) add(t testing.TB, host *testnet.Node, name string) *pod {
 	t.Helper()
-	p := &pod{Node: testnet.NewNode(t, name), host: host, dir: filepath.Join(w.dir, host.Name)}
+	return w.addIn(t, host, "", name)
+}
+
+// addIn is add of a pod of a namespace of Kubernetes.
+func (w *world) addIn(t testing.TB, host *testnet.Node, namespace, name string) *pod {
+	t.Helper()
+	p := &pod{Node: testnet.NewNode(t, name), namespace: namespace, host: host, dir: filepath.Join(w.dir, host.Name)}
 	out, code := p.call(t, "ADD")
 	require.Zero(t, code, out)
 	var result struct {
@@ -137,7 +145,7 @@ func (p *pod) call(t testing.TB, command string) (out string, code int) {
 		Type: "podweft-cni", Stdin: bytes.NewReader(stdin), Stdout: &stdout,
 		Environ: []string{
 			"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + p.Name, "CNI_NETNS=" + p.NetNS(), "CNI_IFNAME=eth0",
-			fmt.Sprintf("CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=%s", p.Name),
+			fmt.Sprintf("CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=%s;K8S_POD_NAME=%s", cmp.Or(p.namespace, "default"), p.Name),
 		},
 	})
 	return stdout.String(), code
