@@ -3,7 +3,7 @@
 //
 // It compiles what is new and what is gone by themselves, each beside the node's own lease, and puts the one in the place of the
 // other. That equals compiling everything while leases have nothing to do with each other. Wherever they might have, because
-// something overlaps, clashes, is unsound or concerns the node itself, everything is compiled.
+// something overlaps, clashes or concerns the node itself, everything is compiled. A lease that is bad by itself is left where it is.
 //
 // It knows neither the kernel nor any driver.
 package recompile
@@ -47,8 +47,11 @@ type memory[S, P any, M comparable] struct {
 	node subnet.Node
 	snap *subnet.Snapshot // nil: none whose answer can be built upon
 	own  []*subnet.Lease  // the node's, in snap
+	bad  []*subnet.Lease  // those in snap that are nothing to any other, with the problems
 	spec S
 	used *used[M] // in snap and spec; nil: not made
+
+	problems []subnet.Problem
 }
 
 func (m *memory[S, P, M]) compile(node subnet.Node, snap *subnet.Snapshot) (S, []subnet.Problem, error) {
@@ -56,19 +59,54 @@ func (m *memory[S, P, M]) compile(node subnet.Node, snap *subnet.Snapshot) (S, [
 	defer m.mu.Unlock()
 	if spec, ok := m.update(node, snap); ok {
 		m.snap, m.spec = snap, spec
-		return spec, nil, nil
+		return spec, m.problems, nil
 	}
 	m.snap, m.used = nil, nil
 	spec, problems, err := m.kind.Compile(node, snap)
-	if err == nil && len(problems) == 0 && !slices.Contains(snap.Leases, nil) {
-		m.node, m.snap, m.spec, m.own = node, snap, spec, nil
-		for _, l := range snap.Leases {
-			if l.Node == node.Name {
-				m.own = append(m.own, l)
-			}
+	if err == nil && !slices.Contains(snap.Leases, nil) {
+		m.remember(node, snap, spec, slices.Clip(problems))
+	}
+	return spec, slices.Clip(problems), err
+}
+
+// remember notes the answer, if it can be built upon.
+func (m *memory[S, P, M]) remember(node subnet.Node, snap *subnet.Snapshot, spec S, problems []subnet.Problem) {
+	m.node, m.spec, m.problems, m.own = node, spec, problems, nil
+	for _, l := range snap.Leases {
+		if l.Node == node.Name {
+			m.own = append(m.own, l)
 		}
 	}
-	return spec, problems, err
+	if bad, ok := m.unrelated(snap, problems); ok {
+		m.snap, m.bad = snap, bad
+	}
+}
+
+// unrelated returns the leases that have the problems. It is false unless each is as bad without the others, and good for nothing.
+func (m *memory[S, P, M]) unrelated(snap *subnet.Snapshot, problems []subnet.Problem) (bad []*subnet.Lease, ok bool) {
+	if len(problems) == 0 {
+		return nil, true
+	}
+	texts := map[string][]string{}
+	for _, p := range problems {
+		texts[p.Key] = append(texts[p.Key], p.Error())
+	}
+	if len(texts) > most {
+		return nil, false
+	}
+	for _, l := range snap.Leases {
+		want, is := texts[l.Key]
+		if !is {
+			continue
+		}
+		spec, found, err := m.beside(snap, []*subnet.Lease{l})
+		same := slices.EqualFunc(want, found, func(text string, p subnet.Problem) bool { return text == p.Error() })
+		if err != nil || !same || !m.kind.SameRest(spec, m.spec) || len(*m.kind.Peers(&spec)) > 0 {
+			return nil, false
+		}
+		bad = append(bad, l)
+	}
+	return bad, len(bad) == len(texts)
 }
 
 // update makes the Spec of snap out of the last one, where nothing but a few sound leases differs.
@@ -77,7 +115,8 @@ func (m *memory[S, P, M]) update(node subnet.Node, snap *subnet.Snapshot) (spec 
 		return spec, false
 	}
 	removed, added := snap.Changes(m.snap)
-	if len(removed)+len(added) > most || slices.ContainsFunc(slices.Concat(removed, added), func(l *subnet.Lease) bool { return l.Node == node.Name }) {
+	special := func(l *subnet.Lease) bool { return l.Node == node.Name || slices.Contains(m.bad, l) }
+	if len(removed)+len(added) > most || slices.ContainsFunc(removed, special) || slices.ContainsFunc(added, special) {
 		return spec, false
 	}
 	gone, ok := m.alone(snap, removed)
@@ -102,12 +141,16 @@ func (m *memory[S, P, M]) alone(snap *subnet.Snapshot, some []*subnet.Lease) ([]
 	if len(some) == 0 {
 		return nil, true
 	}
-	part := subnet.Snapshot{Revision: snap.Revision, Network: snap.Network, Leases: slices.Concat(m.own, some)}
-	spec, problems, err := m.kind.Compile(m.node, &part)
+	spec, problems, err := m.beside(snap, some)
 	if err != nil || len(problems) > 0 || !m.kind.SameRest(spec, m.spec) {
 		return nil, false
 	}
 	return *m.kind.Peers(&spec), true
+}
+
+// beside compiles some leases and the node's own.
+func (m *memory[S, P, M]) beside(snap *subnet.Snapshot, some []*subnet.Lease) (S, []subnet.Problem, error) {
+	return m.kind.Compile(m.node, &subnet.Snapshot{Revision: snap.Revision, Network: snap.Network, Leases: slices.Concat(m.own, some)})
 }
 
 // exchange brings what is used from some leases and their peers to others. It is false where those would have what is another's;

@@ -170,9 +170,13 @@ func TestCostsWhatChanged(t *testing.T) {
 	assert.Zero(t, step(func(*subnet.Snapshot) {}), "nothing")
 	assert.Equal(t, 4, step(func(s *subnet.Snapshot) { s.Leases[99] = moved(99) }), "one before, one after, each beside our own")
 	assert.Equal(t, 2, step(func(s *subnet.Snapshot) { s.Leases = slices.Delete(s.Leases, 50, 51) }), "one gone")
+	lost := *snap.Leases[70]
+	lost.Underlay = subnet.Addrs{}
+	assert.Greater(t, step(func(s *subnet.Snapshot) { s.Leases[70] = &lost }), all-2, "one that has become bad")
+	assert.Equal(t, 2, step(func(s *subnet.Snapshot) { s.Leases = slices.Delete(s.Leases, 20, 21) }), "another gone, and the bad one stays")
 	assert.Greater(t, step(func(s *subnet.Snapshot) {
 		l := *s.Leases[60]
 		l.Prefixes.V4 = netip.MustParsePrefix("10.1.0.0/16")
 		s.Leases[60] = &l
-	}), all-2, "one that overlaps all")
+	}), all-3, "one that overlaps all")
 }
