@@ -109,9 +109,15 @@ const webPort = 8080
 
 func listen(t testing.TB, n *testnet.Node, at netip.Addr) {
 	t.Helper()
+	listenAt(t, n, netip.AddrPortFrom(at, webPort))
+}
+
+// listenAt accepts connections until the test ends.
+func listenAt(t testing.TB, n *testnet.Node, at netip.AddrPort) {
+	t.Helper()
 	var l net.Listener
 	require.NoError(t, n.Do(func() (err error) {
-		l, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(at, webPort)))
+		l, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
 		return err
 	}))
 	go func() {
@@ -128,9 +134,14 @@ func listen(t testing.TB, n *testnet.Node, at netip.Addr) {
 
 // dial opens a connection to the web port and closes it.
 func dial(from *testnet.Node, to netip.Addr, wait time.Duration) error {
-	domain, sockaddr := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: webPort, Addr: to.As16()})
-	if to.Is4() {
-		domain, sockaddr = unix.AF_INET, &unix.SockaddrInet4{Port: webPort, Addr: to.As4()}
+	return dialAt(from, netip.AddrPortFrom(to, webPort), wait)
+}
+
+// dialAt opens a connection and closes it.
+func dialAt(from *testnet.Node, to netip.AddrPort, wait time.Duration) error {
+	domain, sockaddr := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()})
+	if to.Addr().Is4() {
+		domain, sockaddr = unix.AF_INET, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
 	}
 	return from.Do(func() error {
 		fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
