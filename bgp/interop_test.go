@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,6 +18,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft/bgp"
 	"github.com/podweft/podweft/testnet"
@@ -50,6 +53,8 @@ type daemon struct {
 	// offers reads who offers which next hop from what it says to offered, of which %s is the prefix.
 	offered, offeredV6 string
 	offers             func(r router, said string) map[netip.Addr]string
+	// withdraws are the questions that have it take back its IPv4 block.
+	withdraws func(r router) []string
 }
 
 var daemons = []daemon{bird, frr}
@@ -64,7 +69,8 @@ var bird = daemon{
 		return exec.Command("/usr/sbin/birdc", append([]string{"-s", dir + "/sock"}, questions...)...)
 	},
 	all: []string{"show route all"}, sessions: "show protocols all",
-	offered: "show route %s all", offeredV6: "show route %s all",
+	withdraws: func(router) []string { return []string{"disable static1"} },
+	offered:   "show route %s all", offeredV6: "show route %s all",
 	offers: func(r router, said string) map[netip.Addr]string {
 		all := map[netip.Addr]string{}
 		for _, m := range regexp.MustCompile(`\[bgp(\d+) (?s:.*?)BGP\.next_hop: (\S+)`).FindAllStringSubmatch(said, -1) {
@@ -106,6 +112,9 @@ var frr = daemon{
 		return exec.Command("vtysh", args...)
 	},
 	all: []string{"show bgp ipv4 unicast", "show bgp ipv6 unicast wide"}, sessions: "show bgp neighbors",
+	withdraws: func(r router) []string {
+		return []string{"configure terminal", fmt.Sprintf("router bgp %d", r.as), "address-family ipv4 unicast", "no network " + v4Block(2).String()}
+	},
 	offered: "show bgp ipv4 unicast %s", offeredV6: "show bgp ipv6 unicast %s",
 	offers: func(_ router, said string) map[netip.Addr]string {
 		all := map[netip.Addr]string{}
@@ -245,7 +254,7 @@ func with(t *testing.T, d daemon, nodes int, test func(t *testing.T, d daemon, f
 	test(t, d, racks(t, nodes))
 }
 
-// A member of the mesh that is another program: paths both ways in both families, signed, and what is withdrawn goes; the
+// A member of the mesh that is another program: paths both ways in both families, signed, and what either withdraws goes; the
 // session is lost and comes back.
 func TestInteropMeshMember(t *testing.T) {
 	withEach(t, 2, func(t *testing.T, d daemon, f *testnet.Fabric) {
@@ -265,6 +274,9 @@ func TestInteropMeshMember(t *testing.T) {
 		other.wait(t, "the withdrawal", showsNot(v4Block(1)))
 		a.order(t, order{Peers: []bgp.Peer{p}, Advertise: blocks(1)})
 		other.wait(t, "the block again", shows(v4Block(1)))
+		other.withdraw(t, r)
+		withdrawn(t, a, v4Block(2))
+		require.True(t, knows(v6Block(2))(a.ask(t, nil)), "the other block stays")
 
 		other.kill()
 		a.wait(t, "the loss of the session", func(a answer) bool { return a.Established == 0 })
@@ -317,6 +329,58 @@ func between(t *testing.T, f *testnet.Fabric, d daemon, r router, as [2]uint32) 
 	agents[1].wait(t, "the other node's blocks", knows(v4Block(1), v6Block(1)))
 	other.wait(t, "all blocks", shows(v4Block(1), v4Block(3), v6Block(1), v6Block(3)))
 	reach(t, f, 1, 3)
+
+	// What goes at one end is gone at the other, by way of the router, and so is what was its own.
+	p := sessionWith(f.Nodes[1])
+	p.AS, p.Passive = r.as, true
+	agents[0].order(t, order{Peers: []bgp.Peer{p}, Advertise: blocks(1)[1:]})
+	withdrawn(t, agents[1], v4Block(1))
+	agents[0].order(t, order{Peers: []bgp.Peer{p}, Advertise: blocks(1)})
+	agents[1].wait(t, "the block again", knows(v4Block(1), v6Block(1)))
+	other.withdraw(t, r)
+	for _, a := range agents {
+		withdrawn(t, a, v4Block(2))
+	}
+
+	// The sessions are lost, and come back with all that there was.
+	other.kill()
+	for _, a := range agents {
+		a.wait(t, "the loss of the session", func(a answer) bool { return a.Established == 0 })
+	}
+	other.launch(t, r.self)
+	for k, a := range agents {
+		far := 3 - 2*k
+		a.wait(t, "the session and fresh paths again", func(a answer) bool {
+			stale := slices.ContainsFunc(a.Paths, func(p bgp.Path) bool { return p.Stale })
+			return a.Established == 1 && !stale && knows(v4Block(far), v6Block(far), v4Block(2), v6Block(2))(a)
+		})
+	}
+	reach(t, f, 1, 3)
+}
+
+// withdraw has the daemon take back its IPv4 block.
+func (r *running) withdraw(t testing.TB, as router) {
+	t.Helper()
+	said, err := r.says(r.withdraws(as)...)
+	require.NoError(t, err, said)
+}
+
+// withdrawn waits until the agent and its kernel know nothing of the prefix any more.
+func withdrawn(t testing.TB, a *agent, p netip.Prefix) {
+	t.Helper()
+	begun := time.Now()
+	a.wait(t, "the end of "+p.String(), knowsNot(p))
+	h := handle(t, a.node)
+	for {
+		list, err := h.RouteListFiltered(unix.AF_UNSPEC, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		require.NoError(t, err)
+		if !slices.ContainsFunc(list, func(r netlink.Route) bool { return r.Dst != nil && r.Dst.String() == p.String() }) {
+			t.Logf("%s was gone from the kernel of %s after %s", p, a.node.Name, time.Since(begun))
+			return
+		}
+		require.Less(t, time.Since(begun), patience, "%s is in the kernel of %s", p, a.node.Name)
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // Nodes of one mesh, each with a session with the switch too: the switch hears of a block from its node only. If another node is to
@@ -369,7 +433,7 @@ func TestInteropTransit(t *testing.T) {
 }
 
 // An agent killed and started again under the eyes of another program, which keeps its routes: BIRD programs the kernel with
-// them, so packets tell; of FRR's bgpd it is the table that must never lack them.
+// them, so packets tell; of FRR's bgpd it is the table that must never lack them, and packets tell of the way back, which is ours.
 func TestInteropGracefulRestart(t *testing.T) {
 	withEach(t, 2, func(t *testing.T, d daemon, f *testnet.Fabric) {
 		restart(t, d, f, func(*running) {})
@@ -390,6 +454,17 @@ func TestInteropLateRestart(t *testing.T) {
 	})
 }
 
+// routesOfFRR gives node 2 the routes that FRR would have without -Z.
+func routesOfFRR(t *testing.T, f *testnet.Fabric) {
+	t.Helper()
+	h := handle(t, f.Nodes[1])
+	for k, p := range []netip.Prefix{v4Block(1), v6Block(1)} {
+		dst, err := netlink.ParseIPNet(p.String())
+		require.NoError(t, err)
+		require.NoError(t, h.RouteAdd(&netlink.Route{Dst: dst, Gw: f.Nodes[0].Addrs()[k].AsSlice()}))
+	}
+}
+
 // restart kills the agent of node 1, and starts it again after meanwhile; the router at node 2 must not notice.
 func restart(t *testing.T, d daemon, f *testnet.Fabric, meanwhile func(other *running)) {
 	t.Helper()
@@ -402,11 +477,11 @@ func restart(t *testing.T, d daemon, f *testnet.Fabric, meanwhile func(other *ru
 	a.order(t, want)
 	a.wait(t, "its blocks", knows(v4Block(2), v6Block(2)))
 	other.wait(t, "our blocks", shows(v4Block(1), v6Block(1)))
-	stop := func() (int64, int64) { return 0, 1 }
-	if d.name == bird.name {
-		reach(t, f, 2, 1)
-		stop = storm(t, f, 2, 1)
+	if d.name == frr.name {
+		routesOfFRR(t, f)
 	}
+	reach(t, f, 2, 1)
+	stop := storm(t, f, 2, 1)
 	hasNoted(t, cfg, v4Block(2), v6Block(2))
 	a.kill(t)
 	meanwhile(other)
