@@ -20,14 +20,14 @@
 // # Why it is fast
 //
 // What costs most, packet by packet, is not the copying of bytes but each one's way through the kernel. So the kernel is asked for few,
-// large ones. The TUN
-// hands out TCP and UDP super-packets of up to 64 KiB (virtio headers, TSO, USO), which are cut into packets that fit, each with its
-// headers and checksums; they leave as one datagram that the kernel, or the network card, cuts into the same packets (UDP GSO). On the
-// other side they come in as one again (UDP GRO), and runs of one flow are written as one super-packet. The checksum's pass over the
-// payload copies it to where its header is: many small pieces the kernel copies half as fast as one large piece. Nothing is allocated for
-// a packet. Each goroutine has a TUN queue and a socket,
-// and moves packets both ways: what a packet causes while it is written, such as an acknowledgement, is ready for it to send.
-// Each of these is tried and done without where the kernel has none of it.
+// large ones. The TUN hands out TCP and UDP super-packets of up to 64 KiB (virtio headers, TSO, USO), which are cut into packets that
+// fit, each with its headers and checksums; they leave as one datagram that the kernel, or the network card, cuts into the same packets
+// (UDP GSO). On the other side they come in as one again (UDP GRO), and runs of one flow are written as one super-packet. Each of these
+// is tried, and done without where the kernel has none of it.
+//
+// The checksum's pass over the payload copies it to where its header is: small pieces the kernel copies half as fast as one large piece.
+// Nothing is allocated for a packet. Each goroutine has a TUN queue and a socket, and moves packets both ways: what a packet causes while
+// it is written, such as an acknowledgement, is ready for it to send.
 //
 // The checksum of every packet is verified before it is joined to others: the kernel takes our word for those, and a damaged packet
 // would get a good checksum. So it stays wrong, and is dropped.
@@ -40,22 +40,27 @@
 // pods' too (Linux 6.18, veth, MTU 1500, IPv4), the medians of several runs of BenchmarkThroughput and BenchmarkRTT were
 //
 //	                                                  udp          floor        VXLAN itself
-//	TCP, 1 stream, of VXLAN's                         0.35-0.47    0.53-0.67    17-23 Gbit/s
+//	TCP, 1 stream, of VXLAN's                         0.44-0.46    0.55-0.61    15-21 Gbit/s
 //	TCP, 4 streams, of VXLAN's                        0.21-0.26    0.32-0.35    32-38 Gbit/s
-//	processor time for a Gbit, 1 stream, of VXLAN's   2.4-2.9      1.8-2.0      0.08-0.09 s
+//	processor time for a Gbit, 1 stream, of VXLAN's   2.2-2.4      1.8-1.9      0.08-0.12 s
 //	processor time for a Gbit, 4 streams, of VXLAN's  3.7-4.9      2.7-2.9      0.05-0.06 s
 //	round trip, of one-by-one's                       0.87-0.90    0.78-0.83    0.36-0.41
 //
 // The copies are the limit. With VXLAN the kernel copies a byte twice, from and to the pods (tcp_sendmsg, tcp_recvmsg). Here it does so
 // four times more: tun_do_read, udp_sendmsg, udp_recvmsg, tun_get_user. One moves about 10 GB/s on that machine, for VXLAN as for the
 // floor, so that the four take 0.05 s of processor time for a Gbit: nearly as much again as VXLAN takes in all. Copies are 0.4 of the
-// floor's time. What we add to the floor is the checksums, two passes over each byte, and the headers, each a piece of its own to be
-// gathered; they take 0.07 and 0.11 of our time. A round trip is four wakeups; the floor has them too.
+// floor's time and a third of ours. A round trip is four wakeups; the floor has them too. Over IPv6 one stream has 0.40-0.42 of VXLAN's
+// throughput, where the floor has 0.52-0.56.
 //
-// What gained nothing, measured side by side: a thread for each direction, in blocking calls (0.33 where one for both made 0.47, and
-// longer round trips) or waiting in ppoll; no lingering under load; less read before it is sent or written; pods whose super-packets fit
-// into one datagram; and, of the floor, NAPI on the TUN, huge pages, threads bound to processors. Smaller TCP windows, to keep what is
-// under way in the caches, made it slower. Without any checksums, which would not do, it is up to 1.1 times as fast.
+// What we add to the floor was priced by leaving it out, in alternating rounds of one stream. The headers of packets that are received,
+// read and verified one by one, cost 1.05 in throughput; the checksums of what is received 1.02. The floor itself is 1.16 times as fast
+// with a thread for each direction, in blocking calls, as with one that lingers. Ours is not: the more often it is woken the less it
+// finds to join, and it lost 0.05 with two threads that wait in ppoll.
+//
+// What gained nothing, measured side by side: threads in blocking calls (0.33 where one for both ways made 0.47, and longer round
+// trips); no lingering, or more of it; less read before it is sent, more or less before it is written, datagrams sent as soon as they are
+// full; pods whose super-packets fit into one datagram (a loss of 0.1); and, of the floor, NAPI on the TUN, huge pages, threads bound to
+// processors. Smaller TCP windows, to keep what is under way in the caches, made it slower.
 //
 // The plumbing of the TUN is our own, not golang.zx2c4.com/wireguard/tun: that copies each packet twice more.
 //
