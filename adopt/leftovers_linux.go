@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -33,9 +34,9 @@ const (
 )
 
 // Leftovers names what Calico and flannel have left in the network namespace at netns (empty: the caller's), and touches none of it:
-// links, routes by their protocol, and chains. What bears a mark of this SDK's is not among it. The list is what could be read; the
-// error says what could not.
-func Leftovers(ctx context.Context, netns string) ([]Leftover, error) {
+// links, routes by their protocol, and chains; and routes like flannel's to parts of these networks, which are the pods'. What bears a
+// mark of this SDK's is not among it. The list is what could be read; the error says what could not.
+func Leftovers(ctx context.Context, netns string, networks ...netip.Prefix) ([]Leftover, error) {
 	conn, err := nl.Dial(netns)
 	if err != nil {
 		return nil, err
@@ -45,7 +46,7 @@ func Leftovers(ctx context.Context, netns string) ([]Leftover, error) {
 	if err != nil {
 		return nil, err
 	}
-	routes, err := leftRoutes(ctx, conn)
+	routes, err := leftRoutes(ctx, conn, networks)
 	chains, unread := leftChains(ctx, netns)
 	found = append(append(found, routes...), chains...)
 	slices.SortStableFunc(found, func(a, b Leftover) int { return cmp.Compare(a.By, b.By) })
@@ -81,16 +82,32 @@ func leftLinks(conn *nl.Conn) (found []Leftover, err error) {
 	return found, nil
 }
 
-// leftRoutes counts routes by what their protocol says of who made them.
-func leftRoutes(ctx context.Context, conn *nl.Conn) (found []Leftover, err error) {
-	count := map[uint8]int{}
-	err = conn.Routes(ctx, func() { clear(count) }, func(r nl.Route) { count[r.Protocol]++ })
+// leftRoutes counts routes by what their protocol says of who made them. Those of flannel say none, which the kernel calls boot, and
+// lead to a node's subnet by way of that node. So do routes that an administrator types: they are in the way all the same.
+func leftRoutes(ctx context.Context, conn *nl.Conn, networks []netip.Prefix) (found []Leftover, err error) {
+	count, into := map[uint8]int{}, map[netip.Prefix]int{}
+	err = conn.Routes(ctx, func() { clear(count); clear(into) }, func(r nl.Route) {
+		count[r.Protocol]++
+		if r.Table != nl.TableMain || r.Protocol != unix.RTPROT_BOOT || !r.Gateway.IsValid() {
+			return
+		}
+		for _, n := range networks {
+			if n.Contains(r.Prefix.Addr()) && n.Bits() < r.Prefix.Bits() {
+				into[n]++
+			}
+		}
+	})
 	for _, of := range []struct {
 		protocol uint8
 		name     string
 	}{{protoBird, "BIRD's"}, {protoFelix, "Felix's"}} {
 		if n := count[of.protocol]; n > 0 {
 			found = append(found, Leftover{"Calico", fmt.Sprintf("%d routes of proto %d, %s", n, of.protocol, of.name)})
+		}
+	}
+	for _, n := range networks {
+		if into[n] > 0 {
+			found = append(found, Leftover{"flannel", fmt.Sprintf("%d routes of proto boot into %s, as flannel's are", into[n], n)})
 		}
 	}
 	return found, err
