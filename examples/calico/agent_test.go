@@ -1,6 +1,7 @@
 package calico_test
 
 import (
+	"bytes"
 	"context"
 	"net/netip"
 	"slices"
@@ -50,33 +51,40 @@ func TestCrossSubnet(t *testing.T) {
 			require.NoError(t, err, a)
 		}
 	}
-	near, far := passes(t, w, pods[0], pods[1]), passes(t, w, pods[0], pods[2])
-	assert.Equal(t, "icmp", near)
-	assert.Equal(t, "vxlan", far)
+	for _, v4 := range []bool{true, false} {
+		assert.Equal(t, "icmp", passes(t, w, pods[0], pods[1], v4))
+		assert.Equal(t, "vxlan", passes(t, w, pods[0], pods[2], v4))
+	}
 }
 
-// passes says what goes over the wire when one pod pings another.
-func passes(t testing.TB, w *world, from, to *pod) string {
+// passes says what goes over the wire when one pod pings another, over IPv4 or over IPv6. Each family has a tunnel over itself.
+func passes(t testing.TB, w *world, from, to *pod, v4 bool) string {
 	t.Helper()
 	c, err := from.host.Capture("eth0")
 	require.NoError(t, err)
 	defer c.Close()
-	dst := to.addrs[slices.IndexFunc(to.addrs, netip.Addr.Is4)]
+	dst := to.addrs[slices.IndexFunc(to.addrs, func(a netip.Addr) bool { return a.Is4() == v4 })]
+	etherType, protocol, ports, icmp := []byte{0x08, 0x00}, 23, 34, byte(1) // where in a frame they are
+	if !v4 {
+		etherType, protocol, ports, icmp = []byte{0x86, 0xdd}, 20, 54, 58
+	}
+	// Of ICMPv6 only an echo request (RFC 4443, 4.1) from the pod: neighbours are looked for in it too.
+	echo := func(frame []byte) bool { return frame[protocol] == icmp && (v4 || frame[ports] == 128) }
 	for until := time.Now().Add(patience); time.Now().Before(until); {
 		_, err := from.Ping(t.Context(), dst)
 		require.NoError(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		p, err := c.Await(ctx, func(p testnet.Packet) bool {
-			return p.Sent && len(p.Frame) > 42 && p.Frame[12] == 8 && p.Frame[13] == 0 && (p.Frame[23] == 1 || p.Frame[23] == 17)
+			return p.Sent && len(p.Frame) > ports+4 && bytes.Equal(p.Frame[12:14], etherType) && (echo(p.Frame) || p.Frame[protocol] == 17)
 		})
 		cancel()
 		if err != nil {
 			continue
 		}
-		if p.Frame[23] == 1 {
+		if echo(p.Frame) {
 			return "icmp"
 		}
-		if port := int(p.Frame[36])<<8 | int(p.Frame[37]); port == calico.DefaultPort {
+		if port := int(p.Frame[ports+2])<<8 | int(p.Frame[ports+3]); port == calico.DefaultPort {
 			return "vxlan"
 		}
 	}

@@ -92,8 +92,8 @@ func TestBGP(t *testing.T) {
 		}
 		reaches(t, w.Router, from.addrs[:1]...)
 	}
-	assert.Equal(t, "icmp", passes(t, w, pods[0], pods[1]))
-	assert.Equal(t, "vxlan", passes(t, w, pods[0], pods[2]))
+	assert.Equal(t, "icmp", passes(t, w, pods[0], pods[1], true))
+	assert.Equal(t, "vxlan", passes(t, w, pods[0], pods[2], true))
 
 	agents[0].hasNoted(t)
 	stop := storm(t, pods[2].Node, pods[0])
