@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -81,6 +82,42 @@ func TestEtcd(t *testing.T) {
 	lost, sent := stop()
 	assert.Zero(t, lost, "of %d", sent)
 	shown := agents[1].do(t, "ipam", "show")
+	for _, n := range w.Nodes() {
+		assert.Equal(t, 2, strings.Count(shown, n.Name), shown)
+	}
+}
+
+// TestEmbeddedEtcd: the store is in one of the agents. When that is killed and comes back, nobody has lost a packet or a block.
+func TestEmbeddedEtcd(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	url := "http://" + w.Nodes()[0].V4.String() + ":2379"
+	flags := []string{"--store-dir=", "--ipv4-pool-vxlan=CrossSubnet", "--ipv6-pool-vxlan=CrossSubnet"}
+	first := w.launch(t, w.Nodes()[0], slices.Concat(flags, []string{"--etcd-listen=" + url, "--etcd-data=" + t.TempDir()})...)
+	second := w.launch(t, w.Nodes()[1], slices.Concat(flags, []string{"--etcd-endpoints=" + url})...)
+	for _, a := range []*process{first, second} {
+		a.wait(t, "the other's blocks", func(s calico.Status) bool { return len(s.Routes) == 2 && s.BGP.Established == 1 })
+	}
+	one, two := w.add(t, w.Nodes()[0], "one"), w.add(t, w.Nodes()[1], "two")
+	reaches(t, one.Node, two.addrs...)
+	before := first.wait(t, "its blocks", func(s calico.Status) bool { return len(s.Blocks) == 2 })
+	first.hasNoted(t)
+
+	stop := storm(t, two.Node, one)
+	first.kill(t)
+	second.wait(t, "what it says of the store", func(s calico.Status) bool { return s.Problem != "" && len(s.Routes) == 2 })
+	three := w.add(t, w.Nodes()[1], "three")
+	reaches(t, one.Node, three.addrs...)
+	first.start(t)
+	after := first.wait(t, "the agent again", func(s calico.Status) bool {
+		return s.Ready && len(s.Routes) == 2 && s.BGP != nil && s.BGP.Established == 1
+	})
+	second.wait(t, "the store again", func(s calico.Status) bool { return s.Problem == "" })
+	lost, sent := stop()
+	assert.Zero(t, lost, "of %d", sent)
+	assert.Positive(t, sent)
+	assert.Equal(t, before.Blocks, after.Blocks)
+	shown := second.do(t, "ipam", "show")
 	for _, n := range w.Nodes() {
 		assert.Equal(t, 2, strings.Count(shown, n.Name), shown)
 	}
