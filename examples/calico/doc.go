@@ -1,7 +1,7 @@
 // Package calico is a node's agent for a pod network as Calico makes it, from this SDK's parts: each node is a router, with a link
 // and a route for each of its pods and no bridge. Nodes claim blocks of addresses from pools and tell each other of them by BGP, or
 // through the store. Packets to other nodes travel as they are where the fabric knows the way, and in VXLAN or IP-in-IP where it does
-// not: Never, CrossSubnet or Always, for each pool.
+// not: Never, CrossSubnet or Always, for each pool. A pool may be for some nodes, and for the pods of some namespaces.
 //
 //	CALICO_IPV4POOL_CIDR=10.244.0.0/16 CALICO_IPV4POOL_VXLAN=CrossSubnet podweft-calico --etcd-endpoints=http://10.0.0.1:2379
 //
