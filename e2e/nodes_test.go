@@ -90,6 +90,8 @@ func TestNodes(t *testing.T) {
 		{"like Calico's, of both families, with nftables", calicoDual, "nftables"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			// Most of it is waiting: with -parallel 2 all end sooner, and what they measure is slower.
+			t.Parallel()
 			f := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 3, Outside: true}) // the first is the control plane's
 			start := cluster.Start
 			if tt.network.families == 2 {

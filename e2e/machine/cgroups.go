@@ -1,18 +1,25 @@
 package machine
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/stretchr/testify/require"
 )
 
-// groups is where the control groups of all machines are: they know no namespaces of ours.
-const groups = "/podweft-nodes"
-
-func cgroup(name string) string { return filepath.Join(groups, name) }
+// controlGroup is what the machine's control groups are called. They know no namespaces of ours, so the name has the number of its
+// network's, which no other machine has that is there at the same time.
+func controlGroup(cfg Config) (string, error) {
+	var of syscall.Stat_t
+	if err := syscall.Stat(cfg.Node.NetNS(), &of); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("/podweft-%s-%d", cfg.Name, of.Ino), nil
+}
 
 // hierarchies are the directories of cgroup v1, one for each controller.
 func (m *Machine) hierarchies() []string {
@@ -30,27 +37,23 @@ func (m *Machine) hierarchies() []string {
 func (m *Machine) makeGroups() {
 	m.t.Helper()
 	for _, hierarchy := range m.hierarchies() {
-		parent := hierarchy
-		for _, dir := range []string{hierarchy + groups, hierarchy + cgroup(m.cfg.Name)} {
-			require.NoError(m.t, os.MkdirAll(dir, 0o755))
-			for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
-				text, err := os.ReadFile(filepath.Join(parent, file))
-				if os.IsNotExist(err) {
-					continue
-				}
-				require.NoError(m.t, err)
-				require.NoError(m.t, os.WriteFile(filepath.Join(dir, file), text, 0o644))
+		dir := hierarchy + m.group
+		require.NoError(m.t, os.MkdirAll(dir, 0o755))
+		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+			text, err := os.ReadFile(filepath.Join(hierarchy, file))
+			if os.IsNotExist(err) {
+				continue
 			}
-			parent = dir
+			require.NoError(m.t, err)
+			require.NoError(m.t, os.WriteFile(filepath.Join(dir, file), text, 0o644))
 		}
 	}
 }
 
-// removeGroups removes the machine's, and their parent after the last one's.
+// removeGroups removes the machine's.
 func (m *Machine) removeGroups() {
 	for _, hierarchy := range m.hierarchies() {
-		await(m.t, func() error { return removeTree(hierarchy + cgroup(m.cfg.Name)) })
-		_ = os.Remove(hierarchy + groups)
+		await(m.t, func() error { return removeTree(hierarchy + m.group) })
 	}
 }
 

@@ -46,10 +46,11 @@ type Config struct {
 // Machine is a node. It is off at first, and ends with the test.
 type Machine struct {
 	Place
-	t    testing.TB
-	cfg  Config
-	disk string
-	boss *exec.Cmd // nil when it is off
+	t     testing.TB
+	cfg   Config
+	disk  string
+	group string    // its control groups' name
+	boss  *exec.Cmd // nil when it is off
 }
 
 //go:embed boot
@@ -64,7 +65,9 @@ func New(t testing.TB, cfg Config) *Machine {
 		}
 		t.Skipf("no whole nodes: %v", err)
 	}
-	m := &Machine{Place: Place{cfg.Node}, t: t, cfg: cfg, disk: t.TempDir()}
+	group, err := controlGroup(cfg)
+	require.NoError(t, err)
+	m := &Machine{Place: Place{cfg.Node}, t: t, cfg: cfg, disk: t.TempDir(), group: group}
 	require.NoError(t, syscall.Mount("tmpfs", m.disk, "tmpfs", 0, "")) // a disk that no other program waits for
 	t.Cleanup(func() { assert.NoError(t, syscall.Unmount(m.disk, 0)) })
 	t.Cleanup(m.removeGroups)
@@ -73,7 +76,7 @@ func New(t testing.TB, cfg Config) *Machine {
 	m.write("boot", boot)
 	m.write("address", addresses(cfg))
 	m.write("containerd.toml", containerdConfig)
-	m.write("kubelet.yml", fmt.Sprintf(kubeletConfig, cgroup(cfg.Name)))
+	m.write("kubelet.yml", fmt.Sprintf(kubeletConfig, m.group))
 	m.write("kubelet.kubeconfig", cfg.Cluster.KubeconfigText(cluster.Token(user)))
 	m.write("proxy.kubeconfig", cfg.Cluster.KubeconfigText(cluster.Token("system:kube-proxy")))
 	m.write("kube-proxy.yml", fmt.Sprintf(proxyConfig, filepath.Join(m.disk, "proxy.kubeconfig"), cfg.ProxyMode, cfg.Name, cfg.Cluster.PodNetworks()))
