@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -77,7 +78,7 @@ func (c *Conn) commit(ctx context.Context, b *Batch, from, to int) error {
 // the last request asks for an acknowledgement: those that fail are answered anyway (net/netfilter/nfnetlink.c,
 // nfnetlink_rcv_batch), and the fewer answers, the fewer can be lost.
 func (c *Conn) frame(b *Batch, from, to int) (first uint32) {
-	m := message{buf: c.out[:0]}
+	m := message{buf: slices.Grow(c.out[:0], b.requests[to-1].end-b.requests[from].start+2*envelope)}
 	m.header(unix.NFNL_MSG_BATCH_BEGIN, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, 0)
 	m.finish()
 	last := 0

@@ -17,7 +17,7 @@ import (
 )
 
 // BenchmarkLoad is the whole of a Ruleset into a namespace that has none: that of all 10,000 pods as if they were one node's (the
-// bar is 1 s), and that of one node among a hundred. "again" is the reading and comparing of a restart.
+// bar is 1 s), and that of one node among a hundred. "kernel" is the kernel's part of it, "again" the reading and comparing of a restart.
 func BenchmarkLoad(b *testing.B) {
 	for _, nodes := range []int{1, 100} {
 		rules := compiled(b, world.Crowd(nodes), "node-0")
@@ -29,6 +29,16 @@ func BenchmarkLoad(b *testing.B) {
 				apply(b, d, nftables.Spec{})
 				b.StartTimer()
 				apply(b, d, spec)
+			}
+		})
+		b.Run(fmt.Sprintf("pods=%d/kernel", rules.Endpoints.Len()/2), func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				apply(b, d, nftables.Spec{})
+				write, err := d.Prepare(b.Context(), spec)
+				require.NoError(b, err)
+				b.StartTimer()
+				require.NoError(b, write())
 			}
 		})
 		b.Run(fmt.Sprintf("pods=%d/again", rules.Endpoints.Len()/2), func(b *testing.B) {

@@ -1,6 +1,7 @@
 package nftables
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/podweft/podweft"
@@ -17,3 +18,9 @@ func (d *Driver) WithoutBridgeNetfilter(missing bool) {
 
 // WithUnknownFlags makes the driver ask for a table that no kernel knows how to make, as one that has owners is to older kernels.
 func (d *Driver) WithUnknownFlags() { d.flags.Store(1 << 7) }
+
+// Prepare returns what remains of an Apply when everything has been read, compared and put into messages: what the kernel does.
+func (d *Driver) Prepare(ctx context.Context, spec Spec) (write func() error, err error) {
+	c, _, err := d.compare(ctx, spec)
+	return func() error { return d.write(ctx, c) }, err
+}
