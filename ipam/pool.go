@@ -145,9 +145,6 @@ func (p *Pool) give(s *store, owner Owner, here place, chosen []netip.Addr) (All
 	// Nanoseconds, since that is what Lookup will read back.
 	rec := record{Allocation: Allocation{Owner: owner, Since: time.Unix(0, time.Now().UnixNano())}}
 	t := s.begin()
-	if _, err := t.edit(here.num); err != nil { // now, for it is the block that was looked at last
-		return Allocation{}, err
-	}
 	for set, addr := range chosen {
 		if addr.IsValid() {
 			if err := t.evict(addr); err != nil {
