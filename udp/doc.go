@@ -40,17 +40,17 @@
 // pods' too (Linux 6.18, veth, MTU 1500, IPv4), the medians of several runs of BenchmarkThroughput and BenchmarkRTT were
 //
 //	                                                  udp          floor        VXLAN itself
-//	TCP, 1 stream, of VXLAN's                         0.44-0.46    0.55-0.61    15-21 Gbit/s
-//	TCP, 4 streams, of VXLAN's                        0.21-0.26    0.32-0.35    32-38 Gbit/s
-//	processor time for a Gbit, 1 stream, of VXLAN's   2.2-2.4      1.8-1.9      0.08-0.12 s
-//	processor time for a Gbit, 4 streams, of VXLAN's  3.7-4.9      2.7-2.9      0.05-0.06 s
+//	TCP, 1 stream, of VXLAN's                         0.41-0.46    0.55-0.61    15-21 Gbit/s
+//	TCP, 4 streams, of VXLAN's                        0.21-0.26    0.32-0.39    25-38 Gbit/s
+//	processor time for a Gbit, 1 stream, of VXLAN's   2.2-2.4      1.6-1.9      0.08-0.12 s
+//	processor time for a Gbit, 4 streams, of VXLAN's  3.7-4.9      2.5-2.9      0.05-0.08 s
 //	round trip, of one-by-one's                       0.87-0.90    0.78-0.83    0.36-0.41
 //
 // The copies are the limit. With VXLAN the kernel copies a byte twice, from and to the pods (tcp_sendmsg, tcp_recvmsg). Here it does so
 // four times more: tun_do_read, udp_sendmsg, udp_recvmsg, tun_get_user. One moves about 10 GB/s on that machine, for VXLAN as for the
 // floor, so that the four take 0.05 s of processor time for a Gbit: nearly as much again as VXLAN takes in all. Copies are 0.4 of the
-// floor's time and a third of ours. A round trip is four wakeups; the floor has them too. Over IPv6 one stream has 0.40-0.42 of VXLAN's
-// throughput, where the floor has 0.52-0.56.
+// floor's time and a third of ours. A round trip is four wakeups; the floor has them too. Over IPv6 one stream has 0.35-0.42 of VXLAN's
+// throughput, where the floor has 0.51-0.56.
 //
 // What we add to the floor was priced by leaving it out, in alternating rounds of one stream. The headers of packets that are received,
 // read and verified one by one, cost 1.05 in throughput; the checksums of what is received 1.02. The floor itself is 1.16 times as fast
