@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -103,6 +104,13 @@ func (d *Driver) Apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
 // tries is how often an Apply begins anew because the table was changed between reading and writing.
 const tries = 4
 
+// An owner's socket outlives its Close for a moment where its process is starting another one, which has a copy of it until it has
+// become that program. Until then, and not much longer, a table that is another's is waited for.
+const (
+	lingering = time.Second
+	lookAgain = 5 * time.Millisecond
+)
+
 func (d *Driver) apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
 	last := d.last
 	d.last = nil
@@ -133,6 +141,7 @@ func (d *Driver) apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
 			return append(bridged, c.plan...), err
 		}
 	}
+	begun := time.Now()
 	for try := 1; ; try++ {
 		moves := d.moves.Load()
 		c, theirs, cerr := d.compare(ctx, spec)
@@ -140,7 +149,10 @@ func (d *Driver) apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
 			return bridged, errors.Join(err, cerr)
 		}
 		if theirs {
-			cerr = c.plan.Err()
+			if cerr = c.plan.Err(); cerr != nil && time.Since(begun) < lingering && pause(ctx, lookAgain) {
+				try--
+				continue
+			}
 		} else {
 			cerr = d.write(ctx, c)
 		}
@@ -151,6 +163,16 @@ func (d *Driver) apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
 			d.last = &applied{spec: spec, moves: moves, lists: countLists(spec.Rules)}
 		}
 		return append(bridged, c.plan...), errors.Join(err, cerr)
+	}
+}
+
+// pause reports whether it has waited so long before ctx ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
 	}
 }
 

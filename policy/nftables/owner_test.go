@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os/exec"
+	"sync"
 	"testing"
 	"time"
 
@@ -154,6 +155,29 @@ func TestPredecessor(t *testing.T) {
 		return err == nil && len(plan) == 0
 	}, patience, time.Millisecond)
 	assert.Equal(t, nft.Owned|nft.Persist, tableOf(t, n).Flags)
+}
+
+// TestRestartAmidForks: a process that starts others lends them its sockets until they are the programs that they are to be. Whoever
+// comes next does not take that for another owner.
+func TestRestartAmidForks(t *testing.T) {
+	n := testnet.NewNode(t, "node")
+	ctx, cancel := context.WithCancel(t.Context())
+	var forking sync.WaitGroup
+	for range 2 {
+		forking.Go(func() {
+			for ctx.Err() == nil {
+				_ = exec.Command("true").Run()
+			}
+		})
+	}
+	defer forking.Wait()
+	defer cancel()
+	specs := []nftables.Spec{villageSpec(t), {Rules: villageSpec(t).Rules}}
+	for i := range 30 {
+		d := newDriver(t, nftables.Config{NetNS: n.NetNS()})
+		apply(t, d, specs[i%2])
+		require.NoError(t, d.Close())
+	}
 }
 
 // TestKernelWithoutOwners: where the kernel knows no such flags, the table has none, and is repaired.
