@@ -28,12 +28,9 @@ var (
 	rtnetlink = slices.Concat(namespaces, []string{
 		"github.com/mdlayher/netlink",
 		"github.com/mdlayher/socket",
+		"github.com/vishvananda/netlink",
 		"golang.org/x/net",
 		"golang.org/x/sync",
-	})
-	// worlds are made with it: namespaces, and links between them.
-	worlds = slices.Concat(rtnetlink, []string{
-		"github.com/vishvananda/netlink",
 	})
 	nftables = slices.Concat(rtnetlink, []string{
 		"github.com/google/nftables",
@@ -103,7 +100,7 @@ var ours = house{
 		"policy/internal/scenario": {may: []string{root, "policy"}},
 		"policy/internal/enforce":  {may: []string{root, "policy"}},
 		"policy/internal/bridges":  {may: []string{root, internal}, brings: nftables},
-		"policy/internal/world":    {may: []string{root, "policy", "policy/internal/scenario", "testnet", internal}, brings: slices.Concat(nftables, worlds)},
+		"policy/internal/world":    {may: []string{root, "policy", "policy/internal/scenario", "testnet", internal}, brings: nftables},
 		"policy/gate":              {may: []string{root, "policy", "node/local", internal}, brings: []string{"golang.org/x/sys"}},
 		"policy/nftables":          {may: []string{root, "policy", "policy/internal/bridges", "policy/internal/enforce", internal}, brings: nftables},
 		"policy/iptables":          {may: []string{root, "policy", "policy/internal/bridges", "policy/internal/enforce", internal}, brings: nftables},
@@ -120,14 +117,14 @@ var ours = house{
 		"adopt":      {may: []string{root, "subnet", internal}, brings: nftables},
 		"forward":    {may: []string{root, internal}, brings: nftables},
 		"node":       {may: []string{root, "subnet", "forward", "nat", internal}, brings: nftables},
-		"testnet":    {may: []string{root, internal}, brings: worlds},
+		"testnet":    {may: []string{root, internal}, brings: rtnetlink},
 		"cnitest": {
 			may:    []string{root, "testnet", internal},
-			brings: slices.Concat(worlds, []string{"github.com/containernetworking/cni"}),
+			brings: slices.Concat(rtnetlink, []string{"github.com/containernetworking/cni"}),
 		},
 		"cnitest/...": {
 			may:    []string{root, "cnitest", "testnet", internal},
-			brings: slices.Concat(worlds, []string{"github.com/containernetworking/cni"}),
+			brings: slices.Concat(rtnetlink, []string{"github.com/containernetworking/cni"}),
 		},
 		"cniplugin": {
 			may:    []string{root, "bridge", "ptp", "ipam", "ipam/block", "nat", "node/local", internal},
@@ -148,7 +145,7 @@ var ours = house{
 		"internal/nl":        {may: []string{root, internal}, brings: rtnetlink},
 		"internal/peers":     {may: []string{root, internal}, brings: rtnetlink},
 		"internal/recompile": {may: []string{root, "subnet"}},
-		"internal/sabotage":  {may: []string{root, "testnet", internal}, brings: worlds},
+		"internal/sabotage":  {may: []string{root, "testnet", internal}, brings: rtnetlink},
 		"internal/xtables":   {may: []string{root, internal}, brings: namespaces},
 		"internal/sysctl":    {may: []string{root, internal}, brings: namespaces},
 		"internal/word":      {},
@@ -171,7 +168,7 @@ var ours = house{
 		"go.etcd.io/etcd/client/v3":              {"internal/etcdconn", "subnet/etcd", "ipam/block/etcd", "roster/etcd", "examples/flannel", "examples/flannel/embedded"}, // there, tests play the operator
 		"google.golang.org/grpc":                 {"internal/etcdconn", "examples/flannel/embedded"},
 		// The lab asks the kernel with it, not us, which way a packet goes.
-		"github.com/vishvananda/netlink": {"internal/sabotage", "testnet", "policy/internal/world", "examples/lab"},
+		"github.com/vishvananda/netlink": {"internal/nl", "internal/sabotage", "testnet", "policy/internal/world", "examples/lab"},
 		"github.com/vishvananda/netns":   {"internal/netns"},
 	},
 	users: map[string][]string{

@@ -209,9 +209,8 @@ func decodeAll(h header, body []byte) {
 	if e, ok := parseNeighbor(body); ok {
 		_, _ = e.neighbor(), e.forward()
 	}
-	if _, ok := parseLink(body); ok {
+	if len(body) >= unix.SizeofIfInfomsg {
 		parsePort(body)
-		parseOuter(body)
 	}
 	all := Events{
 		Link: func(int, string) {}, Address: func(int) {}, Neighbor: func(Neighbor, bool) {}, Forward: func(Forward, bool) {},

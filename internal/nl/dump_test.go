@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"testing"
 	"time"
 
@@ -349,16 +347,10 @@ func TestLinks(t *testing.T) {
 		defer here.Close()
 		require.Nil(t, c.do(t, func(b *Batch) { b.AddVeth(Link{Name: "host", Alias: "a port"}, Link{Name: "peer"}, int(here.Fd())) }))
 		for _, name := range []string{"host", "peer"} {
-			queues := map[uint16]uint32{}
-			_, err := c.named(t.Context(), name, func(body []byte) {
-				attrs(body[unix.SizeofIfInfomsg:], func(kind uint16, v []byte) {
-					if kind == unix.IFLA_NUM_TX_QUEUES || kind == unix.IFLA_NUM_RX_QUEUES {
-						queues[kind] = asU32(v)
-					}
-				})
-			})
+			var tx, rx int
+			_, err := c.named(t.Context(), name, func(l vnl.Link, _ []byte) { tx, rx = l.Attrs().NumTxQueues, l.Attrs().NumRxQueues })
 			require.NoError(t, err)
-			assert.Equal(t, map[uint16]uint32{unix.IFLA_NUM_TX_QUEUES: 1, unix.IFLA_NUM_RX_QUEUES: 1}, queues, name)
+			assert.Equal(t, []int{1, 1}, []int{tx, rx}, name)
 		}
 	})
 	t.Run("groups", func(t *testing.T) {
@@ -428,79 +420,4 @@ func TestAddressesAreUsable(t *testing.T) {
 	local, err := c.Local(t.Context(), netip.MustParseAddr("10.1.0.2"))
 	require.NoError(t, err)
 	assert.False(t, local)
-}
-
-// TestLinksAreReadAsOthersReadThem compares with a library that reads all that there is.
-func TestLinksAreReadAsOthersReadThem(t *testing.T) {
-	n, c, _ := newNode(t)
-	here, err := os.Open(n.NetNS())
-	require.NoError(t, err)
-	defer here.Close()
-	require.Nil(t, c.do(t, func(b *Batch) {
-		b.AddBridge(Link{Name: "br", Alias: "a bridge", MTU: 1400, MAC: podweft.MAC{2, 0, 0, 0, 0, 1}, Group: 7})
-		b.AddVeth(Link{Name: "host", Alias: "a port"}, Link{Name: "peer", MTU: 1300}, int(here.Fd()))
-		for i, local := range []string{"192.0.2.1", "fd00::1"} {
-			b.AddVXLAN(Link{Name: fmt.Sprint("vx", i), VXLAN: VXLAN{
-				VNI: uint32(i + 1), Port: 8472, Local: netip.MustParseAddr(local), Learning: i == 0, GBP: i == 1, Checksum: i == 1,
-			}})
-		}
-	}))
-	br, err := c.Link("br")
-	require.NoError(t, err)
-	host, err := c.Link("host")
-	require.NoError(t, err)
-	require.Nil(t, c.do(t, func(b *Batch) { b.SetMaster(host.Index, br.Index) }))
-	kinds := map[string]bool{}
-	ask := func(m *message) { m.ifinfomsg(0, 0, 0) }
-	require.NoError(t, c.dump(t.Context(), unix.RTM_GETLINK, ask, func() {}, func(body []byte) {
-		if l, ok := parseLink(body); ok && slices.Contains([]string{"lo", "br", "host", "peer", "vx0", "vx1"}, l.Name) { // whatever else a kernel brings
-			assert.Equal(t, asOthersRead(t, body, l), l)
-			kinds[l.Kind] = true
-		}
-	}))
-	for _, tunnel := range []Tunnel{ // not every kernel has them, and what is asked for looks like what is answered
-		{Link: Link{Name: "four", Kind: "ipip"}, Outer: Outer{Local: netip.MustParseAddr("192.0.2.1"), Protocol: 4}},
-		{Link: Link{Name: "six", Kind: "ip6tnl"}, Outer: Outer{Local: netip.MustParseAddr("fd00::1"), Protocol: 41}},
-	} {
-		var b Batch
-		b.AddTunnel(tunnel)
-		raw := b.msg.buf[unix.NLMSG_HDRLEN:b.starts[1]]
-		got, ok := parseLink(raw)
-		require.True(t, ok)
-		assert.Equal(t, tunnel.Link, got)
-		assert.Equal(t, tunnel.Outer, parseOuter(raw))
-	}
-	for _, kind := range []string{"", "bridge", "veth", "vxlan"} {
-		assert.True(t, kinds[kind], "no link of kind %q", kind)
-	}
-	cut, ok := parseLink([]byte{0, 1, 2})
-	assert.False(t, ok)
-	assert.Zero(t, cut)
-}
-
-// asOthersRead is the link of the message as the library reads it. What that does not know is as in got.
-func asOthersRead(t *testing.T, body []byte, got Link) Link {
-	t.Helper()
-	theirs, err := vnl.LinkDeserialize(nil, body)
-	require.NoError(t, err)
-	a := theirs.Attrs()
-	want := got
-	want.Index, want.Name, want.Alias, want.MTU, want.Master, want.Group = a.Index, a.Name, a.Alias, a.MTU, a.MasterIndex, a.Group
-	want.Up, want.Operational = a.Flags&net.FlagUp != 0, a.OperState == vnl.OperUp
-	want.MAC = podweft.MAC{}
-	copy(want.MAC[:], a.HardwareAddr)
-	if want.Kind = theirs.Type(); want.Kind == "device" {
-		want.Kind = ""
-	}
-	switch v := theirs.(type) {
-	case *vnl.Veth:
-		want.Pair = a.ParentIndex
-	case *vnl.Vxlan:
-		local, _ := netip.AddrFromSlice(v.SrcAddr)
-		want.VXLAN = VXLAN{
-			VNI: uint32(v.VxlanId), Port: uint16(v.Port), Local: local, Underlay: v.VtepDevIndex, Learning: v.Learning, GBP: v.GBP,
-			Checksum: local.Is4() && v.UDPCSum || local.Is6() && !v.UDP6ZeroCSumTx,
-		}
-	}
-	return want
 }

@@ -1,11 +1,13 @@
 package nl
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 
+	vnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft"
@@ -53,7 +55,7 @@ func (c *Conn) LinkAt(index int) (Link, error) {
 }
 
 // named asks for a link by its name.
-func (c *Conn) named(ctx context.Context, name string, more func(body []byte)) (Link, error) {
+func (c *Conn) named(ctx context.Context, name string, more func(l vnl.Link, body []byte)) (Link, error) {
 	return c.link(ctx, name, func(m *message) { m.byName(name) }, more)
 }
 
@@ -68,18 +70,23 @@ func (m *message) byName(name string) {
 
 // link asks for one link, of which more, unless it is nil, learns the rest. What it is given lies in the socket's buffer, in which
 // the next answer may stand as soon as it returns.
-func (c *Conn) link(ctx context.Context, name string, which func(m *message), more func(body []byte)) (link Link, err error) {
+func (c *Conn) link(ctx context.Context, name string, which func(m *message), more func(l vnl.Link, body []byte)) (link Link, err error) {
 	request := func(m *message) {
 		which(m)
 		m.u32(unix.IFLA_EXT_MASK, rtextFilterSkipStats)
 	}
-	found := false
+	failure := error(unix.ENODEV) // until there is an answer
 	err = c.get(ctx, unix.RTM_GETLINK, request, func(body []byte) {
-		if link, found = parseLink(body); found && more != nil {
-			more(body)
+		var l vnl.Link
+		if l, failure = vnl.LinkDeserialize(nil, body); failure != nil {
+			return
+		}
+		link = fromVNL(l, body)
+		if more != nil {
+			more(l, body)
 		}
 	})
-	if errors.Is(err, unix.ENODEV) || err == nil && !found {
+	if err = cmp.Or(err, failure); errors.Is(err, unix.ENODEV) {
 		err = ErrNoLink
 	}
 	if err != nil {
@@ -111,12 +118,49 @@ func (c *Conn) dumpLinks(ctx context.Context, filter func(*message), keep func(L
 		filter(m)
 	}
 	var links []Link
+	var failure error
 	err := c.dump(ctx, unix.RTM_GETLINK, request, func() { links = links[:0] }, func(body []byte) {
-		if l, ok := parseLink(body); ok && keep(l) {
-			links = append(links, l)
+		l, err := vnl.LinkDeserialize(nil, body)
+		if err != nil {
+			failure = err
+			return
+		}
+		if found := fromVNL(l, body); keep(found) {
+			links = append(links, found)
 		}
 	})
-	return links, err
+	return links, cmp.Or(err, failure)
+}
+
+func fromVNL(l vnl.Link, body []byte) Link {
+	a := l.Attrs()
+	link := Link{
+		Index: a.Index, Name: a.Name, Alias: a.Alias, MTU: a.MTU, Master: a.MasterIndex, Group: a.Group,
+		Up: a.Flags&unix.IFF_UP != 0, Operational: a.OperState == vnl.OperUp,
+	}
+	if len(a.HardwareAddr) == len(link.MAC) {
+		link.MAC = podweft.MAC(a.HardwareAddr)
+	}
+	switch kind := l.Type(); kind {
+	case "device":
+	case "tuntap":
+		link.Kind = "tun" // the kernel's word
+	default:
+		link.Kind = kind
+	}
+	switch v := l.(type) {
+	case *vnl.Vxlan:
+		link.VXLAN = VXLAN{VNI: uint32(v.VxlanId), Port: uint16(v.Port), Underlay: v.VtepDevIndex, Learning: v.Learning, GBP: v.GBP}
+		local, _ := netip.AddrFromSlice(v.SrcAddr)
+		link.VXLAN.Local = local.Unmap()
+		link.VXLAN.Checksum = v.UDPCSum
+		if link.VXLAN.Local.Is6() {
+			link.VXLAN.Checksum = !v.UDP6ZeroCSumTx
+		}
+	case *vnl.Veth:
+		link.Pair, link.IPv4 = a.ParentIndex, parseIPv4Conf(body)
+	}
+	return link
 }
 
 // Attributes of linux/if_link.h that x/sys/unix lacks.

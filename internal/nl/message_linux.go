@@ -106,13 +106,6 @@ func attrs(b []byte, yield func(kind uint16, v []byte)) {
 	}
 }
 
-func asU8(v []byte) uint8 {
-	if len(v) < 1 {
-		return 0
-	}
-	return v[0]
-}
-
 func asU32(v []byte) uint32 {
 	if len(v) < 4 {
 		return 0

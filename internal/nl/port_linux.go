@@ -3,6 +3,7 @@ package nl
 import (
 	"context"
 
+	vnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -25,7 +26,7 @@ const (
 // Port returns the link of that name with what its bridge knows of it; the error is ErrNoLink when there is none.
 func (c *Conn) Port(ctx context.Context, name string) (Port, error) {
 	var port Port
-	link, err := c.named(ctx, name, func(body []byte) { port = parsePort(body) })
+	link, err := c.named(ctx, name, func(_ vnl.Link, body []byte) { port = parsePort(body) })
 	port.Link = link
 	return port, err
 }

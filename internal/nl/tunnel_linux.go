@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 
+	vnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,8 +35,6 @@ type Outer struct {
 const (
 	iflaIPTunLink            = 1
 	iflaIPTunLocal           = 2
-	iflaIPTunRemote          = 3
-	iflaIPTunTTL             = 4
 	iflaIPTunProto           = 9
 	iflaIPTunPMTUDisc        = 10
 	iflaIPTunCollectMetadata = 19
@@ -46,37 +45,22 @@ const (
 func (c *Conn) Tunnel(name string) (Tunnel, error) {
 	var t Tunnel
 	var err error
-	t.Link, err = c.named(context.Background(), name, func(body []byte) { t.Outer = parseOuter(body) })
+	t.Link, err = c.named(context.Background(), name, func(l vnl.Link, _ []byte) { t.Outer = outerOf(l) })
 	return t, err
 }
 
-// parseOuter reads what a tunnel says of itself.
-func parseOuter(body []byte) (o Outer) {
-	kind, data := linkInfo(body)
-	if kind != "ipip" && kind != "ip6tnl" {
-		return o
+func outerOf(l vnl.Link) Outer {
+	o := Outer{Underlay: l.Attrs().ParentIndex}
+	switch v := l.(type) {
+	case *vnl.Iptun:
+		o.Local, o.Remote = specified(v.Local), specified(v.Remote)
+		o.Protocol, o.External, o.TTL, o.DontFragment = v.Proto, v.FlowBased, v.Ttl, v.PMtuDisc != 0
+	case *vnl.Ip6tnl:
+		o.Local, o.Remote = specified(v.Local), specified(v.Remote)
+		o.Protocol, o.External, o.TTL = v.Proto, v.FlowBased, v.Ttl
+	default:
+		return Outer{}
 	}
-	attrs(body[unix.SizeofIfInfomsg:], func(kind uint16, v []byte) {
-		if kind == unix.IFLA_LINK {
-			o.Underlay = int(int32(asU32(v)))
-		}
-	})
-	attrs(data, func(what uint16, v []byte) {
-		switch what {
-		case iflaIPTunLocal:
-			o.Local = specified(v)
-		case iflaIPTunRemote:
-			o.Remote = specified(v)
-		case iflaIPTunTTL:
-			o.TTL = asU8(v)
-		case iflaIPTunProto:
-			o.Protocol = asU8(v)
-		case iflaIPTunPMTUDisc:
-			o.DontFragment = kind == "ipip" && asU8(v) != 0 // of IPv6 nothing but the sender cuts anything
-		case iflaIPTunCollectMetadata:
-			o.External = true
-		}
-	})
 	return o
 }
 
