@@ -50,6 +50,8 @@ type inbound struct {
 	passedFrom  *peer
 	passedWhy   Drop
 	passedGood  bool
+	recent      *run // that the last packet went into; nil if it went into none
+	recentFrom  *peer
 }
 
 // flow is a pair of raw addresses.
@@ -164,6 +166,9 @@ func parseSockaddr(b []byte) (at netip.AddrPort, ok bool) {
 
 // packet judges one packet, and writes it or puts it into a run.
 func (i *inbound) packet(p []byte, from *peer, congested bool) {
+	if i.recent != nil && from == i.recentFrom && !congested && i.recent.next(p) {
+		return
+	}
 	in, ok := parse(p)
 	if !ok {
 		i.drop(Malformed, 1)
@@ -178,7 +183,7 @@ func (i *inbound) packet(p []byte, from *peer, congested bool) {
 		i.drop(Congested, 1)
 		return
 	}
-	i.join(&in, p)
+	i.recent, i.recentFrom = i.join(&in, p), from
 }
 
 // pass reports whether the packet may come in by that peer, and if not, why.
@@ -203,11 +208,11 @@ func (i *inbound) pass(in *inner, p []byte, from *peer) (Drop, bool) {
 	return i.passedWhy, i.passedGood
 }
 
-// join puts a packet into the run of its flow where that is possible, begins a run with it, or writes it alone.
-func (i *inbound) join(in *inner, p []byte) {
+// join puts a packet into the run of its flow where that is possible, begins a run with it, or writes it alone. It returns the run.
+func (i *inbound) join(in *inner, p []byte) *run {
 	if in.transport == 0 {
 		i.write(p)
-		return
+		return nil
 	}
 	var free *run
 	for k := range i.runs {
@@ -223,10 +228,10 @@ func (i *inbound) join(in *inner, p []byte) {
 		}
 		switch r.add(in, p) {
 		case added:
-			return
+			return r
 		case damaged:
 			i.drop(BadChecksum, 1)
-			return
+			return nil
 		}
 		i.finish(r) // what the packet follows goes first
 		free = r
@@ -234,7 +239,7 @@ func (i *inbound) join(in *inner, p []byte) {
 	}
 	if !joinable(in, p, i.takes) {
 		i.write(p)
-		return
+		return nil
 	}
 	if free == nil {
 		free = &i.runs[i.oldest]
@@ -242,6 +247,7 @@ func (i *inbound) join(in *inner, p []byte) {
 		i.finish(free)
 	}
 	free.begin(in, p)
+	return free
 }
 
 // finish writes a run.

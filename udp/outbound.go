@@ -70,7 +70,7 @@ func newOutbound(tun tunPort, sockets [2]socketPort, t *tables, l *limiter, tota
 	o.groups = make([]group, maxGroups)
 	room := make([]byte, maxGroups*datagramLen)
 	for i := range o.groups {
-		o.groups[i].buf = room[i*datagramLen:][:datagramLen]
+		o.groups[i].buf = room[i*datagramLen:][:datagramLen:datagramLen]
 	}
 	for i := range o.out {
 		o.out[i], o.order[i] = make([]message, maxGroups), make([]*group, maxGroups)

@@ -198,9 +198,15 @@ func run5(k pkt) (all [][]byte) {
 func TestDamagedPacketsAreNotJoined(t *testing.T) {
 	for _, tt := range flowsUnderTest {
 		t.Run(tt.name, func(t *testing.T) {
+			b, again := newBench(t), newBenchOfTwo(t)
 			for victim := range 5 {
-				for _, at := range []int{45, 50, 70, 71, 500, 999} {
-					b := newBench(t)
+				places := []int{45, 50, 70, 71, 500, 999}
+				if victim == 3 { // which is compared with others before anything else is looked at
+					for at := range 72 { // all headers
+						places = append(places, at)
+					}
+				}
+				for _, at := range places {
 					packets := run5(tt.back())
 					bad := packets[victim]
 					bad[at] ^= 0x10
@@ -215,7 +221,6 @@ func TestDamagedPacketsAreNotJoined(t *testing.T) {
 							delete(undamaged, nameless(w[virtioLen:]))
 							continue // the kernel verifies it
 						}
-						again := newBenchOfTwo(t)
 						w[virtioLen+map[bool]int{true: v6HopLimit, false: v4TTL}[tt.v6()]]++
 						for _, d := range again.send(t, w) {
 							for _, p := range d.packets() {
@@ -321,7 +326,7 @@ func TestFlowsKeepTheirOrder(t *testing.T) {
 	assert.Less(t, len(sent), n, "they share datagrams")
 }
 
-// TestManyAtOnce has more to read than fits into the buffer: all of it has to come out whole and in order, and what is left of one
+// TestManyAtOnce has more to read than is read before anything is sent: all of it has to come out whole and in order, and what is left of one
 // super-packet shares a datagram with the next one's first packets.
 func TestManyAtOnce(t *testing.T) {
 	random := rand.New(rand.NewPCG(5, 6))
@@ -406,6 +411,38 @@ func TestDamaged(t *testing.T) {
 			packets[2][900] ^= 1
 			b.receive(t, datagram{peer: from(2, tt.v6()), data: bytes.Join(packets, nil), size: len(packets[0])})
 			assert.Equal(t, map[Drop]uint64{BadChecksum: 1}, b.dropped())
+		})
+	}
+}
+
+// TestSpoofedContinuation: a packet that goes on where another peer's stopped is nobody's, also where that peer has just sent a good one.
+func TestSpoofedContinuation(t *testing.T) {
+	for _, tt := range flowsUnderTest {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench(t)
+			packets := run5(tt.back())
+			size := len(packets[0])
+			other := tt.back()
+			other.src = map[bool]string{false: "10.244.3.6", true: "fd00:244:0:3::6"}[other.v6()]
+			other.payload = nil // it goes alone
+			written := b.receive(t,
+				datagram{peer: from(2, tt.v6()), data: bytes.Join(packets[:3], nil), size: size},
+				datagram{peer: from(3, tt.v6()), data: packets[3]},
+				datagram{peer: from(3, tt.v6()), data: other.build()},
+				datagram{peer: from(3, tt.v6()), data: packets[3]},
+				datagram{peer: from(2, tt.v6()), data: bytes.Join(packets[3:], nil), size: size},
+			)
+			assert.Equal(t, map[Drop]uint64{Spoofed: 2}, b.dropped())
+			require.Len(t, written, 2)
+			alone := 0
+			for _, w := range written {
+				if parseVirtio(w).gsoType == gsoNone {
+					alone++
+				} else {
+					assert.Len(t, w, virtioLen+size+4*1000)
+				}
+			}
+			assert.Equal(t, 1, alone)
 		})
 	}
 }
@@ -523,6 +560,11 @@ func TestDSCPAndECN(t *testing.T) {
 			require.Len(t, got, 1)
 			k.tos = 0xb8 | ce
 			assert.Equal(t, k.build(), got[0][virtioLen:], "congestion is passed on")
+
+			packets := run5(tt.back()) // whose sender would not understand
+			b.receive(t, datagram{peer: from(2, k.v6()), data: bytes.Join(packets[:3], nil), size: len(packets[0])},
+				datagram{peer: from(2, k.v6()), data: packets[3], tos: ce})
+			assert.Equal(t, map[Drop]uint64{Congested: 1}, b.dropped())
 		})
 	}
 }
