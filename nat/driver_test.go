@@ -387,7 +387,7 @@ func TestATableOwnedByAnotherProcessIsAConflict(t *testing.T) {
 	require.ErrorIs(t, plan[0].Err, podweft.ErrConflict)
 	plan, err = d.Apply(t.Context(), nodeSpec())
 	require.ErrorIs(t, err, podweft.ErrConflict)
-	assert.Regexp(t, `^~ table inet podweft-nat { flags owner; }  ! update table inet podweft-nat: another program's object is in the way: netlink port \d+ owns the table\n$`, plan.String())
+	assert.Regexp(t, `^~ table inet podweft-nat { flags owner; }  ! update table inet podweft-nat: another program's object is in the way: netlink port \d+ owns the table: end that program first\n$`, plan.String())
 	sets, err := them.Sets(t.Context(), ours)
 	require.NoError(t, err)
 	assert.Empty(t, sets, "it is left untouched")

@@ -99,7 +99,7 @@ func (c *Conn) Owns(t TableInfo) bool { return t.Flags&Owned != 0 && t.Owner == 
 // that we make once that process has let go, so that a loop which backs off from the one tries the other at once.
 func OwnedByOther(t TableInfo) podweft.Change {
 	return podweft.Change{Op: podweft.Update, Object: ownedTable{t.Table}, Err: &podweft.OpError{
-		Op: "update", Object: t.Table, Err: fmt.Errorf("%w: netlink port %d owns the table", podweft.ErrConflict, t.Owner),
+		Op: "update", Object: t.Table, Err: fmt.Errorf("%w: netlink port %d owns the table: end that program first", podweft.ErrConflict, t.Owner),
 	}}
 }
 

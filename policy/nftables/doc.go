@@ -31,8 +31,10 @@
 //
 // The table is the driver's own where the kernel can have it so (Linux 6.9 and later; [Config.Shared] says otherwise): another program's
 // `nft flush ruleset` passes it by, and whoever deletes it or changes something in it gets EPERM; end the agent first. When the
-// driver ends, the table stays and is nobody's; the next one reads it, finds it as it should be, and makes it its own. On older
-// kernels, what others do to it is repaired at once, which takes as long as the table is large.
+// driver ends, the table stays and is nobody's; the next one reads it, finds it as it should be, and makes it its own, if need be at
+// its next look, for the kernel tells nobody that an owner has gone. Leave the table out of rulesets that are saved and loaded again:
+// `nft -f` fails as a whole at what belongs to another. On older kernels, what others do to the table is repaired at once, which takes
+// as long as it is large; so is what closes bridges, on any kernel.
 //
 // The chain stands behind the translation of Service addresses and before masquerade, at the one hook that sees what the node
 // forwards and what it sends itself: with kube-proxy's IPVS mode the packets of Services come from there. Nobody else's table is

@@ -72,14 +72,18 @@ func New(cfg Config) (*Driver, error) {
 func (d *Driver) Close() error { return d.conn.Close() }
 
 // Plan reads the table and returns what Apply would do. A set or map that is to be made is one line, whatever is in it. Whether bridges
-// ask policies it does not look at: Apply finds that out by making them ask.
+// ask policies it does not look at: Apply finds that out by making them ask. Where the table is another process's own, a change that
+// has failed says so in front of those that wait for that process's end.
 func (d *Driver) Plan(ctx context.Context, spec Spec) (podweft.Plan, error) {
 	if err := spec.Validate(); err != nil {
 		return nil, err
 	}
-	c, _, err := d.compare(ctx, spec)
+	c, info, err := d.compare(ctx, spec)
 	if err != nil {
 		return nil, err
+	}
+	if d.theirs(info) && len(c.plan) > 0 {
+		return append(podweft.Plan{nft.OwnedByOther(info)}, c.plan...), nil
 	}
 	return c.plan, nil
 }
@@ -120,6 +124,11 @@ func (d *Driver) apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
 			return nil, err
 		}
 	}
+	if !known {
+		if info, err := d.outlast(ctx); err != nil || d.theirs(info) {
+			return d.beside(ctx, spec, err)
+		}
+	}
 	var bridged podweft.Plan
 	var err error
 	if !known || len(spec.Bridges) > 0 { // nobody tells when br_netfilter is turned off, as many a sysctl.conf has it
@@ -141,29 +150,52 @@ func (d *Driver) apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
 			return append(bridged, c.plan...), err
 		}
 	}
-	begun := time.Now()
 	for try := 1; ; try++ {
 		moves := d.moves.Load()
-		c, theirs, cerr := d.compare(ctx, spec)
+		c, _, cerr := d.compare(ctx, spec)
 		if cerr != nil {
 			return bridged, errors.Join(err, cerr)
 		}
-		if theirs {
-			if cerr = c.plan.Err(); cerr != nil && time.Since(begun) < lingering && pause(ctx, lookAgain) {
-				try--
-				continue
-			}
-		} else {
-			cerr = d.write(ctx, c)
-		}
+		cerr = d.write(ctx, c)
 		if try < tries && (moved(cerr) || d.unowned(cerr)) {
 			continue
 		}
-		if cerr == nil && err == nil && !theirs && spec.Rules != nil { // what is theirs may be had at the next look
+		if cerr == nil && err == nil && spec.Rules != nil {
 			d.last = &applied{spec: spec, moves: moves, lists: countLists(spec.Rules)}
 		}
 		return append(bridged, c.plan...), errors.Join(err, cerr)
 	}
+}
+
+// theirs reports whether the table is another process's own, or another Driver's.
+func (d *Driver) theirs(info nft.TableInfo) bool { return info.Owner != 0 && !d.conn.Owns(info) }
+
+// outlast waits for a lingering owner, and returns the table as it is then.
+func (d *Driver) outlast(ctx context.Context) (nft.TableInfo, error) {
+	for begun := time.Now(); ; {
+		info, err := d.conn.Table(ctx, d.table)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nft.TableInfo{}, nil
+		}
+		tried := err != nil || !d.theirs(info) || podweft.PassOf(ctx).Held(nft.OwnedByOther(info).Object)
+		if tried || time.Since(begun) > lingering || !pause(ctx, lookAgain) {
+			return info, err
+		}
+	}
+}
+
+// beside is an Apply to another's table, and leaves what closes bridges to its owner too. If there is something to change, the plan
+// is one change that failed.
+func (d *Driver) beside(ctx context.Context, spec Spec, err error) (podweft.Plan, error) {
+	if err != nil {
+		return nil, err
+	}
+	c, info, err := d.compare(ctx, spec)
+	if err != nil || len(c.plan) == 0 {
+		return nil, err
+	}
+	plan := podweft.Plan{nft.OwnedByOther(info)}
+	return plan, plan.Err()
 }
 
 // pause reports whether it has waited so long before ctx ended.
@@ -181,10 +213,12 @@ func moved(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EPERM)
 }
 
-// unowned reports whether err is a kernel's that cannot make a table with our flags. There will be none then.
+// unowned reports whether err is a kernel's that cannot make a table with our flags: EOPNOTSUPP, and before 5.12 EINVAL. There will
+// be none then.
 func (d *Driver) unowned(err error) bool {
 	var refused *podweft.OpError
-	none := errors.As(err, &refused) && refused.Object == podweft.Object(d.table) && errors.Is(refused.Err, unix.EOPNOTSUPP)
+	none := errors.As(err, &refused) && refused.Object == podweft.Object(d.table) &&
+		(errors.Is(refused.Err, unix.EOPNOTSUPP) || errors.Is(refused.Err, unix.EINVAL))
 	return none && d.flags.Swap(0) != 0
 }
 
@@ -192,9 +226,8 @@ func (d *Driver) renderer(spec Spec) renderer {
 	return renderer{table: d.table, group: d.group, audit: spec.Audit, strict: spec.Strict, im: newImage(), rules: spec.Rules}
 }
 
-// compare reads the table and says what is to be done. A table that another process owns is not ours to change: if there is something
-// to do, the plan is one change that failed.
-func (d *Driver) compare(ctx context.Context, spec Spec) (c *change, theirs bool, err error) {
+// compare reads the table and says what is to be done.
+func (d *Driver) compare(ctx context.Context, spec Spec) (*change, nft.TableInfo, error) {
 	want := newImage()
 	if spec.Rules != nil {
 		r := d.renderer(spec)
@@ -205,14 +238,9 @@ func (d *Driver) compare(ctx context.Context, spec Spec) (c *change, theirs bool
 	info, have, err := d.read(ctx)
 	there := !errors.Is(err, fs.ErrNotExist)
 	if there && err != nil {
-		return nil, false, err
+		return nil, info, err
 	}
-	c = d.difference(there, info, have, want)
-	theirs = info.Owner != 0 && !d.conn.Owns(info)
-	if theirs && len(c.plan) > 0 {
-		c = &change{plan: podweft.Plan{nft.OwnedByOther(info)}}
-	}
-	return c, theirs, nil
+	return d.difference(there, info, have, want), info, nil
 }
 
 // difference is compare, and what is to be done about the table itself.

@@ -19,6 +19,9 @@ func (d *Driver) WithoutBridgeNetfilter(missing bool) {
 // WithUnknownFlags makes the driver ask for a table that no kernel knows how to make, as one that has owners is to older kernels.
 func (d *Driver) WithUnknownFlags() { d.flags.Store(1 << 7) }
 
+// Unowned is unowned.
+func (d *Driver) Unowned(err error) bool { return d.unowned(err) }
+
 // Prepare returns what remains of an Apply when everything has been read, compared and put into messages: what the kernel does.
 func (d *Driver) Prepare(ctx context.Context, spec Spec) (write func() error, err error) {
 	c, _, err := d.compare(ctx, spec)

@@ -30,7 +30,7 @@ func ownFlags(t testing.TB, n *testnet.Node) nft.TableFlags {
 	b.AddTable(probe, nft.Owned|nft.Persist)
 	b.DeleteTable(probe)
 	err := someone(t, n).Commit(t.Context(), &b)
-	if errors.Is(err, unix.EOPNOTSUPP) {
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
 		return 0
 	}
 	require.NoError(t, err)
@@ -140,8 +140,19 @@ func TestPredecessor(t *testing.T) {
 		require.ErrorIs(t, plan[0].Err, podweft.ErrConflict)
 	}
 	other := nftables.Spec{Rules: villageSpec(t).Rules}
+	planned, err := second.Plan(t.Context(), other)
+	require.NoError(t, err)
+	require.ErrorIs(t, planned[0].Err, podweft.ErrConflict)
+	require.Greater(t, len(planned), 1, "and what waits for the other's end")
 	conflict(second.Apply(t.Context(), other))
+	first.WithoutBridgeNetfilter(true)
+	_, err = first.Apply(t.Context(), bridgeSpec(t))
+	require.ErrorIs(t, err, podweft.ErrNotSupported)
 	conflict(second.Teardown(t.Context()))
+	_, err = someone(t, n).Table(t.Context(), nft.Table{Family: nft.Bridge, Name: ours.Name})
+	require.NoError(t, err, "what the other has closed stays so")
+	first.WithoutBridgeNetfilter(false)
+	apply(t, first, villageSpec(t))
 	inSync(t, first, villageSpec(t))
 
 	waiting := podweft.NewLoop(second, podweft.LoopConfig{})
@@ -195,6 +206,12 @@ func TestKernelWithoutOwners(t *testing.T) {
 			plan, err := d.Plan(t.Context(), spec)
 			return err == nil && len(plan) == 0
 		}, patience, time.Millisecond)
+	}
+	for _, errno := range []unix.Errno{unix.EOPNOTSUPP, unix.EINVAL} {
+		d.WithUnknownFlags()
+		refused := &podweft.OpError{Op: "create", Object: ours, Err: errno}
+		assert.True(t, d.Unowned(refused), "what kernels say")
+		assert.False(t, d.Unowned(refused), "once")
 	}
 }
 

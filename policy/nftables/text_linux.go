@@ -9,7 +9,7 @@ import (
 	"github.com/podweft/podweft/internal/nft"
 )
 
-// Text is the table that a Driver of cfg would make for spec, as `nft -f` reads it. It asks no kernel. The zero Spec's is empty.
+// Text is the table that a Driver of cfg would make for spec, but for whose own it is, as `nft -f` reads it. It asks no kernel. The zero Spec's is empty.
 func Text(cfg Config, spec Spec) (string, error) {
 	if err := cfg.Validate(); err != nil {
 		return "", err
