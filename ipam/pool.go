@@ -57,7 +57,8 @@ func (p *Pool) Close() error {
 }
 
 // Within is p, but for that it gives addresses of these prefixes alone: to owners that may not have all of them. Another address that
-// is wanted of it is a [*podweft.FieldError], and its Usage is of these prefixes. It is closed with p.
+// is wanted of it is a [*podweft.FieldError], and its Usage is of these prefixes. It is closed with p, and goes on where p does: when p has
+// given a higher address meanwhile, it begins again with its lowest, so keep what is released back by Config.Grace.
 func (p *Pool) Within(prefixes ...netip.Prefix) *Pool {
 	return &Pool{rules: p.rules.within(prefixes), grace: p.grace, now: p.now, turn: p.turn, store: p.store}
 }

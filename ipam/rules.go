@@ -103,7 +103,9 @@ func (rules *ruleset) within(prefixes []netip.Prefix) *ruleset {
 	for set, excluded := range rules.excluded {
 		inside := make([]uint64, len(excluded))
 		for _, p := range prefixes {
-			rules.mark(inside, set, span{p.Masked().Addr(), last(p.Masked())})
+			if p.IsValid() {
+				rules.mark(inside, set, span{p.Masked().Addr(), last(p.Masked())})
+			}
 		}
 		mask := slices.Clone(excluded)
 		for i := range mask {

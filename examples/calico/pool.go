@@ -45,7 +45,7 @@ type Pool struct {
 	// Nodes are those that claim blocks of the pool; its zero value means all.
 	Nodes policy.Selector
 	// Namespaces are those whose pods may have addresses of the pool; its zero value means all. A pod that several pools may serve gets
-	// an address of the first that has one. What a pod has it keeps when labels change.
+	// an address of any of them. What a pod has it keeps when labels change.
 	Namespaces policy.Selector
 	// Disabled keeps nodes from claiming more. What they have goes on.
 	Disabled bool

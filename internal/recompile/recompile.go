@@ -3,7 +3,8 @@
 //
 // It compiles what is new and what is gone by themselves, each beside the node's own lease, and puts the one in the place of the
 // other. That equals compiling everything while leases have nothing to do with each other. Wherever they might have, because
-// something overlaps, clashes or concerns the node itself, everything is compiled. A lease that is bad by itself is left where it is.
+// something overlaps, clashes or concerns the node itself, everything is compiled. A lease that is bad by itself, and good for nothing, is left
+// where it is.
 //
 // It knows neither the kernel nor any driver.
 package recompile
@@ -59,7 +60,7 @@ func (m *memory[S, P, M]) compile(node subnet.Node, snap *subnet.Snapshot) (S, [
 	defer m.mu.Unlock()
 	if spec, ok := m.update(node, snap); ok {
 		m.snap, m.spec = snap, spec
-		return spec, m.problems, nil
+		return spec, slices.Clone(m.problems), nil
 	}
 	m.snap, m.used = nil, nil
 	spec, problems, err := m.kind.Compile(node, snap)
