@@ -120,12 +120,18 @@ func (m *memory[S, P, M]) update(node subnet.Node, snap *subnet.Snapshot) (spec 
 	if len(removed)+len(added) > most || slices.ContainsFunc(removed, special) || slices.ContainsFunc(added, special) {
 		return spec, false
 	}
-	gone, ok := m.alone(snap, removed)
-	if !ok {
-		return spec, false
+	var gone, come []P
+	if len(removed) > 0 {
+		if gone, ok = m.alone(snap, removed); !ok {
+			return spec, false
+		}
 	}
-	come, ok := m.alone(snap, added)
-	if !ok || !m.exchange(removed, added, gone, come) {
+	if len(removed)+len(added) > 0 { // even if nobody comes: what else there is may have been for those that are gone
+		if come, ok = m.alone(snap, added); !ok {
+			return spec, false
+		}
+	}
+	if !m.exchange(removed, added, gone, come) {
 		return spec, false
 	}
 	peers, ok := replace(*m.kind.Peers(&m.spec), gone, come, m.kind.Order)
@@ -139,9 +145,6 @@ func (m *memory[S, P, M]) update(node subnet.Node, snap *subnet.Snapshot) (spec 
 
 // alone compiles some leases beside the node's own. It is false when they are not sound, or change more than peers.
 func (m *memory[S, P, M]) alone(snap *subnet.Snapshot, some []*subnet.Lease) ([]P, bool) {
-	if len(some) == 0 {
-		return nil, true
-	}
 	spec, problems, err := m.beside(snap, some)
 	if err != nil || len(problems) > 0 || !m.kind.SameRest(spec, m.spec) {
 		return nil, false

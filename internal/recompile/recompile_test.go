@@ -134,6 +134,21 @@ func TestEqualsPure(t *testing.T) {
 	t.Run(udp.Type, func(t *testing.T) { equalsPure(t, udp.Type, udp.Compile, udp.NewCompiler) })
 }
 
+// TestGoesWithItsPeer: a tunnel that was there for one peer is not there when that has gone.
+func TestGoesWithItsPeer(t *testing.T) {
+	compile := ipip.NewCompiler()
+	own, peer := leaseOf(ipip.Type, 0), leaseOf(ipip.Type, 1)
+	own.Prefixes.V6 = netip.Prefix{}
+	peer.Underlay.V4 = netip.Addr{}
+	snap := &subnet.Snapshot{Network: parse(t, ipip.Type), Leases: []*subnet.Lease{own, peer}}
+	spec, _, err := compile(self, snap)
+	require.NoError(t, err)
+	require.Len(t, spec.Tunnels, 2)
+	spec, _, err = compile(self, &subnet.Snapshot{Network: snap.Network, Leases: []*subnet.Lease{own}})
+	require.NoError(t, err)
+	require.Len(t, spec.Tunnels, 1)
+}
+
 // TestCostsWhatChanged counts the leases that the pure Compile has to look at.
 func TestCostsWhatChanged(t *testing.T) {
 	looked := 0
@@ -169,11 +184,11 @@ func TestCostsWhatChanged(t *testing.T) {
 	assert.Equal(t, all, step(func(*subnet.Snapshot) {}), "the first")
 	assert.Zero(t, step(func(*subnet.Snapshot) {}), "nothing")
 	assert.Equal(t, 4, step(func(s *subnet.Snapshot) { s.Leases[99] = moved(99) }), "one before, one after, each beside our own")
-	assert.Equal(t, 2, step(func(s *subnet.Snapshot) { s.Leases = slices.Delete(s.Leases, 50, 51) }), "one gone")
+	assert.Equal(t, 3, step(func(s *subnet.Snapshot) { s.Leases = slices.Delete(s.Leases, 50, 51) }), "one gone: with it, and without")
 	lost := *snap.Leases[70]
 	lost.Underlay = subnet.Addrs{}
 	assert.Greater(t, step(func(s *subnet.Snapshot) { s.Leases[70] = &lost }), all-2, "one that has become bad")
-	assert.Equal(t, 2, step(func(s *subnet.Snapshot) { s.Leases = slices.Delete(s.Leases, 20, 21) }), "another gone, and the bad one stays")
+	assert.Equal(t, 3, step(func(s *subnet.Snapshot) { s.Leases = slices.Delete(s.Leases, 20, 21) }), "another gone, and the bad one stays")
 	assert.Greater(t, step(func(s *subnet.Snapshot) {
 		l := *s.Leases[60]
 		l.Prefixes.V4 = netip.MustParsePrefix("10.1.0.0/16")
