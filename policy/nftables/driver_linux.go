@@ -123,10 +123,12 @@ func (d *Driver) apply(ctx context.Context, spec Spec) (podweft.Plan, error) {
 		if err := spec.Validate(); err != nil {
 			return nil, err
 		}
-	}
-	if !known {
-		if info, err := d.outlast(ctx); err != nil || d.theirs(info) {
-			return d.beside(ctx, spec, err)
+		info, err := d.outlast(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if d.theirs(info) {
+			return d.beside(ctx, spec)
 		}
 	}
 	var bridged podweft.Plan
@@ -177,8 +179,8 @@ func (d *Driver) outlast(ctx context.Context) (nft.TableInfo, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nft.TableInfo{}, nil
 		}
-		tried := err != nil || !d.theirs(info) || podweft.PassOf(ctx).Held(nft.OwnedByOther(info).Object)
-		if tried || time.Since(begun) > lingering || !pause(ctx, lookAgain) {
+		settled := err != nil || !d.theirs(info) || podweft.PassOf(ctx).Held(nft.OwnedByOther(info).Object)
+		if settled || time.Since(begun) > lingering || !pause(ctx, lookAgain) {
 			return info, err
 		}
 	}
@@ -186,10 +188,7 @@ func (d *Driver) outlast(ctx context.Context) (nft.TableInfo, error) {
 
 // beside is an Apply to another's table, and leaves what closes bridges to its owner too. If there is something to change, the plan
 // is one change that failed.
-func (d *Driver) beside(ctx context.Context, spec Spec, err error) (podweft.Plan, error) {
-	if err != nil {
-		return nil, err
-	}
+func (d *Driver) beside(ctx context.Context, spec Spec) (podweft.Plan, error) {
 	c, info, err := d.compare(ctx, spec)
 	if err != nil || len(c.plan) == 0 {
 		return nil, err
