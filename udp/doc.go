@@ -40,9 +40,9 @@
 // pods' too (Linux 6.18, veth, MTU 1500, IPv4), the medians of several runs of BenchmarkThroughput and BenchmarkRTT were
 //
 //	                                                  udp          floor        VXLAN itself
-//	TCP, 1 stream, of VXLAN's                         0.41-0.46    0.55-0.61    15-21 Gbit/s
-//	TCP, 4 streams, of VXLAN's                        0.21-0.26    0.32-0.39    25-38 Gbit/s
-//	processor time for a Gbit, 1 stream, of VXLAN's   2.2-2.4      1.6-1.9      0.08-0.12 s
+//	TCP, 1 stream, of VXLAN's                         0.41-0.51    0.55-0.77    15-21 Gbit/s
+//	TCP, 4 streams, of VXLAN's                        0.21-0.31    0.32-0.39    25-38 Gbit/s
+//	processor time for a Gbit, 1 stream, of VXLAN's   2.1-2.5      1.6-1.9      0.08-0.12 s
 //	processor time for a Gbit, 4 streams, of VXLAN's  3.7-4.9      2.5-2.9      0.05-0.08 s
 //	round trip, of one-by-one's                       0.87-0.90    0.78-0.83    0.36-0.41
 //
@@ -53,7 +53,7 @@
 // throughput, where the floor has 0.51-0.56.
 //
 // What we add to the floor was priced by leaving it out, in alternating rounds of one stream. The headers of packets that are received,
-// read and verified one by one, cost 1.05 in throughput; the checksums of what is received 1.02. The floor itself is 1.16 times as fast
+// when each was read in full, cost 1.05 in throughput; the checksums of what is received 1.02. The floor itself is 1.16 times as fast
 // with a thread for each direction, in blocking calls, as with one that lingers. Ours is not: the more often it is woken the less it
 // finds to join, and it lost 0.05 with two threads that wait in ppoll.
 //
