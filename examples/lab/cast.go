@@ -17,8 +17,15 @@ import (
 // mostCast is how many pods a picture of policies shows.
 const mostCast = mostColumns
 
-// loadPolicies reads the files of --policy. What is wrong with an object of theirs is an error: the lab would show something else.
-func loadPolicies(names []string) (*policy.Model, error) {
+// script is what the files of --policy have.
+type script struct {
+	policy.Model
+	files []netpol.File
+}
+
+// loadPolicies reads the files of --policy, for that many nodes with that many pods on each; nil if there are none. What is wrong with
+// an object of theirs is an error: the lab would show something else.
+func loadPolicies(names []string, nodes, pods int) (*script, error) {
 	if len(names) == 0 {
 		return nil, nil
 	}
@@ -40,8 +47,14 @@ func loadPolicies(names []string) (*policy.Model, error) {
 	if len(m.Policies)+len(m.ClusterPolicies) == 0 {
 		return nil, &podweft.FieldError{Field: "--policy", Value: strings.Join(names, " "), Problem: "has no policy", Remedy: "name a file with a NetworkPolicy"}
 	}
+	if nodes*pods > mostCast {
+		return nil, &podweft.FieldError{
+			Field: "--pods", Value: pods, Problem: fmt.Sprintf("on %d nodes are more than a picture of policies shows", nodes),
+			Remedy: fmt.Sprintf("use %d pods in all, or fewer", mostCast),
+		}
+	}
 	m.Nodes = nil // the lab has its own
-	return &m, nil
+	return &script{m, files}, nil
 }
 
 // cast is who plays whom: the lab's pods as policies see them.
@@ -80,8 +93,10 @@ func newCast(c *cluster, files policy.Model) (*cast, error) {
 	k.model.Pods = nil
 	for _, m := range c.members {
 		n := policy.Node{Name: m.machine.Name, Addresses: m.machine.Addrs()}
-		for prefix := range m.agent.Status().Lease.Prefixes.All() {
-			n.Addresses = append(n.Addresses, prefix.Masked().Addr().Next()) // the bridge
+		if c.racked == nil {
+			for prefix := range m.agent.Status().Lease.Prefixes.All() {
+				n.Addresses = append(n.Addresses, prefix.Masked().Addr().Next()) // the bridge
+			}
 		}
 		k.model.Nodes = append(k.model.Nodes, n)
 	}
@@ -102,14 +117,22 @@ func newCast(c *cluster, files policy.Model) (*cast, error) {
 		if i < len(parts) {
 			part = parts[i]
 		}
-		part.Node, part.Addresses = p.on.machine.Name, p.addresses
+		part.Node = p.on.machine.Name
 		part.Labels = maps.Clone(part.Labels)
 		k.model.Pods = append(k.model.Pods, part)
 		k.roles = append(k.roles, role{p, i})
 		k.namespace(part.Namespace)
 	}
 	slices.SortStableFunc(k.roles, func(a, b role) int { return cmp.Compare(index(c, a.pod), index(c, b.pod)) })
+	k.locate()
 	return k, nil
+}
+
+// locate tells the model the pods' addresses.
+func (k *cast) locate() {
+	for _, r := range k.roles {
+		k.model.Pods[r.index].Addresses = r.pod.addresses
+	}
 }
 
 // byTurns are the pods, one of each node and then the next of each, so that neighbours in a play are not on one bridge.

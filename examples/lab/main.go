@@ -17,7 +17,7 @@
 //	trace.go    a packet's way, as the kernel's tables have it
 //	policy.go   who may call whom, for --policy
 //	tenants.go  several networks with the same addresses, for --tenants
-//	racked.go   blocks, BGP and routed pods over two racks, for --network calico
+//	racked.go   blocks, BGP and routed pods over two racks, for --network calico (racked_policy.go: its policies)
 //	daemon.go   agents that are processes of their own, for --store etcd
 //
 // Else the cluster lives in one process and its leases in memory. It shows how things work, not how to deploy them.

@@ -12,7 +12,6 @@ import (
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/hostgw"
-	"github.com/podweft/podweft/policy"
 	"github.com/podweft/podweft/subnet"
 	"github.com/podweft/podweft/udp"
 	"github.com/podweft/podweft/vxlan"
@@ -66,7 +65,7 @@ type options struct {
 	sample      int
 	store       string
 	network     *subnet.Network
-	policies    *policy.Model // nil if none were named
+	policies    *script // nil if none were named
 	json, keep  bool
 	color       bool
 }
@@ -82,7 +81,7 @@ func parse(args []string) (options, error) {
 	var o options
 	var backend, file string
 	var noColor bool
-	var policies []string
+	var policies policyFiles
 	f := flag.NewFlagSet("lab", flag.ContinueOnError)
 	f.SetOutput(io.Discard) // the caller prints the error
 	f.IntVar(&o.nodes, "nodes", 3, "")
@@ -92,10 +91,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.store, "store", storeMemory, "")
 	f.StringVar(&backend, "backend", "", "")
 	f.StringVar(&file, "net-conf", "", "")
-	f.Func("policy", "", func(name string) error {
-		policies = append(policies, name)
-		return nil
-	})
+	f.Var(&policies, "policy", "")
 	f.BoolVar(&o.json, "json", false, "")
 	f.BoolVar(&o.keep, "keep", false, "")
 	f.BoolVar(&noColor, "no-color", false, "")
@@ -103,28 +99,40 @@ func parse(args []string) (options, error) {
 		return o, err
 	}
 	o.color = !noColor && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && isTerminal(os.Stdout)
-	if len(policies) > 0 {
-		policies = append(policies, f.Args()...) // --policy *.yaml
-	} else if f.NArg() > 0 {
-		return o, fmt.Errorf("there is no command %q", f.Arg(0))
+	if err := policies.more(f.Args()); err != nil {
+		return o, err
 	}
 	if err := o.validate(); err != nil {
 		return o, err
 	}
 	var err error
-	if o.policies, err = loadPolicies(policies); err != nil {
+	if o.policies, err = loadPolicies(policies, o.nodes, o.pods); err != nil {
 		return o, err
-	}
-	if o.policies != nil && o.nodes*o.pods > mostCast {
-		return o, &podweft.FieldError{
-			Field: "--pods", Value: o.pods, Problem: fmt.Sprintf("on %d nodes are more than a picture of policies shows", o.nodes),
-			Remedy: fmt.Sprintf("use %d pods in all, or fewer", mostCast),
-		}
 	}
 	if o.network, err = loadNetwork(file, backend); err != nil {
 		return o, err
 	}
 	return o, o.validStore()
+}
+
+// policyFiles are those of --policy FILE..., which may be written once for all of them, as in --policy *.yaml.
+type policyFiles []string
+
+func (p *policyFiles) String() string { return strings.Join(*p, " ") }
+
+// Set is for [flag.Var].
+func (p *policyFiles) Set(name string) error {
+	*p = append(*p, name)
+	return nil
+}
+
+// more takes the arguments that are no flags.
+func (p *policyFiles) more(names []string) error {
+	if len(*p) == 0 && len(names) > 0 {
+		return fmt.Errorf("there is no command %q", names[0])
+	}
+	*p = append(*p, names...)
+	return nil
 }
 
 func (o options) validate() error {

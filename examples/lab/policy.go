@@ -12,7 +12,8 @@ import (
 	"github.com/podweft/podweft/policy/nftables"
 )
 
-// policing is policies at work in a cluster: every node has a table of its own pods'.
+// policing is policies at work in a cluster: every node has a table of its own pods'. With --network calico the nodes' agents keep it,
+// and else policing does.
 type policing struct {
 	c       *cluster
 	port    uint16 // that is tried
@@ -23,20 +24,14 @@ type policing struct {
 	guards map[*member]*podweft.Loop[nftables.Spec]
 }
 
-// newPolicing casts the pods and lets each of them listen on a port. No policy is in force yet.
-func newPolicing(ctx context.Context, c *cluster, files policy.Model) (*policing, error) {
-	k, err := newCast(c, files)
-	if err != nil {
+// newPolicing lets each pod of the cast listen on a port. No policy is in force yet.
+func newPolicing(ctx context.Context, c *cluster, k *cast) (*policing, error) {
+	p := &policing{c: c, cast: k, port: portOf(k.model), guards: map[*member]*podweft.Loop[nftables.Spec]{}}
+	if err := p.open(); err != nil {
 		return nil, err
 	}
-	p := &policing{c: c, cast: k, port: portOf(files), guards: map[*member]*podweft.Loop[nftables.Spec]{}}
-	c.open = append(c.open, p)
-	for pod := range c.pods() {
-		for _, a := range pod.addresses {
-			if err := p.listen(pod, netip.AddrPortFrom(a, p.port)); err != nil {
-				return nil, fmt.Errorf("listen in %s: %w", pod.name, err)
-			}
-		}
+	if c.racked != nil {
+		return p, nil
 	}
 	for _, m := range c.members {
 		if err := p.guard(ctx, m); err != nil {
@@ -44,6 +39,19 @@ func newPolicing(ctx context.Context, c *cluster, files policy.Model) (*policing
 		}
 	}
 	return p, nil
+}
+
+// open lets each pod listen on the port.
+func (p *policing) open() error {
+	p.c.open = append(p.c.open, p)
+	for pod := range p.c.pods() {
+		for _, a := range pod.addresses {
+			if err := p.listen(pod, netip.AddrPortFrom(a, p.port)); err != nil {
+				return fmt.Errorf("listen in %s: %w", pod.name, err)
+			}
+		}
+	}
+	return nil
 }
 
 // Close waits for what it has started. The listeners, which the cluster closes before, end it.
@@ -65,10 +73,14 @@ func (p *policing) guard(ctx context.Context, m *member) error {
 	return nil
 }
 
-// enforce makes the tables what the model says, and returns when they are.
+// enforce makes the tables what the model says, and returns when they are. Agents, which are processes of their own, have only been
+// told when it returns; see calls.
 func (p *policing) enforce(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.c.racked != nil {
+		return p.c.racked.enforce()
+	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for _, m := range p.c.members {

@@ -28,8 +28,9 @@ type racked struct {
 	o      rackedOptions
 	racks  *testnet.Racks
 	router *speaking
-	agents []*speaking       // by the members' order
-	labels map[string]string // of pods, as YAML has them
+	agents []*speaking                  // by the members' order
+	labels map[string]map[string]string // of pods that are nobody but themselves
+	cast   *cast                        // who the pods are to policies; nil if they are themselves
 }
 
 // build builds the machines, starts nothing, and says to the cluster who its members are.
@@ -138,25 +139,31 @@ func (r *racked) attachPods(ctx context.Context) error {
 	var all []*pod
 	for i, m := range r.members {
 		for _, name := range podNames("pod", i+1, r.o.pods) {
-			p, err := r.create(m, name, "app: "+name)
+			p, err := r.create(m, name)
 			if err != nil {
 				return err
 			}
 			all = append(all, p)
 		}
 	}
+	if r.o.policies != nil {
+		var err error
+		if r.cast, err = newCast(r.cluster, r.o.policies.Model); err != nil {
+			return err
+		}
+	}
 	return r.attach(ctx, all...)
 }
 
 // create makes a pod that no node has yet.
-func (r *racked) create(m *member, name, labels string) (*pod, error) {
+func (r *racked) create(m *member, name string) (*pod, error) {
 	p := &pod{name: name, on: m}
 	var err error
 	if p.machine, err = testnet.BuildNode(name); err != nil {
 		return nil, err
 	}
 	r.open = append(r.open, p.machine)
-	r.labels[name] = labels
+	r.labels[name] = map[string]string{"app": name}
 	m.pods = append(m.pods, p)
 	return p, nil
 }
@@ -171,6 +178,9 @@ func (r *racked) attach(ctx context.Context, pods ...*pod) error {
 		if p.addresses, err = r.add(ctx, p); err != nil {
 			return fmt.Errorf("attach %s to %s: %w", p.name, p.on.machine.Name, err)
 		}
+	}
+	if r.cast != nil {
+		r.cast.locate()
 	}
 	return r.tellPods()
 }
@@ -195,10 +205,11 @@ func (r *racked) add(ctx context.Context, p *pod) (addrs []netip.Addr, err error
 		return nil, err
 	}
 	var out bytes.Buffer
+	plays := r.part(p)
 	code := cniplugin.Run(ctx, cniplugin.Config{NetNS: p.on.machine.NetNS()}, cniplugin.Call{
 		Type: "podweft-cni", Stdin: bytes.NewReader(stdin), Stdout: &out, Environ: []string{
 			"CNI_COMMAND=ADD", "CNI_CONTAINERID=" + p.name, "CNI_NETNS=" + p.machine.NetNS(), "CNI_IFNAME=eth0",
-			"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=" + p.name,
+			"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=" + plays.Namespace + ";K8S_POD_NAME=" + plays.Name,
 		},
 	})
 	var result struct {
@@ -212,31 +223,6 @@ func (r *racked) add(ctx context.Context, p *pod) (addrs []netip.Addr, err error
 		addrs = append(addrs, ip.Address.Addr())
 	}
 	return addrs, nil
-}
-
-// tellPods writes what an orchestrator would tell: all pods with their labels, and their addresses as soon as they have some.
-func (r *racked) tellPods() error {
-	var b strings.Builder
-	for p := range r.pods() {
-		fmt.Fprintf(&b, "apiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: default, labels: {%s}}\nstatus: {podIPs: [", p.name, r.labels[p.name])
-		for i, a := range p.addresses {
-			if i > 0 {
-				b.WriteString(", ")
-			}
-			fmt.Fprintf(&b, "{ip: %q}", a)
-		}
-		b.WriteString("]}\n---\n")
-	}
-	return r.writePolicy("pods.yaml", b.String())
-}
-
-// writePolicy writes a file for the agents at one stroke.
-func (r *racked) writePolicy(name, text string) error {
-	draft := filepath.Join(r.policies(), "."+name)
-	if err := os.WriteFile(draft, []byte(text), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(draft, filepath.Join(r.policies(), name))
 }
 
 // table is the whole cluster: racks, nodes, blocks, pods and addresses.

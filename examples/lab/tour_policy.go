@@ -23,7 +23,11 @@ func (t *tour) policies(ctx context.Context) error {
 		return nil
 	}
 	t.begin("Policies: who may call whom")
-	p, err := newPolicing(ctx, t.c, *t.o.policies)
+	k, err := t.c.castOf(t.o.policies)
+	if err != nil {
+		return err
+	}
+	p, err := newPolicing(ctx, t.c, k)
 	if err != nil {
 		return err
 	}
