@@ -47,9 +47,12 @@ type daemon struct {
 	name, binary string
 	config       func(r router) string
 	args         func(dir string) []string
-	ask          func(dir string, questions ...string) *exec.Cmd
-	all          []string // the questions whose answers are all that it knows
-	sessions     string   // the question about its sessions
+
+	// kernel is the command that programs routes for it, where that is another program; nil where it does so itself.
+	kernel   func(dir string) []string
+	ask      func(dir string, questions ...string) *exec.Cmd
+	all      []string // the questions whose answers are all that it knows
+	sessions string   // the question about its sessions
 	// offers reads who offers which next hop from what it says to offered, of which %s is the prefix.
 	offered, offeredV6 string
 	offers             func(r router, said string) map[netip.Addr]string
@@ -98,11 +101,18 @@ var bird = daemon{
 	},
 }
 
-// FRR's bgpd runs without zebra: it programs no routes.
+// FRR's bgpd has zebra program its routes. In a namespace of its own, with a socket of its own, that one meets no other.
 var frr = daemon{
 	name: "frr", binary: "/usr/lib/frr/bgpd",
 	args: func(dir string) []string {
-		return []string{"-f", dir + "/conf", "-i", dir + "/pid", "-z", dir + "/zebra", "--vty_socket", dir, "-P", "0", "-Z", "-S", "-n", "--log", "stdout"}
+		return []string{"-f", dir + "/conf", "-i", dir + "/pid", "-z", dir + "/zebra", "--vty_socket", dir, "-P", "0", "-S", "--log", "stdout"}
+	},
+	// It insists on a user who is in the group frrvty (lib/privs.c), and -S it does not have: who is root, perhaps of no more than a user
+	// namespace, is in that group as far as it can see.
+	kernel: func(dir string) []string {
+		const command = `mount --bind "$0/group" /etc/group && exec /usr/lib/frr/zebra -u root -g root -f "$0/vtysh.conf" -i "$0/zebra.pid" ` +
+			`-z "$0/zebra" --vty_socket "$0" -P 0 --log stdout`
+		return []string{"unshare", "--mount", "sh", "-c", command, dir}
 	},
 	ask: func(dir string, questions ...string) *exec.Cmd {
 		args := []string{"--vty_socket", dir, "--config_dir", dir, "-d", "bgpd"}
@@ -168,6 +178,16 @@ func (d daemon) start(t testing.TB, r router) *running {
 	run := &running{daemon: d, dir: dir}
 	require.NoError(t, os.WriteFile(dir+"/conf", []byte(d.config(r)), 0o600))
 	require.NoError(t, os.WriteFile(dir+"/vtysh.conf", nil, 0o600))
+	require.NoError(t, os.WriteFile(dir+"/group", []byte("root:x:0:\nfrrvty:x:0:root\n"), 0o600))
+	if d.kernel != nil {
+		command := d.kernel(dir)
+		zebra := run.run(t, r.self, command[0], command[1:]...)
+		t.Cleanup(func() { end(zebra) })
+		require.Eventually(t, func() bool {
+			_, err := os.Stat(dir + "/zebra")
+			return err == nil
+		}, patience, 10*time.Millisecond, "the socket of what programs %s's routes", d.name)
+	}
 	run.launch(t, r.self)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -182,12 +202,19 @@ func (d daemon) start(t testing.TB, r router) *running {
 
 func (r *running) launch(t testing.TB, n *testnet.Node) {
 	t.Helper()
-	r.cmd = n.Command(context.WithoutCancel(t.Context()), r.binary, r.args(r.dir)...)
+	r.cmd = r.run(t, n, r.binary, r.args(r.dir)...)
+}
+
+// run starts a program that says to the log what it does.
+func (r *running) run(t testing.TB, n *testnet.Node, name string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := n.Command(context.WithoutCancel(t.Context()), name, args...)
 	log, err := os.OpenFile(filepath.Join(r.dir, "log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	require.NoError(t, err)
-	r.cmd.Stdout, r.cmd.Stderr = log, log
-	require.NoError(t, r.cmd.Start())
+	cmd.Stdout, cmd.Stderr = log, log
+	require.NoError(t, cmd.Start())
 	require.NoError(t, log.Close())
+	return cmd
 }
 
 // says is the daemon's answer.
@@ -196,9 +223,12 @@ func (r *running) says(questions ...string) (string, error) {
 	return string(out), err
 }
 
-func (r *running) kill() {
-	_ = r.cmd.Process.Signal(syscall.SIGKILL)
-	_ = r.cmd.Wait()
+func (r *running) kill() { end(r.cmd) }
+
+// end kills a program, and returns when it is gone.
+func end(cmd *exec.Cmd) {
+	_ = cmd.Process.Signal(syscall.SIGKILL)
+	_ = cmd.Wait()
 }
 
 // wait waits until what the daemon shows will do.
@@ -269,11 +299,19 @@ func TestInteropMeshMember(t *testing.T) {
 			assert.Contains(t, f.Nodes[1].Addrs(), path.NextHop, "of %s", path.Prefix)
 		}
 		other.wait(t, "our blocks", shows(v4Block(1), v6Block(1)))
+		programmed(t, f.Nodes[1])
 
-		a.order(t, order{Peers: []bgp.Peer{p}, Advertise: blocks(1)[1:]})
-		other.wait(t, "the withdrawal", showsNot(v4Block(1)))
-		a.order(t, order{Peers: []bgp.Peer{p}, Advertise: blocks(1)})
-		other.wait(t, "the block again", shows(v4Block(1)))
+		for own := range blocks(1) { // of either family
+			gone, stays := blocks(1)[own], blocks(1)[1-own]
+			begun := time.Now()
+			a.order(t, order{Peers: []bgp.Peer{p}, Advertise: []bgp.Advertisement{stays}})
+			assert.LessOrEqual(t, goneFrom(t, f.Nodes[1], gone.Prefix, begun), time.Second)
+			assert.True(t, kernelHas(t, handle(t, f.Nodes[1]), stays.Prefix), "%s stays", stays.Prefix)
+			other.wait(t, "the withdrawal", showsNot(gone.Prefix))
+			a.order(t, order{Peers: []bgp.Peer{p}, Advertise: blocks(1)})
+			other.wait(t, "the block again", shows(gone.Prefix))
+			programmed(t, f.Nodes[1])
+		}
 		other.withdraw(t, r)
 		withdrawn(t, a, v4Block(2))
 		require.True(t, knows(v6Block(2))(a.ask(t, nil)), "the other block stays")
@@ -370,17 +408,38 @@ func withdrawn(t testing.TB, a *agent, p netip.Prefix) {
 	t.Helper()
 	begun := time.Now()
 	a.wait(t, "the end of "+p.String(), knowsNot(p))
-	h := handle(t, a.node)
-	for {
-		list, err := h.RouteListFiltered(unix.AF_UNSPEC, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-		require.NoError(t, err)
-		if !slices.ContainsFunc(list, func(r netlink.Route) bool { return r.Dst != nil && r.Dst.String() == p.String() }) {
-			t.Logf("%s was gone from the kernel of %s after %s", p, a.node.Name, time.Since(begun))
-			return
-		}
-		require.Less(t, time.Since(begun), patience, "%s is in the kernel of %s", p, a.node.Name)
-		time.Sleep(10 * time.Millisecond)
+	goneFrom(t, a.node, p, begun)
+}
+
+// goneFrom waits until the node's kernel has no route to the prefix, and returns how long that took since begun.
+func goneFrom(t testing.TB, n *testnet.Node, p netip.Prefix, begun time.Time) time.Duration {
+	t.Helper()
+	for h := handle(t, n); kernelHas(t, h, p); time.Sleep(10 * time.Millisecond) {
+		require.Less(t, time.Since(begun), patience, "%s is in the kernel of %s", p, n.Name)
 	}
+	took := time.Since(begun)
+	t.Logf("%s was gone from the kernel of %s after %s", p, n.Name, took)
+	return took
+}
+
+// programmed waits until the node's kernel has routes to our blocks.
+func programmed(t testing.TB, n *testnet.Node) {
+	t.Helper()
+	h := handle(t, n)
+	require.Eventually(t, func() bool { return kernelHas(t, h, v4Block(1), v6Block(1)) }, patience, 10*time.Millisecond, "the kernel of %s", n.Name)
+}
+
+// kernelHas reports whether there are routes to all of the prefixes.
+func kernelHas(t testing.TB, h *netlink.Handle, prefixes ...netip.Prefix) bool {
+	t.Helper()
+	list, err := h.RouteListFiltered(unix.AF_UNSPEC, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	require.NoError(t, err)
+	for _, p := range prefixes {
+		if !slices.ContainsFunc(list, func(r netlink.Route) bool { return r.Dst != nil && r.Dst.String() == p.String() }) {
+			return false
+		}
+	}
+	return true
 }
 
 // Nodes of one mesh, each with a session with the switch too: the switch hears of a block from its node only. If another node is to
@@ -432,8 +491,8 @@ func TestInteropTransit(t *testing.T) {
 	})
 }
 
-// An agent killed and started again under the eyes of another program, which keeps its routes: BIRD programs the kernel with
-// them, so packets tell; of FRR's bgpd it is the table that must never lack them, and packets tell of the way back, which is ours.
+// An agent killed and started again under the eyes of another program, which keeps its routes, in its table and in the kernel's: it has
+// no others, so packets tell.
 func TestInteropGracefulRestart(t *testing.T) {
 	withEach(t, 2, func(t *testing.T, d daemon, f *testnet.Fabric) {
 		restart(t, d, f, func(*running) {})
@@ -454,17 +513,6 @@ func TestInteropLateRestart(t *testing.T) {
 	})
 }
 
-// routesOfFRR gives node 2 the routes that FRR would have without -Z.
-func routesOfFRR(t *testing.T, f *testnet.Fabric) {
-	t.Helper()
-	h := handle(t, f.Nodes[1])
-	for k, p := range []netip.Prefix{v4Block(1), v6Block(1)} {
-		dst, err := netlink.ParseIPNet(p.String())
-		require.NoError(t, err)
-		require.NoError(t, h.RouteAdd(&netlink.Route{Dst: dst, Gw: f.Nodes[0].Addrs()[k].AsSlice()}))
-	}
-}
-
 // restart kills the agent of node 1, and starts it again after meanwhile; the router at node 2 must not notice.
 func restart(t *testing.T, d daemon, f *testnet.Fabric, meanwhile func(other *running)) {
 	t.Helper()
@@ -477,9 +525,7 @@ func restart(t *testing.T, d daemon, f *testnet.Fabric, meanwhile func(other *ru
 	a.order(t, want)
 	a.wait(t, "its blocks", knows(v4Block(2), v6Block(2)))
 	other.wait(t, "our blocks", shows(v4Block(1), v6Block(1)))
-	if d.name == frr.name {
-		routesOfFRR(t, f)
-	}
+	programmed(t, f.Nodes[1])
 	reach(t, f, 2, 1)
 	stop := storm(t, f, 2, 1)
 	hasNoted(t, cfg, v4Block(2), v6Block(2))
@@ -487,7 +533,9 @@ func restart(t *testing.T, d daemon, f *testnet.Fabric, meanwhile func(other *ru
 	meanwhile(other)
 	a = startAgent(t, f.Nodes[0], cfg)
 	a.order(t, want)
+	kernel := handle(t, f.Nodes[1])
 	for done := false; !done; {
+		require.True(t, kernelHas(t, kernel, v4Block(1), v6Block(1)), "the kernel's routes must stay")
 		shown, err := other.says(other.all...)
 		require.NoError(t, err, shown)
 		require.True(t, shows(v4Block(1), v6Block(1))(shown), "%s", shown)
@@ -500,6 +548,7 @@ func restart(t *testing.T, d daemon, f *testnet.Fabric, meanwhile func(other *ru
 	shown, err := other.says(other.all...)
 	require.NoError(t, err, shown)
 	require.True(t, shows(v4Block(1), v6Block(1))(shown), "%s", shown)
+	require.True(t, kernelHas(t, kernel, v4Block(1), v6Block(1)), "the kernel's routes must stay")
 	lost, sent := stop()
 	assert.Zero(t, lost, "of %d", sent)
 	assert.Positive(t, sent)
