@@ -56,11 +56,16 @@ TEXT ·copyBlocks(SB), NOSPLIT, $0-56
 	MOVQ dst_base+0(FP), DI
 	MOVQ b_base+24(FP), SI
 	MOVQ b_len+32(FP), CX
+	MOVQ CX, DX
 	SHRQ $7, CX
+	SHRQ $5, DX
+	ANDQ $3, DX // lines behind the blocks
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
 	VPXOR Y2, Y2, Y2
 	VPXOR Y3, Y3, Y3
+	TESTQ CX, CX
+	JZ lines
 copy:
 	VMOVDQU 0(SI), Y4
 	VMOVDQU 32(SI), Y5
@@ -86,6 +91,20 @@ copy:
 	ADDQ $128, DI
 	DECQ CX
 	JNZ copy
+lines:
+	TESTQ DX, DX
+	JZ end
+line:
+	VMOVDQU 0(SI), Y4
+	VMOVDQU Y4, 0(DI)
+	VPADDQ Y4, Y0, Y0
+	VPSRLQ $32, Y4, Y4
+	VPADDQ Y4, Y2, Y2
+	ADDQ $32, SI
+	ADDQ $32, DI
+	DECQ DX
+	JNZ line
+end:
 	VPADDQ Y1, Y0, Y0
 	VPADDQ Y3, Y2, Y2
 	VPSLLQ $32, Y2, Y3
