@@ -193,6 +193,41 @@ func run5(k pkt) (all [][]byte) {
 	return all
 }
 
+// TestPushIsJoined has a packet amid others with PSH: all are written at once, and pushed.
+func TestPushIsJoined(t *testing.T) {
+	for _, tt := range flowsUnderTest {
+		if !tt.tcp {
+			continue
+		}
+		t.Run(tt.name, func(t *testing.T) {
+			b, again := newBench(t), newBenchOfTwo(t)
+			pushed := []int{-1, 1, 2, 4} // -1: none
+			for _, at := range pushed {
+				k := tt.back()
+				var packets [][]byte
+				for i := range 5 {
+					k.sequence, k.payload, k.flags = uint32(1000*i), filled(1000), tcpACK
+					if i == at {
+						k.flags |= tcpPSH
+					}
+					packets = append(packets, k.build())
+				}
+				written := b.receive(t, datagram{peer: from(2, tt.v6()), data: bytes.Join(packets, nil), size: len(packets[0])})
+				require.Len(t, written, 1, at)
+				wire := again.send(t, written[0])
+				require.Len(t, wire, 1, at)
+				for i, p := range wire[0].packets() {
+					in, ok := parse(p)
+					require.True(t, ok)
+					require.True(t, good(p), "packet %d", i)
+					assert.Equal(t, i == 4 && at >= 0, p[in.ipLen+tcpFlags]&tcpPSH != 0, "packet %d, pushed at %d", i, at)
+				}
+			}
+			assert.Empty(t, b.dropped())
+		})
+	}
+}
+
 // TestDamagedPacketsAreNotJoined damages one bit after the other: no damaged byte may come out in a super-packet, whose checksum
 // the kernel makes anew, nor anything that was not damaged be lost.
 func TestDamagedPacketsAreNotJoined(t *testing.T) {

@@ -17,8 +17,10 @@ type run struct {
 	count int
 	size  int // of each packet's payload; only the last may have less
 	bytes int // of payload
-	// closed: a packet with less payload, or PSH, was the last.
-	closed   bool
+	// closed: a packet with less payload was the last, or the first had PSH.
+	closed bool
+	// pushed: a packet had PSH. What follows is joined all the same, and the last has it: nothing waits for what is to come.
+	pushed   bool
 	verified bool // the first packet; it is not while it is alone
 	sequence uint32
 	// What is the same in every packet's headers, summed: of the IPv4 header, and of what the transport's checksum covers.
@@ -58,7 +60,7 @@ func (r *run) sameFlow(in *inner, p []byte) bool {
 func (r *run) begin(in *inner, p []byte) {
 	r.in, r.first, r.count, r.verified = *in, p, 1, false
 	r.size = in.length - in.headLen
-	r.bytes, r.closed = r.size, false
+	r.bytes, r.closed, r.pushed = r.size, false, false
 	if in.transport == unix.IPPROTO_TCP {
 		t := p[in.ipLen:]
 		r.sequence = binary.BigEndian.Uint32(t[tcpSequence:]) + uint32(r.size)
@@ -96,10 +98,7 @@ func (r *run) add(in *inner, p []byte) addition {
 	r.closed = payload < r.size
 	if in.transport == unix.IPPROTO_TCP {
 		r.sequence += uint32(payload)
-		if p[in.ipLen+tcpFlags]&tcpPSH != 0 {
-			r.closed = true
-			r.first[in.ipLen+tcpFlags] |= tcpPSH // each cut packet but the last loses it again
-		}
+		r.pushed = r.pushed || p[in.ipLen+tcpFlags]&tcpPSH != 0
 	}
 	return added
 }
@@ -186,6 +185,9 @@ func (r *run) seal() (header, p []byte) {
 	p = r.buf[runRoom-in.headLen:][:length]
 	head := p[:in.headLen]
 	copy(head, r.first)
+	if r.pushed {
+		head[in.ipLen+tcpFlags] |= tcpPSH // each cut packet but the last loses it again
+	}
 	in.setLength(head, length)
 	rest := uint16(length - in.ipLen)
 	h := virtioHeader{
