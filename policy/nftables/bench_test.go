@@ -127,9 +127,9 @@ func BenchmarkRepair(b *testing.B) {
 			loop, them := running(b, newDriver(b, nftables.Config{NetNS: n.NetNS(), Shared: true})), someone(b, n)
 			set(b, loop, nftables.Spec{Rules: node.rules})
 			for b.Loop() {
-				before := loop.Status().Passes
+				before := loop.Status().Drift // grows with the pass that has repaired it, whatever passes follow
 				commit(b, them, func(batch *nft.Batch) { batch.DeleteTable(ours) })
-				for now := loop.Status(); now.Passes == before || now.Last.Changes == 0; now = loop.Status() {
+				for now := loop.Status(); now.Drift == before; now = loop.Status() {
 					require.NoError(b, now.Last.Err)
 					time.Sleep(100 * time.Microsecond)
 				}
