@@ -127,7 +127,12 @@ func (r *renderer) frameSets() {
 		r.elements(nft.Set{Name: "self" + f.suffix, Key: nft.Concat(f.addr, f.addr)})
 		r.elements(nft.Set{Name: "closed" + f.suffix, Key: f.addr, Interval: true})
 	}
+	r.elements(nft.Set{Name: tcpUDP, Key: nft.InetProto},
+		nft.Element{Key: string([]byte{unix.IPPROTO_TCP})}, nft.Element{Key: string([]byte{unix.IPPROTO_UDP})})
 }
+
+// tcpUDP is the set of these two protocols.
+const tcpUDP = "tcp-udp"
 
 func (r *renderer) locals(list []policy.Local) {
 	for _, l := range list {
@@ -323,10 +328,14 @@ func (r *renderer) never(m *policy.Match, f family) bool {
 
 // matches are the rules of a policy; pass is where those go on that pass.
 func (r *renderer) matches(into *chain, f family, c *policy.Chain, pass statement) {
-	for i := range c.Matches {
+	for i := 0; i < len(c.Matches); i++ {
 		m := &c.Matches[i]
 		if m.Blocks != "" && r.never(m, f) {
 			continue
+		}
+		both := !f.tracked && i+1 < len(c.Matches) && bothProtocols(m, &c.Matches[i+1])
+		if both {
+			i++
 		}
 		var end []statement
 		switch m.Action {
@@ -339,13 +348,22 @@ func (r *renderer) matches(into *chain, f family, c *policy.Chain, pass statemen
 		}
 		what := meaning{Counts: true, Policy: c.Policy, Direction: c.Direction, Rule: m.Rule, Action: m.Action}
 		comment := fmt.Sprintf("%s %s[%d]", c.Policy, c.Direction, m.Rule)
-		r.add(into, what, comment, append(r.conditions(f, c.Direction, m), end...)...)
+		r.add(into, what, comment, append(r.conditions(f, c.Direction, m, both), end...)...)
 	}
 }
 
-// conditions asks what costs least first: to look into a set takes longer than all else.
-func (r *renderer) conditions(f family, d policy.Direction, m *policy.Match) (all []statement) {
-	if m.Protocol != 0 {
+// bothProtocols reports whether two Matches of a rule differ in this alone, that one is of TCP and the other of UDP, as those of
+// DNS do. They are one rule then, which a packet from elsewhere leaves at the set of peers. In rules about the connection they stay two:
+// nft takes no port of a connection whose protocol it has not read before.
+func bothProtocols(a, b *policy.Match) bool {
+	return a.Protocol == policy.TCP && b.Protocol == policy.UDP && a.Rule == b.Rule && a.Action == b.Action &&
+		a.Peers == b.Peers && a.Blocks == b.Blocks && a.PortNames+b.PortNames == "" && slices.Equal(a.Ports, b.Ports)
+}
+
+// conditions asks what costs least first: to look into a set takes longer than all else. Which of both protocols it is comes last,
+// for that is a set too.
+func (r *renderer) conditions(f family, d policy.Direction, m *policy.Match, both bool) (all []statement) {
+	if m.Protocol != 0 && !both {
 		all = append(all, protocolIs(m.Protocol))
 	}
 	if len(m.Ports) == 1 {
@@ -359,6 +377,9 @@ func (r *renderer) conditions(f family, d policy.Direction, m *policy.Match) (al
 		all = append(all, f.namedPort(m.PortNames+f.suffix))
 	case len(m.Ports) > 1:
 		all = append(all, f.portIn(portListName(m.Ports)))
+	}
+	if both {
+		all = append(all, protocolIn(tcpUDP))
 	}
 	return all
 }

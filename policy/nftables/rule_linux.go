@@ -200,6 +200,10 @@ func protocolIs(p policy.Protocol) statement {
 	}}
 }
 
+func protocolIn(set string) statement {
+	return lookup("meta l4proto", set, &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG_1})
+}
+
 func (f family) portIs(p policy.PortRange) statement {
 	load, text := f.port(unix.NFT_REG_1)
 	from, to := binary.BigEndian.AppendUint16(nil, p.From), binary.BigEndian.AppendUint16(nil, p.To)

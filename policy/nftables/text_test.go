@@ -86,3 +86,39 @@ func TestTextRefuses(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, text)
 }
+
+// TestBothProtocolsShareARule where nothing else tells them apart, and what nft takes allows it.
+func TestBothProtocolsShareARule(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		strict bool
+		ports  []policy.Port
+		want   []string
+	}{
+		{"one port", false, []policy.Port{{Number: 53}, {Number: 53, Protocol: policy.UDP}}, []string{"th dport 53 meta l4proto @tcp-udp"}},
+		{"a list", false, []policy.Port{{Number: 53}, {Number: 80}, {Number: 53, Protocol: policy.UDP}, {Number: 80, Protocol: policy.UDP}},
+			[]string{"th dport @s-53.80 meta l4proto @tcp-udp"}},
+		{"all", false, []policy.Port{{Protocol: policy.TCP}, {Protocol: policy.UDP}}, []string{"meta l4proto @tcp-udp"}},
+		{"another", false, []policy.Port{{Number: 53}, {Number: 53, Protocol: policy.UDP}, {Number: 53, Protocol: policy.SCTP}},
+			[]string{"th dport 53 meta l4proto @tcp-udp", "meta l4proto sctp th dport 53"}},
+		{"ports differ", false, []policy.Port{{Number: 53}, {Number: 54, Protocol: policy.UDP}},
+			[]string{"meta l4proto tcp th dport 53", "meta l4proto udp th dport 54"}},
+		{"strict", true, []policy.Port{{Number: 53}, {Number: 53, Protocol: policy.UDP}},
+			[]string{"meta l4proto tcp ct reply proto-src 53", "meta l4proto udp ct reply proto-src 53"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := world.Village()
+			m.Policies = m.Policies[:1]
+			m.Policies[0].Ingress = []policy.Rule{{Ports: test.ports}}
+			text, err := nftables.Text(nftables.Config{}, nftables.Spec{Rules: compiled(t, m, "node-1"), Strict: test.strict})
+			require.NoError(t, err)
+			var got []string
+			for line := range strings.Lines(text) {
+				if rule, _, ok := strings.Cut(strings.TrimSpace(line), " counter accept"); ok {
+					got = append(got, rule)
+				}
+			}
+			assert.Equal(t, slices.Concat(test.want, test.want), got, "in each family")
+		})
+	}
+}
