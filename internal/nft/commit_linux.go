@@ -1,100 +1,86 @@
 package nft
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"math"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft"
 )
 
-// loadChunk bounds one transaction of Load: the kernel holds the table's lock for as long as it works on one.
+// loadChunk bounds one transaction of Load: the kernel holds the table's lock for as long as it works on one, and the next is put
+// into messages meanwhile.
 const loadChunk = 4 << 20
 
 // Commit sends the batch as one transaction: all of it happens at once, or nothing. The error is a [*TransactionError]
 // when the kernel refused it, [ErrTooLarge] when it is too long for this process, [podweft.ErrNotSupported] when the kernel
 // has no nf_tables. ctx is looked at before sending only: the kernel answers at once.
 func (c *Conn) Commit(ctx context.Context, b *Batch) error {
-	if b.err != nil || b.Len() == 0 {
-		return b.err
+	if b.Len() == 0 {
+		return nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.commit(ctx, b, 0, b.Len())
+	p, err := b.pack(c.out, 0, math.MaxInt)
+	if err != nil {
+		return err
+	}
+	c.out = p.buf
+	return c.commit(ctx, b, p)
 }
 
-// Load sends the batch in as many transactions as the send buffer makes necessary, most often one, in order; each happens
-// at once or not at all. It stops at the first that fails. Order the batch so that every beginning of it is harmless.
+// Load sends the batch in as many transactions as its size makes necessary, most often one, in order; each happens at once or
+// not at all. It stops at the first that fails. Order the batch so that every beginning of it is harmless.
 func (c *Conn) Load(ctx context.Context, b *Batch) error {
-	if b.err != nil {
-		return b.err
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.grow(min(len(b.msg.buf)+2*envelope, loadChunk))
-	for from := 0; from < b.Len(); {
-		to := b.chunk(from, min(c.limit, loadChunk))
-		if err := c.commit(ctx, b, from, to); err != nil {
-			return err
-		}
-		from = to
+	c.grow(loadChunk)
+	limit := min(c.limit, loadChunk)
+	p, err := b.pack(c.out, 0, limit)
+	c.out = nil // is the parcel's; from now on the one that is free
+	for err == nil && p.from < p.to {
+		var next parcel
+		var nextErr error
+		packed := make(chan struct{})
+		go func() {
+			defer close(packed)
+			next, nextErr = b.pack(c.out, p.to, limit)
+		}()
+		err = c.commit(ctx, b, p)
+		<-packed
+		c.out = p.buf
+		p, err = next, cmp.Or(err, nextErr)
 	}
-	return nil
+	return err
 }
 
-// envelope is the size of the message that begins a transaction, and of the one that ends it.
-const envelope = headerLen
-
-// chunk returns the end of the longest run of requests from from that one transaction of limit bytes holds, at least one.
-func (b *Batch) chunk(from, limit int) int {
-	to := from + 1
-	for to < b.Len() && b.requests[to].end-b.requests[from].start+2*envelope <= limit {
-		to++
-	}
-	return to
-}
-
-// commit sends requests [from, to) as one transaction.
-func (c *Conn) commit(ctx context.Context, b *Batch, from, to int) error {
+// commit sends the parcel as one transaction.
+func (c *Conn) commit(ctx context.Context, b *Batch, p parcel) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	first := c.frame(b, from, to)
-	c.grow(len(c.out))
-	err := c.send(c.out)
+	first := c.number(p.buf)
+	c.grow(len(p.buf))
+	err := c.send(p.buf)
 	if errors.Is(err, unix.EMSGSIZE) {
-		return opError("commit", transaction, fmt.Errorf("%w: %d bytes: %w", ErrTooLarge, len(c.out), err))
+		return opError("commit", transaction, fmt.Errorf("%w: %d bytes: %w", ErrTooLarge, len(p.buf), err))
 	}
 	if err != nil {
 		return opError("commit", transaction, err)
 	}
-	return c.outcome(b, from, to, first)
+	return c.outcome(b, p.from, p.to, first)
 }
 
-// frame fills c.out with the messages between their envelope and returns the sequence number of the first one in it. Only
-// the last request asks for an acknowledgement: those that fail are answered anyway (net/netfilter/nfnetlink.c,
-// nfnetlink_rcv_batch), and the fewer answers, the fewer can be lost.
-func (c *Conn) frame(b *Batch, from, to int) (first uint32) {
-	m := message{buf: slices.Grow(c.out[:0], b.requests[to-1].end-b.requests[from].start+2*envelope)}
-	m.header(unix.NFNL_MSG_BATCH_BEGIN, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, 0)
-	m.finish()
-	last := 0
-	for _, r := range b.requests[from:to] {
-		last = len(m.buf)
-		m.buf = append(m.buf, b.msg.buf[r.start:r.end]...)
-	}
-	native.PutUint16(m.buf[last+6:], native.Uint16(m.buf[last+6:])|unix.NLM_F_ACK)
-	m.header(unix.NFNL_MSG_BATCH_END, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, 0)
-	m.finish()
-	c.out = m.buf
-
+// number gives sequence numbers to messages and returns that of the first.
+func (c *Conn) number(messages []byte) (first uint32) {
 	first = c.seq + 1
-	for at := 0; at < len(c.out); at += int(native.Uint32(c.out[at:])) {
+	for at := 0; at < len(messages); at += int(native.Uint32(messages[at:])) {
 		c.seq++
-		native.PutUint32(c.out[at+8:], c.seq)
+		native.PutUint32(messages[at+8:], c.seq)
 	}
 	return first
 }
@@ -117,8 +103,8 @@ func (c *Conn) outcome(b *Batch, from, to int, first uint32) error {
 			case refused && i == 0:
 				failed = append(failed, opError("commit", transaction, transactionError(f)))
 			case refused:
-				request := b.requests[from+i-1]
-				failed = append(failed, opError(request.op, request.culprit(b, f), f.err()))
+				request := &b.requests[from+i-1]
+				failed = append(failed, opError(request.op, request.culprit(f), f.err()))
 			}
 		})
 		if err != nil {
@@ -145,13 +131,16 @@ func transactionError(f failure) error {
 }
 
 // culprit is the object that f is about: the very element where the kernel says so (since 5.18 or so), else the set.
-func (r request) culprit(b *Batch, f failure) podweft.Object {
+func (r *request) culprit(f failure) podweft.Object {
 	if len(r.elements) == 0 {
 		return r.object
 	}
 	set := r.object.(Set)
-	if i, ok := r.elementAt(b.msg.buf[r.start:r.end], int(f.offset)); ok {
-		return SetElement{set, r.elements[i]}
+	var m message
+	if r.write(&m) == nil {
+		if i, ok := elementAt(m.buf, int(f.offset)); ok {
+			return SetElement{set, r.elements[i]}
+		}
 	}
 	if len(r.elements) == 1 {
 		return SetElement{set, r.elements[0]}
@@ -161,7 +150,7 @@ func (r request) culprit(b *Batch, f failure) podweft.Object {
 
 // elementAt finds the element whose attribute is at offset in the message. The end of a range belongs to the element
 // before it.
-func (r request) elementAt(msg []byte, offset int) (int, bool) {
+func elementAt(msg []byte, offset int) (int, bool) {
 	at, i := 0, -1
 	for a := range attrs(msg[headerLen:]) {
 		if a.kind == unix.NFTA_SET_ELEM_LIST_ELEMENTS {

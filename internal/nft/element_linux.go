@@ -115,26 +115,35 @@ func (b *Batch) DeleteElements(s Set, elements ...Element) {
 // maxList bounds the elements in one message: an attribute's length has 16 bits.
 const maxList = 60_000
 
-// elements writes as many messages as the elements need.
+// elements makes as many messages as the elements need.
 func (b *Batch) elements(kind, flags uint16, op string, s Set, elements []Element) {
 	for len(elements) > 0 {
-		sent := 0
+		some := elements[:b.fitting(s, elements)]
 		b.request(kind, flags, s.Table.Family, op, s, func(m *message) {
 			m.str(unix.NFTA_SET_ELEM_LIST_TABLE, s.Table.Name)
 			m.str(unix.NFTA_SET_ELEM_LIST_SET, s.Name)
 			list := m.open(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
-			for _, e := range elements {
-				if sent > 0 && len(m.buf)-list > maxList {
-					break
-				}
+			for _, e := range some {
 				m.element(s, e)
-				sent++
 			}
 			m.close(list)
 		})
-		b.requests[len(b.requests)-1].elements = elements[:sent]
-		elements = elements[sent:]
+		b.requests[len(b.requests)-1].elements = some
+		elements = elements[len(some):]
 	}
+}
+
+// fitting is how many of the elements one message holds.
+func (b *Batch) fitting(s Set, elements []Element) int {
+	size := 0
+	for i, e := range elements {
+		b.scratch.buf = b.scratch.buf[:0]
+		b.scratch.element(s, e)
+		if size += len(b.scratch.buf); size > maxList {
+			return max(i, 1)
+		}
+	}
+	return len(elements)
 }
 
 // element writes one element: as two where the kernel keeps ranges as their two ends.

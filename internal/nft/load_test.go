@@ -51,6 +51,28 @@ func TestSmallSendBuffer(t *testing.T) {
 	assert.Len(t, elements, n)
 }
 
+// TestLoadStopsAtTheFirstFailure: what was sent before it is there, and what follows is not.
+func TestLoadStopsAtTheFirstFailure(t *testing.T) {
+	const n = 20_000
+	c, _ := dial(t)
+	c.FixSendBuffer(100_000)
+	missing := nft.Chain{Table: ours, Name: "missing"}
+	var b nft.Batch
+	b.AddTable(ours, 0)
+	b.AddSet(hosts)
+	b.AddElements(hosts, addresses(n)...)
+	b.FlushChain(missing)
+	b.DeleteElements(hosts, addresses(n)...)
+
+	err := c.Load(t.Context(), &b)
+	require.ErrorIs(t, err, unix.ENOENT)
+	require.ErrorContains(t, err, missing.ID())
+	elements, err := c.Elements(t.Context(), hosts)
+	require.NoError(t, err)
+	assert.NotEmpty(t, elements)
+	require.NoError(t, c.Load(t.Context(), &nft.Batch{}))
+}
+
 func TestOneConnManyGoroutines(t *testing.T) {
 	c, _ := dial(t)
 	var wg sync.WaitGroup

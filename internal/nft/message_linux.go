@@ -21,7 +21,8 @@ var (
 // begins aligned.
 type message struct {
 	buf   []byte
-	start int // of the message being written
+	start int   // of the message being written
+	err   error // the first thing that could not be written
 }
 
 // begin starts a message of nf_tables; finish ends it. The sender fills in sequence number and port.

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -51,8 +52,8 @@ func (b *Batch) AddRule(r Rule) {
 		m.str(unix.NFTA_RULE_TABLE, r.Table.Name)
 		m.str(unix.NFTA_RULE_CHAIN, r.Chain)
 		list := m.open(unix.NFTA_RULE_EXPRESSIONS)
-		if err := m.expressions(r.Table.Family, r.Exprs); err != nil && b.err == nil {
-			b.err = opError("create", r, err)
+		if err := m.expressions(r.Table.Family, r.Exprs); err != nil {
+			m.err = cmp.Or(m.err, err)
 		}
 		m.close(list)
 		if r.Comment != "" {

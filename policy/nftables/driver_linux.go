@@ -89,8 +89,8 @@ func (d *Driver) Plan(ctx context.Context, spec Spec) (podweft.Plan, error) {
 }
 
 // Apply makes the table what spec asks for: packets see it as it was or as it will be. New chains and sets are made first, when
-// nothing leads to them; the rest is one transaction. Only what is too large for the socket's buffer, such as a load into no
-// table, takes several; then what [Spec.Closed] has stays closed until the last.
+// nothing leads to them; the rest is one transaction. Only a load of some thousand pods into no table takes several, and
+// whatever is too large for the socket's buffer; then what [Spec.Closed] has stays closed until the last.
 //
 // In a [podweft.Loop] and while nobody else touches the table, an Apply looks only at what has changed since the last, which
 // costs what changed. Any other reads the table.
@@ -260,7 +260,7 @@ func (d *Driver) difference(there bool, info nft.TableInfo, have, want *image) *
 		c.note(podweft.Update, d.table, "has things of our names that are not ours: all of it is made anew")
 		return c.from(newImage(), want)
 	case !there:
-		c.whole = true
+		c.whole, c.first = true, true
 		c.before.AddTable(d.table, flags) // by itself: where the kernel does not know the flags, it says so before it has seen the rest
 		c.note(podweft.Create, d.table, "")
 		return c.from(newImage(), want)
@@ -328,8 +328,12 @@ func (d *Driver) write(ctx context.Context, c *change) error {
 			return c.fail(podweft.ErrHeld)
 		}
 	}
+	send := d.conn.Commit
+	if c.first {
+		send = d.conn.Load
+	}
 	for _, b := range []*nft.Batch{&c.before, &c.batch} {
-		err := d.conn.Commit(ctx, b)
+		err := send(ctx, b)
 		if errors.Is(err, nft.ErrTooLarge) {
 			err = d.conn.Load(ctx, b)
 		}

@@ -71,7 +71,8 @@ type change struct {
 	plan   podweft.Plan
 	before nft.Batch
 	batch  nft.Batch
-	whole  bool // there is no table that packets go through: everything is one transaction
+	whole  bool // there is no table that packets go through: nothing need be made before
+	first  bool // there is none at all: it is loaded, which takes several transactions if it is large
 	have   *image
 	want   *image
 }
