@@ -294,16 +294,33 @@ func (a *reply) decode(b []byte, each func(body []byte)) error {
 	})
 }
 
+// shortPiece is the size below which a piece of an answer is decoded before the next is read. What the kernel says about one thing is
+// below it, and so is a short listing's only piece: all that follows is the acknowledgement, or DONE. The first piece of a long listing
+// fills a page and more (netlink_dump in net/netlink/af_netlink.c).
+const shortPiece = 3 << 10
+
 // receiveAll reads until last says that there is no more, and has each piece decoded while the kernel fills the next: for a
 // long listing either takes about as long as the other. When it returns, nothing is being decoded any more.
+//
+// Short pieces it decodes itself. To wake another thread for one takes longer, some 20 us where the other processor sleeps.
 func (c *Conn) receiveAll(last func([]byte) (bool, error), decode func([]byte) error) error {
-	n, err := c.receiveInto(c.read)
-	if err != nil {
-		return err
+	for {
+		n, err := c.receiveInto(c.read)
+		if err != nil {
+			return err
+		}
+		done, err := last(c.read[:n])
+		if !done && err == nil && n >= shortPiece {
+			return c.receiveLong(n, last, decode)
+		}
+		if err = errors.Join(err, decode(c.read[:n])); done || err != nil {
+			return err
+		}
 	}
-	if done, err := last(c.read[:n]); done || err != nil {
-		return errors.Join(err, decode(c.read[:n])) // usually: nobody else is needed
-	}
+}
+
+// receiveLong is receiveAll when n bytes have been read.
+func (c *Conn) receiveLong(n int, last func([]byte) (bool, error), decode func([]byte) error) (err error) {
 	if c.ahead == nil {
 		c.ahead = make([]byte, readSize)
 	}
