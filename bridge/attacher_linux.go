@@ -61,11 +61,8 @@ func (a *Attacher) attach(ctx context.Context, b Bridge, p Port) (at Attached, e
 	if err != nil {
 		return at, err
 	}
-	entered := make(chan error, 1) // entering takes a thread of its own anyway
-	go func() { entered <- pod.Dial() }()
-	br, err := a.converge(ctx, b)
-	err = errors.Join(err, <-entered)
 	defer pod.Close()
+	br, err := a.converge(ctx, b)
 	if err != nil {
 		return at, err
 	}

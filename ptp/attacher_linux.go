@@ -51,7 +51,7 @@ func (a *Attacher) Attach(ctx context.Context, p Port) (Attached, error) {
 }
 
 func (a *Attacher) attach(ctx context.Context, p Port) (at Attached, err error) {
-	pod, err := a.node.Enter(p.NetNS)
+	pod, err := a.node.Open(p.NetNS)
 	if err != nil {
 		return at, err
 	}

@@ -21,34 +21,59 @@ type Pair struct {
 }
 
 // Plug makes the pair, or finds it, and reads it. It says whether it made it also when it then fails. A retired pair gives way.
+//
+// It opens the sockets in the pod too, on another thread: the kernel takes longer for the pair.
 func (p *Pair) Plug(ctx context.Context, node *Node, pod *Pod) (made bool, err error) {
-	made, err = p.plug(ctx, node, pod)
-	if !errors.Is(err, podweft.ErrConflict) && !errors.Is(err, unix.EEXIST) {
-		return made, err
-	}
-	free, failed := node.exhume(ctx, p, pod)
-	switch {
-	case failed != nil:
+	dialed := make(chan error, 1)
+	go func() { dialed <- pod.Dial() }()
+	err = p.create(ctx, node, pod)
+	made = err == nil
+	if failed := <-dialed; failed != nil {
 		return made, failed
-	case free:
-		return p.plug(ctx, node, pod)
 	}
-	return made, err
+	if made {
+		return made, p.read(ctx, node)
+	}
+	return p.take(ctx, node, pod, err)
 }
 
-func (p *Pair) plug(ctx context.Context, node *Node, pod *Pod) (made bool, err error) {
+// take finds the pair that could not be made for what err says, or makes it when a retired one has given way.
+func (p *Pair) take(ctx context.Context, node *Node, pod *Pod, err error) (made bool, _ error) {
+	if err = p.unmade(ctx, node, pod, err); !errors.Is(err, podweft.ErrConflict) && !errors.Is(err, unix.EEXIST) {
+		return false, err
+	}
+	free, failed := node.exhume(ctx, p, pod)
+	if failed != nil {
+		return false, failed
+	}
+	if !free {
+		return false, err
+	}
+	if err = p.create(ctx, node, pod); err == nil {
+		return true, p.read(ctx, node)
+	}
+	return false, p.unmade(ctx, node, pod, err)
+}
+
+func (p *Pair) create(ctx context.Context, node *Node, pod *Pod) error {
 	var b nl.Batch
 	b.CreateVeth(p.Host, p.Peer, int(pod.file.Fd()))
-	err = errors.Join(node.Conn.Do(ctx, &b)...)
-	if errors.Is(err, unix.EEXIST) {
-		return false, p.find(ctx, node, pod)
-	}
-	if err != nil {
-		return false, p.failed(err)
-	}
+	return errors.Join(node.Conn.Do(ctx, &b)...)
+}
+
+// read reads the pair that was made.
+func (p *Pair) read(ctx context.Context, node *Node) (err error) {
 	p.Have, err = node.Conn.Port(ctx, p.Host.Name)
 	p.Peer.Index, p.Peer.MTU = p.Have.Pair, p.Have.MTU
-	return true, err
+	return err
+}
+
+// unmade says what became of a pair that was not made for what err says: it may be there.
+func (p *Pair) unmade(ctx context.Context, node *Node, pod *Pod, err error) error {
+	if errors.Is(err, unix.EEXIST) {
+		return p.find(ctx, node, pod)
+	}
+	return p.failed(err)
 }
 
 // find reads the links that keep the pair from being made. They may be the pair.

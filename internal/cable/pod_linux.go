@@ -29,7 +29,7 @@ func (n *Node) Enter(path string) (*Pod, error) {
 	return pod, nil
 }
 
-// Open opens the namespace, unless it is the node's own. [Pod.Dial] does the rest, which takes a thread.
+// Open opens the namespace, unless it is the node's own. [Pair.Plug] does the rest, or [Pod.Dial].
 func (n *Node) Open(path string) (*Pod, error) {
 	file, err := os.Open(path)
 	if err != nil {
