@@ -36,21 +36,27 @@
 //
 // The benchmarks compare it with the kernel's VXLAN, with a forwarder that takes packets one by one, and with the floor: a bare forwarder
 // that reads super-packets from the same TUN and sends them through the same sockets as they are, without looking at them. Whatever
-// moves packets through user space makes the floor's system calls and has its copies made. On two processors that do all the work, the
-// pods' too (Linux 6.18, veth, MTU 1500, IPv4), the medians of several runs of BenchmarkThroughput and BenchmarkRTT were
+// moves packets through user space makes the floor's system calls and has its copies made. On two processors of an EPYC that do all the
+// work, the pods' too (Linux 6.18, veth, MTU 1500), the medians of several runs of BenchmarkThroughput and BenchmarkRTT were
 //
-//	                                                  udp          floor        VXLAN itself
-//	TCP, 1 stream, of VXLAN's                         0.41-0.51    0.55-0.77    15-21 Gbit/s
-//	TCP, 4 streams, of VXLAN's                        0.21-0.31    0.32-0.39    25-38 Gbit/s
-//	processor time for a Gbit, 1 stream, of VXLAN's   2.1-2.5      1.6-1.9      0.08-0.12 s
-//	processor time for a Gbit, 4 streams, of VXLAN's  3.7-4.9      2.5-2.9      0.05-0.08 s
-//	round trip, of one-by-one's                       0.87-0.90    0.78-0.83    0.36-0.41
+//	                                                        udp          floor        VXLAN itself
+//	IPv4  TCP, 1 stream, of VXLAN's                         0.77-0.78    0.88-1.02    17 Gbit/s
+//	      TCP, 4 streams, of VXLAN's                        0.39-0.42    0.41-0.45    32 Gbit/s
+//	      processor time for a Gbit, 1 stream, of VXLAN's   1.5-1.6      1.1-1.4      0.08 s
+//	      processor time for a Gbit, 4 streams, of VXLAN's  2.3-2.6      2.1-2.3      0.06 s
+//	IPv6  TCP, 1 stream, of VXLAN's                         0.63-0.71    0.78-0.91
+//	      TCP, 4 streams, of VXLAN's                        0.37         0.39-0.42
+//	      processor time for a Gbit, 1 stream, of VXLAN's   1.6-1.7      1.3-1.4
+//	      processor time for a Gbit, 4 streams, of VXLAN's  2.5-2.7      2.2-2.4
+//	both  round trip, of one-by-one's                       0.65-0.79    0.64-0.75    0.22-0.30
+//
+// On a Xeon of 2.5 GHz, where copies take longer, it was 0.45-0.51 and 0.27-0.31 over IPv4, processor time 2.1-2.3 and 3.2-3.6, round
+// trips 0.87-0.91; the figures below are that machine's.
 //
 // The copies are the limit. With VXLAN the kernel copies a byte twice, from and to the pods (tcp_sendmsg, tcp_recvmsg). Here it does so
 // four times more: tun_do_read, udp_sendmsg, udp_recvmsg, tun_get_user. One moves about 10 GB/s on that machine, for VXLAN as for the
 // floor, so that the four take 0.05 s of processor time for a Gbit: nearly as much again as VXLAN takes in all. Copies are 0.4 of the
-// floor's time and a third of ours. A round trip is four wakeups; the floor has them too. Over IPv6 one stream has 0.35-0.42 of VXLAN's
-// throughput, where the floor has 0.51-0.56.
+// floor's time and a third of ours. A round trip is four wakeups; the floor has them too.
 //
 // What we add to the floor was priced by leaving it out, in alternating rounds of one stream. The headers of packets that are received,
 // when each was read in full, cost 1.05 in throughput; the checksums of what is received 1.02. The floor itself is 1.16 times as fast
