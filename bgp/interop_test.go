@@ -179,6 +179,12 @@ func (d daemon) start(t testing.TB, r router) *running {
 	require.NoError(t, os.WriteFile(dir+"/conf", []byte(d.config(r)), 0o600))
 	require.NoError(t, os.WriteFile(dir+"/vtysh.conf", nil, 0o600))
 	require.NoError(t, os.WriteFile(dir+"/group", []byte("root:x:0:\nfrrvty:x:0:root\n"), 0o600))
+	t.Cleanup(func() {
+		if t.Failed() {
+			log, _ := os.ReadFile(run.dir + "/log")
+			t.Logf("%s's log:\n%s", d.name, log)
+		}
+	})
 	if d.kernel != nil {
 		command := d.kernel(dir)
 		zebra := run.run(t, r.self, command[0], command[1:]...)
@@ -192,8 +198,7 @@ func (d daemon) start(t testing.TB, r router) *running {
 	t.Cleanup(func() {
 		if t.Failed() {
 			sessions, _ := run.says(d.sessions)
-			log, _ := os.ReadFile(run.dir + "/log")
-			t.Logf("%s's sessions:\n%s\nits log:\n%s", d.name, sessions, log)
+			t.Logf("%s's sessions:\n%s", d.name, sessions)
 		}
 		run.kill()
 	})
@@ -425,8 +430,10 @@ func goneFrom(t testing.TB, n *testnet.Node, p netip.Prefix, begun time.Time) ti
 // programmed waits until the node's kernel has routes to our blocks.
 func programmed(t testing.TB, n *testnet.Node) {
 	t.Helper()
-	h := handle(t, n)
-	require.Eventually(t, func() bool { return kernelHas(t, h, v4Block(1), v6Block(1)) }, patience, 10*time.Millisecond, "the kernel of %s", n.Name)
+	begun := time.Now()
+	for h := handle(t, n); !kernelHas(t, h, v4Block(1), v6Block(1)); time.Sleep(10 * time.Millisecond) {
+		require.Less(t, time.Since(begun), patience, "our blocks are not in the kernel of %s", n.Name)
+	}
 }
 
 // kernelHas reports whether there are routes to all of the prefixes.

@@ -19,8 +19,9 @@ func sumMost(b []byte, acc uint64) (uint64, []byte) {
 	return plus(acc, sumBlocks(b[:n])), b[n:]
 }
 
-// lineLen is how much copyBlocks takes at a time behind the last block, in bytes. What is left is copied and summed apart, which takes
-// as long for a hundred bytes as blocks for a thousand: as many are left of a packet over IPv6 with MTU 1500.
+// lineLen is how much copyBlocks takes at a time behind the last block, in bytes. What is left then is copied and summed apart, which
+// takes as long for a hundred bytes as blocks for a thousand: behind the blocks there are as many of a packet over IPv6 with MTU 1500,
+// behind the lines four.
 const lineLen = 32
 
 // copyBlocks is sumBlocks, and copies b to dst. The length of b is a multiple of lineLen.

@@ -17,7 +17,7 @@ type run struct {
 	count int
 	size  int // of each packet's payload; only the last may have less
 	bytes int // of payload
-	// closed: a packet with less payload was the last, or the first had PSH.
+	// closed: a packet with less payload was the last, or the first had PSH, with whose flags all are compared.
 	closed bool
 	// pushed: a packet had PSH. What follows is joined all the same, and the last has it: nothing waits for what is to come.
 	pushed   bool

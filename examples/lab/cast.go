@@ -118,6 +118,9 @@ func newCast(c *cluster, files policy.Model) (*cast, error) {
 			part = parts[i]
 		}
 		part.Node = p.on.machine.Name
+		if c.racked != nil {
+			part.Phase = policy.Running // a pod that has ended has no part in policies, and agents would wait for it to begin
+		}
 		part.Labels = maps.Clone(part.Labels)
 		k.model.Pods = append(k.model.Pods, part)
 		k.roles = append(k.roles, role{p, i})

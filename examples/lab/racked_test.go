@@ -152,5 +152,6 @@ func TestPolicyObjects(t *testing.T) {
 	require.NoError(t, err)
 	got, err := json.Marshal(objects)
 	require.NoError(t, err)
-	assert.JSONEq(t, `[{"kind":"NetworkPolicy","metadata":{"name":"a"}}, {"kind":"NetworkPolicyList","items":[{"metadata":{"name":"b"}}]}]`, string(got))
+	want := `[{"kind":"NetworkPolicy","metadata":{"name":"a"}}, {"kind":"NetworkPolicyList","items":[{"metadata":{"name":"b"}}]}]`
+	assert.JSONEq(t, want, string(got))
 }

@@ -34,7 +34,8 @@ func (c *Conn) Commit(ctx context.Context, b *Batch) error {
 }
 
 // Load sends the batch in as many transactions as its size makes necessary, most often one, in order; each happens at once or
-// not at all. It stops at the first that fails. Order the batch so that every beginning of it is harmless.
+// not at all. It stops at the first that fails. Order the batch so that every beginning of it is harmless. ctx is looked at before
+// the first only.
 func (c *Conn) Load(ctx context.Context, b *Batch) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -52,7 +53,7 @@ func (c *Conn) Load(ctx context.Context, b *Batch) error {
 		}()
 		err = c.commit(ctx, b, p)
 		<-packed
-		c.out = p.buf
+		c.out, ctx = p.buf, context.WithoutCancel(ctx)
 		p, err = next, cmp.Or(err, nextErr)
 	}
 	return err
@@ -151,6 +152,9 @@ func (r *request) culprit(f failure) podweft.Object {
 // elementAt finds the element whose attribute is at offset in the message. The end of a range belongs to the element
 // before it.
 func elementAt(msg []byte, offset int) (int, bool) {
+	if len(msg) < headerLen {
+		return 0, false
+	}
 	at, i := 0, -1
 	for a := range attrs(msg[headerLen:]) {
 		if a.kind == unix.NFTA_SET_ELEM_LIST_ELEMENTS {

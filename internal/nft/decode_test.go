@@ -217,6 +217,7 @@ func FuzzReplies(f *testing.F) {
 	b.AddSet(ports)
 	b.AddRule(Rule{Table: Table{INet, "t"}, Chain: "c", Comment: "why", Exprs: []expr.Any{&expr.Masq{FullyRandom: true}}})
 	f.Add(messages(&b))
+	f.Add([]byte("\x10\x00\x00\x00\x02\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00"))
 	f.Add([]byte("\x24\x00\x00\x00\x02\x00\x00\x02\x01\x00\x00\x00\x00\x00\x00\x00\xfe\xff\xff\xff"))
 	f.Fuzz(func(t *testing.T, buf []byte) {
 		for r := range replies(buf) {

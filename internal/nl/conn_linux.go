@@ -296,7 +296,7 @@ func (a *reply) decode(b []byte, each func(body []byte)) error {
 
 // shortPiece is the size below which a piece of an answer is decoded before the next is read. What the kernel says about one thing is
 // below it, and so is a short listing's only piece: all that follows is the acknowledgement, or DONE. The first piece of a long listing
-// fills a page and more (netlink_dump in net/netlink/af_netlink.c).
+// nearly fills a page (netlink_dump in net/netlink/af_netlink.c).
 const shortPiece = 3 << 10
 
 // receiveAll reads until last says that there is no more, and has each piece decoded while the kernel fills the next: for a

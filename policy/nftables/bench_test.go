@@ -17,7 +17,7 @@ import (
 )
 
 // BenchmarkLoad is the whole of a Ruleset into a namespace that has none: that of all 10,000 pods as if they were one node's (the
-// bar is 1 s), and that of one node among a hundred. "kernel" is the kernel's part of it, "again" the reading and comparing of a restart.
+// bar is 1 s), and that of one node among a hundred. "kernel" is what is left of it when the rules are made, "again" the reading and comparing of a restart.
 func BenchmarkLoad(b *testing.B) {
 	for _, nodes := range []int{1, 100} {
 		rules := compiled(b, world.Crowd(nodes), "node-0")

@@ -90,7 +90,7 @@ func (d *Driver) Plan(ctx context.Context, spec Spec) (podweft.Plan, error) {
 
 // Apply makes the table what spec asks for: packets see it as it was or as it will be. New chains and sets are made first, when
 // nothing leads to them; the rest is one transaction. Only a load of some thousand pods into no table takes several, and
-// whatever is too large for the socket's buffer; then what [Spec.Closed] has stays closed until the last.
+// whatever is too large for the socket's buffer; then what [Spec.Closed] has is closed from the first until the last.
 //
 // In a [podweft.Loop] and while nobody else touches the table, an Apply looks only at what has changed since the last, which
 // costs what changed. Any other reads the table.
@@ -317,7 +317,7 @@ func (d *Driver) read(ctx context.Context) (info nft.TableInfo, im *image, err e
 }
 
 // write makes the change. When it cannot be made, each part of the plan has the error: no packet is judged otherwise than before,
-// and what nothing leads to is removed by the next pass.
+// unless a load into no table has begun, and what nothing leads to is removed by the next pass.
 func (d *Driver) write(ctx context.Context, c *change) error {
 	if len(c.plan) == 0 {
 		return nil
@@ -334,7 +334,7 @@ func (d *Driver) write(ctx context.Context, c *change) error {
 	}
 	for _, b := range []*nft.Batch{&c.before, &c.batch} {
 		err := send(ctx, b)
-		if errors.Is(err, nft.ErrTooLarge) {
+		if !c.first && errors.Is(err, nft.ErrTooLarge) {
 			err = d.conn.Load(ctx, b)
 		}
 		if err != nil {

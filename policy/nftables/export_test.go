@@ -22,7 +22,7 @@ func (d *Driver) WithUnknownFlags() { d.flags.Store(1 << 7) }
 // Unowned is unowned.
 func (d *Driver) Unowned(err error) bool { return d.unowned(err) }
 
-// Prepare returns what remains of an Apply when everything has been read, compared and put into messages: what the kernel does.
+// Prepare returns what remains of an Apply when everything has been read and compared: what is sent, and what the kernel does.
 func (d *Driver) Prepare(ctx context.Context, spec Spec) (write func() error, err error) {
 	c, _, err := d.compare(ctx, spec)
 	return func() error { return d.write(ctx, c) }, err

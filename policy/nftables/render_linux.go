@@ -127,8 +127,10 @@ func (r *renderer) frameSets() {
 		r.elements(nft.Set{Name: "self" + f.suffix, Key: nft.Concat(f.addr, f.addr)})
 		r.elements(nft.Set{Name: "closed" + f.suffix, Key: f.addr, Interval: true})
 	}
-	r.elements(nft.Set{Name: tcpUDP, Key: nft.InetProto},
-		nft.Element{Key: string([]byte{unix.IPPROTO_TCP})}, nft.Element{Key: string([]byte{unix.IPPROTO_UDP})})
+	if !r.strict {
+		r.elements(nft.Set{Name: tcpUDP, Key: nft.InetProto},
+			nft.Element{Key: string([]byte{unix.IPPROTO_TCP})}, nft.Element{Key: string([]byte{unix.IPPROTO_UDP})})
+	}
 }
 
 // tcpUDP is the set of these two protocols.

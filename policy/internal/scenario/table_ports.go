@@ -202,7 +202,7 @@ func ports() []Scenario {
 		{Name: "egress to UDP and TCP 53",
 			Put:   sends(udp(53), tcp(53)),
 			Allow: "client > web+world udp/53+tcp/53",
-			Deny:  "client > web+world tcp/80+udp/80"},
+			Deny:  "client > web+world tcp/80+udp/80+sctp/53"},
 	}
 }
 
