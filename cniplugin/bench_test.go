@@ -28,16 +28,18 @@ import (
 // reference is where distributions put the reference plugins.
 const reference = "/usr/lib/cni"
 
-// build builds the program as it is shipped.
+// build builds the program as it is shipped, and one that does nothing.
 func build(b *testing.B) string {
 	b.Helper()
 	dir := b.TempDir()
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, "podweft-cni"), "./cmd/podweft-cni")
-	cmd.Dir, cmd.Env = "../examples", append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		b.Skipf("the example cannot be built here: %s", out)
+	for from, of := range map[string]string{"../examples": "./cmd/podweft-cni", "testdata": "./nothing"} {
+		cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, filepath.Base(of)), of)
+		cmd.Dir, cmd.Env = from, append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			b.Skipf("the example cannot be built here: %s", out)
+		}
 	}
-	for _, name := range []string{"flannel", "portmap"} {
+	for _, name := range []string{"flannel", "ptp", "portmap"} {
 		require.NoError(b, os.Symlink("podweft-cni", filepath.Join(dir, name)))
 	}
 	return dir
@@ -87,6 +89,11 @@ func BenchmarkRuntime(b *testing.B) {
 	}{
 		{"ours/bridge, addresses, masquerade", dir, false, []any{ours(101)}},
 		{"reference/bridge, addresses", reference, false, []any{theirs(102)}},
+		{"ours/ptp, addresses, masquerade", dir, false, []any{
+			n.conf(map[string]any{"type": "ptp", "ipMasq": true, "ipam": ipam(105), "stateDir": nil}),
+		}},
+		{"reference/ptp, addresses", reference, false, []any{map[string]any{"type": "ptp", "ipam": ipam(106)}}},
+		{"nothing", dir, false, []any{map[string]any{"type": "nothing"}}},
 		{"ours/and a host port", dir, true, []any{ours(103)}},
 		{"ours/flannel and portmap", dir, true, []any{
 			n.conf(map[string]any{
