@@ -7,6 +7,7 @@
 //		set p-… { … }                 # pods that a peer selects, shared by all policies; blocks and named ports likewise
 //		chain k-…4 {                  # a class: all policies of some pods, with what they allow
 //			meta l4proto tcp th dport 80 ip saddr @p-…4 counter accept
+//			th dport 53 ip saddr @p-…4 meta l4proto @tcp-udp counter accept   # a port named for both, as DNS is
 //			jump c-…4                 # a policy of many rules has a chain of its own
 //			jump ingress-own4         # the pod's own node, and the pod itself
 //			counter drop
