@@ -1,6 +1,8 @@
 package cniplugin
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -47,10 +49,28 @@ func (t *task) exec() invoke.Exec {
 	if stderr == nil {
 		stderr = io.Discard
 	}
-	return &struct {
-		*invoke.RawExec
-		version.PluginDecoder
-	}{RawExec: &invoke.RawExec{Stderr: stderr}}
+	return &program{RawExec: &invoke.RawExec{Stderr: stderr}}
+}
+
+// program runs plugins, and looks at what they answer before the library does.
+type program struct {
+	*invoke.RawExec
+	version.PluginDecoder
+}
+
+// ExecPlugin runs the plugin at path and returns what it writes.
+func (p *program) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
+	out, err := p.RawExec.ExecPlugin(ctx, path, stdin, environ)
+	if err != nil {
+		return nil, err
+	}
+	var answer any
+	if err := json.Unmarshal(out, &answer); err == nil {
+		if at := null("the result", answer); at != "" {
+			return nil, &Error{Code: CodeDecode, Msg: fmt.Sprintf("plugin %q: %s is null: see to the plugin", filepath.Base(path), at)}
+		}
+	}
+	return out, nil // what is no JSON at all, or nothing, is for the library to judge
 }
 
 func (t *task) find(kind string) (string, error) {

@@ -97,6 +97,15 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 			"runtimeConfig.portMappings[0].hostPort: 70000 is not a port: use 1 to 65535"},
 		{"portmap alone", "portmap", "ADD", nil, cniplugin.CodeConfig,
 			"prevResult is missing: put this plugin behind one that attaches the pod"},
+		{"nothing among the addresses before", "portmap", "ADD", map[string]any{
+			"prevResult":    map[string]any{"cniVersion": "1.1.0", "ips": []any{nil}},
+			"runtimeConfig": withPort(8080)["runtimeConfig"],
+		}, cniplugin.CodeDecode, "prevResult.ips[0] is null: leave it out"},
+		{"nothing among the links before", "portmap", "ADD", map[string]any{
+			"prevResult": map[string]any{"cniVersion": "0.4.0", "interfaces": []any{map[string]any{"name": "lo"}, nil},
+				"ips": []any{map[string]any{"address": "10.244.1.2/24", "interface": 1}}},
+			"runtimeConfig": withPort(8080)["runtimeConfig"],
+		}, cniplugin.CodeDecode, "prevResult.interfaces[1] is null: leave it out"},
 		{"no mode", "podweft-cni", "ADD", map[string]any{"mode": "macvlan"}, cniplugin.CodeConfig,
 			`mode: macvlan is no way to attach pods: write "bridge" or "ptp", or leave it out`},
 		{"who may reach a host port", "portmap", "ADD", map[string]any{

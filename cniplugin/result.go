@@ -2,9 +2,12 @@ package cniplugin
 
 import (
 	"encoding/json"
+	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -25,6 +28,9 @@ func (c *config) previous() (*types100.Result, error) {
 	if len(fields) == 0 { // null and {} come too
 		return nil, nil
 	}
+	if at := null("prevResult", fields); at != "" {
+		return nil, &Error{Code: CodeDecode, Msg: at + " is null: leave it out"}
+	}
 	raw := []byte(c.PrevResult)
 	if v, _ := fields["cniVersion"].(string); v == "" { // before 1.0.0 it may be left out
 		fields["cniVersion"] = c.CNIVersion
@@ -39,6 +45,30 @@ func (c *config) previous() (*types100.Result, error) {
 		return nil, fail(CodeDecode, "prevResult cannot be converted", err)
 	}
 	return full, nil
+}
+
+// null names the first entry of a list in what was decoded that is null, empty when none is. No result has one, and who converts
+// it to another version, the library of CNI included, looks at what is not there.
+func null(name string, decoded any) string {
+	switch v := decoded.(type) {
+	case map[string]any:
+		for _, field := range slices.Sorted(maps.Keys(v)) {
+			if at := null(name+"."+field, v[field]); at != "" {
+				return at
+			}
+		}
+	case []any:
+		for i, entry := range v {
+			at := fmt.Sprintf("%s[%d]", name, i)
+			if entry == nil {
+				return at
+			}
+			if at = null(at, entry); at != "" {
+				return at
+			}
+		}
+	}
+	return ""
 }
 
 // attached is the result of an ADD. The pod's interface is the one with a sandbox, and every address points to it: that is
