@@ -1,5 +1,6 @@
 // Package cri_test lets real container runtimes start pods with our plugin: containerd through CRI, as a kubelet does, and
-// podman. It is a module of its own, for what speaks CRI is heavy, and needs root and Debian's containerd, runc and podman:
+// podman. The verbs that neither calls, cnitool does. It is a module of its own, for what speaks CRI is heavy, and needs root and
+// Debian's containerd, runc and podman:
 //
 //	apt-get install --no-install-recommends containerd runc podman
 //	make e2e-cri
