@@ -40,7 +40,7 @@ vmtest: # the kernel tests on Debian's stock kernel, in an emulated PC; and poli
 e2e: # Kubernetes itself and whole nodes, as root, built the first time in some minutes: make e2e ARGS='-v -run TestDaemonSet -outage 30s'
 	e2e/run $(ARGS)
 
-e2e-cri: # pods by containerd and podman, as root: apt-get install --no-install-recommends containerd runc podman
+e2e-cri: # pods by containerd and podman, as root: apt-get install --no-install-recommends containerd runc podman containernetworking-plugins
 	cd e2e/cri && GOWORK=off PODWEFT_REQUIRE_CRI=1 go test -count=1 ./...
 
 random-cni: # 10,000 calls of the plugin in random order, killed and rebooted in between, against a model

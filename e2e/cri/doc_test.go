@@ -1,8 +1,8 @@
 // Package cri_test lets real container runtimes start pods with our plugin: containerd through CRI, as a kubelet does, and
 // podman. The verbs that neither calls, cnitool does. It is a module of its own, for what speaks CRI is heavy, and needs root and
-// Debian's containerd, runc and podman:
+// Debian's containerd, runc, podman and reference plugins:
 //
-//	apt-get install --no-install-recommends containerd runc podman
+//	apt-get install --no-install-recommends containerd runc podman containernetworking-plugins
 //	make e2e-cri
 //
 // Each node is a set of namespaces (network, mounts, processes) that ends with the test, whatever runs in it. Tests skip
