@@ -122,22 +122,26 @@ func badInput(ctx context.Context, r *runner) error {
 	return errors.Join(err, errB)
 }
 
+// ofOnePod are the kinds of links that a plugin makes for one pod. Others, a bridge or a tunnel, may be all pods'.
+var ofOnePod = []string{"veth", "macvlan", "macvtap", "ipvlan", "vlan", "tun"}
+
 // leavesNothing compares the node's links before and after fn.
 func (r *runner) leavesNothing(fn func() error) error {
-	before, err := r.links()
+	before, err := r.node.Links()
 	if err != nil {
 		return err
 	}
 	if err := fn(); err != nil {
 		return err
 	}
-	after, err := r.links()
+	after, err := r.node.Links()
 	if err != nil {
 		return err
 	}
 	for _, l := range after {
-		if !slices.Contains(before, l) && strings.HasPrefix(l, "veth") {
-			return fmt.Errorf("link %s is left behind", l)
+		was := func(b nl.Link) bool { return b.Index == l.Index }
+		if slices.Contains(ofOnePod, l.Kind) && !slices.ContainsFunc(before, was) {
+			return fmt.Errorf("link %s is left behind", l.Name)
 		}
 	}
 	return nil

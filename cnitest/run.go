@@ -166,16 +166,6 @@ func (r *runner) close(ctx context.Context) {
 	r.node.Close()
 }
 
-// links are the names of the node's links.
-func (r *runner) links() ([]string, error) {
-	all, err := r.node.Links()
-	var names []string
-	for _, l := range all {
-		names = append(names, l.Name)
-	}
-	return names, err
-}
-
 // first is the configuration of the list's first plugin, as the library hands it over, with some fields set and others (those
 // with a nil value) left out.
 func (r *runner) first(set map[string]any) []byte {
