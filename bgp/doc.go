@@ -3,8 +3,8 @@
 //
 // It is told what should be, never what to do: [Speaker.SetPeers] and [Speaker.Advertise] take whole lists, which are compared
 // with what is in force, so that an unchanged session is left alone. It yields whole [Snapshot]s of what it has learned, and
-// [Compile] makes of one a subnet.Snapshot, the same as stores yield: from there on hostgw, ipip and a podweft.Loop program
-// the kernel just as they do for leases.
+// [Compile] makes of one a subnet.Snapshot, the same as stores yield: from there on hostgw, ipip, vxlan (see [Base.Known]) and a
+// podweft.Loop program the kernel just as they do for leases.
 //
 //	for learned := range speaker.Snapshots(ctx) {
 //		spec, problems, err := hostgw.Compile(node, bgp.Compile(base, learned))

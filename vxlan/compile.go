@@ -15,7 +15,8 @@ import (
 // be compiled: the configuration is wrong, or the node has no lease of its own (yet).
 //
 // The subnet of each family goes over the VTEP of that family. Where one of the two nodes lacks an underlay address of it,
-// the other family's VTEP carries both.
+// the other family's VTEP carries both. What several leases have behind one VTEP of one node, as package bgp makes them of a
+// node's blocks, is one Peer.
 func Compile(node subnet.Node, snap *subnet.Snapshot) (Spec, []subnet.Problem, error) {
 	c, err := parseConfig(snap.Network)
 	if err != nil {
@@ -29,8 +30,7 @@ func Compile(node subnet.Node, snap *subnet.Snapshot) (Spec, []subnet.Problem, e
 		return Spec{}, nil, fmt.Errorf("compile vxlan for %s: it has no address on the underlay", node.Name)
 	}
 	spec := Spec{DirectRouting: c.DirectRouting}
-	var vteps subnet.Addrs
-	macs := map[macOf]string{}
+	all := peering{self: node.Name, macs: map[macOf]int{}}
 	for _, local := range carriers(own.Prefixes, node.Underlay) {
 		v, err := ownVTEP(node, own, c, local)
 		if err != nil {
@@ -38,23 +38,22 @@ func Compile(node subnet.Node, snap *subnet.Snapshot) (Spec, []subnet.Problem, e
 		}
 		spec.VTEPs = append(spec.VTEPs, v)
 		if local.Is4() {
-			vteps.V4 = local
+			all.vteps.V4 = local
 		} else {
-			vteps.V6 = local
+			all.vteps.V6 = local
 		}
-		macs[macOf{local.Is4(), v.MAC}] = node.Name
+		all.macs[macOf{local.Is4(), v.MAC}] = ours
 	}
 	leases, problems := snap.Peers(node.Name)
 	// Of two nodes that say one MAC, the lease that has stood for longer is believed: nobody takes another's by coming later.
 	slices.SortStableFunc(leases, func(a, b *subnet.Lease) int { return cmp.Compare(a.Revision, b.Revision) })
-	spec.Peers = make([]Peer, 0, len(leases)*len(spec.VTEPs))
+	all.peers = make([]Peer, 0, len(leases)*len(spec.VTEPs))
 	for _, l := range leases {
-		peers, err := peersOf(vteps, l, macs)
-		if err != nil {
+		if err := all.add(l); err != nil {
 			problems = append(problems, subnet.Problem{Key: l.Key, Node: l.Node, Err: err})
 		}
-		spec.Peers = append(spec.Peers, peers...)
 	}
+	spec.Peers = all.peers
 	slices.SortFunc(spec.Peers, comparePeers)
 	return spec, problems, nil
 }
@@ -100,37 +99,70 @@ func carrier(prefix netip.Prefix, ours, peers subnet.Addrs) netip.Addr {
 	return netip.Addr{}
 }
 
-// peersOf returns the lease as one Peer for each of our VTEPs, which have the addresses vteps, that it needs. macs remembers whose the MACs are: two VTEPs with
-// one MAC would take each other's packets.
-func peersOf(vteps subnet.Addrs, l *subnet.Lease, macs map[macOf]string) ([]Peer, error) {
+// peering makes the peers of a node out of leases.
+type peering struct {
+	self  string       // the node's name
+	vteps subnet.Addrs // where its VTEPs are
+	peers []Peer
+	macs  map[macOf]int // which peer's they are, or ours: two VTEPs with one MAC would take each other's packets
+}
+
+// ours is, in macs, this node's own.
+const ours = -1
+
+// add makes the lease one Peer for each of our VTEPs that it needs, or a part of the Peer that another lease of its node is.
+func (x *peering) add(l *subnet.Lease) error {
 	if l.Backend != Type {
-		return nil, &podweft.FieldError{Field: "BackendType", Value: fmt.Sprintf("%q", l.Backend), Problem: "is not ours", Remedy: "all nodes of a network run one backend"}
+		return &podweft.FieldError{Field: "BackendType", Value: fmt.Sprintf("%q", l.Backend), Problem: "is not ours", Remedy: "all nodes of a network run one backend"}
 	}
-	var peers []Peer
+	var last *Peer // of the lease
 	for prefix := range l.Prefixes.All() {
-		to := carrier(prefix, vteps, l.Underlay)
+		to := carrier(prefix, x.vteps, l.Underlay)
 		switch {
 		case !to.IsValid():
-			return peers, &podweft.FieldError{Field: "PublicIP", Value: l.Underlay, Problem: "has no family in common with this node's " + vteps.String()}
-		case to == vteps.V4 || to == vteps.V6: // of a node that is gone, as a rule, whose address this one has now
-			return peers, &podweft.FieldError{Field: "PublicIP", Value: to, Problem: "is this node's own"}
+			return &podweft.FieldError{Field: "PublicIP", Value: l.Underlay, Problem: "has no family in common with this node's " + x.vteps.String()}
+		case to == x.vteps.V4 || to == x.vteps.V6: // of a node that is gone, as a rule, whose address this one has now
+			return &podweft.FieldError{Field: "PublicIP", Value: to, Problem: "is this node's own"}
 		}
-		if i := slices.IndexFunc(peers, func(p Peer) bool { return p.Underlay == to }); i >= 0 {
-			peers[i].Prefixes = append(peers[i].Prefixes, prefix)
-			continue
+		if last == nil || last.Underlay != to {
+			data, err := parseLeaseData(dataOf(l.Data, to))
+			if err != nil {
+				return err
+			}
+			if last, err = x.peer(l.Node, to, data.VtepMAC); err != nil {
+				return err
+			}
 		}
-		data, err := parseLeaseData(dataOf(l.Data, to))
-		if err != nil {
-			return peers, err
-		}
-		key := macOf{to.Is4(), data.VtepMAC}
-		if other, double := macs[key]; double {
-			return peers, &podweft.FieldError{Field: "VtepMAC", Value: data.VtepMAC, Problem: "is that of " + other + " too"}
-		}
-		macs[key] = l.Node
-		peers = append(peers, Peer{Node: l.Node, MAC: data.VtepMAC, Underlay: to, Prefixes: []netip.Prefix{prefix}})
+		last.take(prefix)
 	}
-	return peers, nil
+	return nil
+}
+
+// peer returns the one with that VTEP, which is new unless the same node has it already.
+func (x *peering) peer(node string, underlay netip.Addr, mac podweft.MAC) (*Peer, error) {
+	key := macOf{underlay.Is4(), mac}
+	i, known := x.macs[key]
+	switch {
+	case !known:
+		i = len(x.peers)
+		x.macs[key] = i
+		x.peers = append(x.peers, Peer{Node: node, MAC: mac, Underlay: underlay})
+	case i == ours:
+		return nil, stolen(mac, x.self)
+	case x.peers[i].Node != node || x.peers[i].Underlay != underlay:
+		return nil, stolen(mac, x.peers[i].Node)
+	}
+	return &x.peers[i], nil
+}
+
+func stolen(mac podweft.MAC, from string) error {
+	return &podweft.FieldError{Field: "VtepMAC", Value: mac, Problem: "is that of " + from + " too"}
+}
+
+// take puts the prefix in its place, so that it does not matter which lease came first.
+func (p *Peer) take(prefix netip.Prefix) {
+	at, _ := slices.BinarySearchFunc(p.Prefixes, prefix, netip.Prefix.Compare)
+	p.Prefixes = slices.Insert(p.Prefixes, at, prefix)
 }
 
 // comparePeers orders by what no two peers share, their first prefix.

@@ -66,6 +66,15 @@ func leaseOf(number int, v4, v6 bool, underlays ...string) *subnet.Lease {
 	return l
 }
 
+// another is a second lease of that node, with subnets of its own.
+func another(number int, underlays ...string) *subnet.Lease {
+	l := leaseOf(number, false, false, underlays...)
+	l.Key += "+"
+	l.Prefixes.V4 = netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", 100+number))
+	l.Prefixes.V6 = netip.MustParsePrefix(fmt.Sprintf("fd00:244:0:%d::/64", 100+number))
+	return l
+}
+
 // brief is a Spec without what all of them have in common.
 func brief(spec vxlan.Spec) []string {
 	all := []string{}
@@ -170,6 +179,35 @@ func TestCompile(t *testing.T) {
 			},
 			[]string{vtep4 + "[10.244.1.0/32]", "four 192.0.2.4 0e:00:00:00:04:04 [10.244.4.0/24]"},
 			[]string{"lease two of two: VtepMAC: 0e:00:00:00:04:01 is that of one too", "lease three of three: VtepMAC: ff:ff:ff:ff:ff:ff is not one station's address"},
+		},
+		{
+			"two leases of one node are one peer, in order of prefixes", dualStack, nodeOf(one4, one6),
+			[]*subnet.Lease{leaseOf(1, true, true, one4, one6), leaseOf(2, true, true, two4, two6), another(2, two4, two6)},
+			[]string{
+				vtep4 + "[10.244.1.0/32]", vtep6 + "[fd00:244:0:1::/128]",
+				"two 192.0.2.2 0e:00:00:00:04:02 [10.244.2.0/24 10.244.102.0/24]",
+				"two 2001:db8::2 0e:00:00:00:06:02 [fd00:244:0:2::/64 fd00:244:0:102::/64]",
+			}, nil,
+		},
+		{
+			"two leases of one node over one family", dualStack, nodeOf(one4),
+			[]*subnet.Lease{leaseOf(1, true, true, one4), another(2, two4), leaseOf(2, true, true, two4)},
+			[]string{
+				vtep4 + "[10.244.1.0/32 fd00:244:0:1::/128]",
+				"two 192.0.2.2 0e:00:00:00:04:02 [10.244.2.0/24 10.244.102.0/24 fd00:244:0:2::/64 fd00:244:0:102::/64]",
+			}, nil,
+		},
+		{
+			"a node's MAC at another address, and from another node", v4Only, nodeOf(one4),
+			[]*subnet.Lease{
+				leaseOf(1, true, false, one4), leaseOf(2, true, false, two4),
+				spoiled(another(2, "192.0.2.9"), func(l *subnet.Lease) { l.Prefixes.V6 = netip.Prefix{} }),
+				spoiled(leaseOf(3, true, false, two4), func(l *subnet.Lease) { l.Data = leaseOf(2, true, false, two4).Data }),
+			},
+			[]string{vtep4 + "[10.244.1.0/32]", "two 192.0.2.2 0e:00:00:00:04:02 [10.244.2.0/24]"},
+			[]string{
+				"lease two+ of two: VtepMAC: 0e:00:00:00:04:02 is that of two too", "lease three of three: VtepMAC: 0e:00:00:00:04:02 is that of two too",
+			},
 		},
 		{
 			"another backend, another node's subnet", v4Only, nodeOf(one4),

@@ -10,6 +10,6 @@ import (
 func NewCompiler() func(subnet.Node, *subnet.Snapshot) (Spec, []subnet.Problem, error) {
 	return recompile.New(recompile.Kind[Spec, Peer, macOf]{
 		Compile: Compile, Peers: func(s *Spec) *[]Peer { return &s.Peers }, Order: comparePeers, SameRest: Spec.equalButPeers,
-		Mark: func(p Peer) macOf { return macOf{p.Underlay.Is4(), p.MAC} },
+		Mark: func(p Peer) macOf { return macOf{p.Underlay.Is4(), p.MAC} }, Same: (*Peer).equal,
 	})
 }

@@ -32,6 +32,7 @@ func TestApplyMakesPacketsFlow(t *testing.T) {
 		{"IPv6 underlay", testnet.FabricConfig{V6: v6}, nil},
 		{"IPv6 pods over IPv4", testnet.FabricConfig{V4: v4}, carryBoth},
 		{"IPv4 pods over IPv6", testnet.FabricConfig{V6: v6}, carryBoth},
+		{"two blocks behind a node", testnet.FabricConfig{}, addBlocks},
 		{"GBP", testnet.FabricConfig{}, func(s *vxlan.Spec) { eachVTEP(s, func(v *vxlan.VTEP) { v.GBP = true }) }},
 		{"learning", testnet.FabricConfig{}, func(s *vxlan.Spec) { eachVTEP(s, func(v *vxlan.VTEP) { v.Learning = true }) }},
 		{"checksums", testnet.FabricConfig{}, func(s *vxlan.Spec) { eachVTEP(s, func(v *vxlan.VTEP) { v.Checksum = true }) }},
@@ -87,6 +88,24 @@ func carryBoth(s *vxlan.Spec) {
 	for i := range s.Peers {
 		p := &s.Peers[i]
 		p.Prefixes = append(p.Prefixes, twin(p.Prefixes[0], length(p.Prefixes[0], 24, 64)))
+	}
+}
+
+// addBlocks gives every node another subnet of each family.
+func addBlocks(s *vxlan.Spec) {
+	another := func(p netip.Prefix) netip.Prefix {
+		a, last := p.Addr().AsSlice(), 7 // of the bytes of a /64
+		if p.Addr().Is4() {
+			last = 2 // of a /24
+		}
+		a[last] |= 0x80
+		addr, _ := netip.AddrFromSlice(a)
+		return netip.PrefixFrom(addr, p.Bits())
+	}
+	eachVTEP(s, func(v *vxlan.VTEP) { v.Addresses = append(v.Addresses, another(v.Addresses[0])) })
+	for i := range s.Peers {
+		p := &s.Peers[i]
+		p.Prefixes = append(p.Prefixes, another(p.Prefixes[0]))
 	}
 }
 

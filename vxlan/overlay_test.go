@@ -84,8 +84,10 @@ func (o *overlay) apply(t testing.TB) {
 // targets are the overlay addresses of node number i.
 func (o *overlay) targets(i int) []netip.Addr {
 	var all []netip.Addr
-	for _, a := range o.fabric.Nodes[i].Addrs() {
-		all = append(all, podSubnet(i, a).Addr())
+	for _, v := range o.specs[i].VTEPs {
+		for _, a := range v.Addresses {
+			all = append(all, a.Addr())
+		}
 	}
 	return all
 }

@@ -3,8 +3,8 @@
 //
 // It compiles what is new and what is gone by themselves, each beside the node's own lease, and puts the one in the place of the
 // other. That equals compiling everything while leases have nothing to do with each other. Wherever they might have, because
-// something overlaps, clashes or concerns the node itself, everything is compiled. A lease that is bad by itself, and good for nothing, is left
-// where it is.
+// something overlaps, clashes, shares a peer or concerns the node itself, everything is compiled. A lease that is bad by itself,
+// and good for nothing, is left where it is.
 //
 // It knows neither the kernel nor any driver.
 package recompile
@@ -19,7 +19,7 @@ import (
 // Compile is a driver's pure compiler.
 type Compile[S any] func(subnet.Node, *subnet.Snapshot) (S, []subnet.Problem, error)
 
-// Kind is what has to be known of a driver whose Specs S are peers P and little else. All but Mark are required.
+// Kind is what has to be known of a driver whose Specs S are peers P and little else. All but Mark and Same are required.
 type Kind[S, P any, M comparable] struct {
 	Compile Compile[S]
 	// Peers is where a Spec has its peers, and Order the order they are in, in which no two of a Spec are alike.
@@ -29,6 +29,9 @@ type Kind[S, P any, M comparable] struct {
 	SameRest func(a, b S) bool
 	// Mark is what Compile would not have two peers of one Spec share, besides addresses of pods. Nil: there is nothing.
 	Mark func(P) M
+	// Same reports whether two peers say the same: a peer that Compile makes of several leases is not what some of them make. Nil:
+	// none is made of more than one.
+	Same func(a, b *P) bool
 }
 
 // most is how many leases may have changed for one by one to be the shorter way: each moves half of all peers.
@@ -134,7 +137,7 @@ func (m *memory[S, P, M]) update(node subnet.Node, snap *subnet.Snapshot) (spec 
 	if !m.exchange(removed, added, gone, come) {
 		return spec, false
 	}
-	peers, ok := replace(*m.kind.Peers(&m.spec), gone, come, m.kind.Order)
+	peers, ok := m.replace(gone, come)
 	if !ok {
 		return spec, false
 	}
@@ -199,17 +202,18 @@ func (m *memory[S, P, M]) unmark(peers []P) {
 }
 
 // replace puts come in the place of gone. It is false where they do not fit: something else is, or is not, in their places.
-func replace[P any](peers, gone, come []P, order func(a, b P) int) ([]P, bool) {
+func (m *memory[S, P, M]) replace(gone, come []P) ([]P, bool) {
+	peers := *m.kind.Peers(&m.spec)
 	all := append(make([]P, 0, len(peers)+len(come)), peers...)
 	for _, p := range gone {
-		at, there := slices.BinarySearchFunc(all, p, order)
-		if !there {
+		at, there := slices.BinarySearchFunc(all, p, m.kind.Order)
+		if !there || m.kind.Same != nil && !m.kind.Same(&all[at], &p) {
 			return nil, false
 		}
 		all = slices.Delete(all, at, at+1)
 	}
 	for _, p := range come {
-		at, there := slices.BinarySearchFunc(all, p, order)
+		at, there := slices.BinarySearchFunc(all, p, m.kind.Order)
 		if there {
 			return nil, false
 		}

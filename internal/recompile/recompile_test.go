@@ -54,7 +54,7 @@ func leaseOf(kind string, i int) *subnet.Lease {
 // spoil changes a lease in one of the ways that concern others, its own node or nobody.
 func spoil(t *rapid.T, l *subnet.Lease, kind string) {
 	other := leaseOf(kind, rapid.IntRange(0, 7).Draw(t, "other"))
-	switch rapid.IntRange(0, 9).Draw(t, "spoil") {
+	switch rapid.IntRange(0, 10).Draw(t, "spoil") {
 	case 0:
 		l.Prefixes.V4 = other.Prefixes.V4
 	case 1:
@@ -75,6 +75,8 @@ func spoil(t *rapid.T, l *subnet.Lease, kind string) {
 		l.Prefixes.V6 = netip.Prefix{}
 	case 9:
 		l.Node = other.Node
+	case 10: // another block of that node
+		l.Node, l.Underlay, l.Data = other.Node, other.Underlay, other.Data
 	}
 }
 
@@ -194,4 +196,21 @@ func TestCostsWhatChanged(t *testing.T) {
 		l.Prefixes.V4 = netip.MustParsePrefix("10.1.0.0/16")
 		s.Leases[60] = &l
 	}), all-3, "one that overlaps all")
+}
+
+// TestOneLeaseOfAPeer: of two leases that are one peer, one goes, and comes back.
+func TestOneLeaseOfAPeer(t *testing.T) {
+	own, first, second := leaseOf(vxlan.Type, 0), leaseOf(vxlan.Type, 1), leaseOf(vxlan.Type, 2)
+	second.Node, second.Underlay, second.Data = first.Node, first.Underlay, first.Data
+	both := []*subnet.Lease{own, first, second}
+	again, network := vxlan.NewCompiler(), parse(t, vxlan.Type)
+	for _, leases := range [][]*subnet.Lease{both, {own, first}, both, {own, second}, both} {
+		snap := &subnet.Snapshot{Network: network, Leases: leases}
+		want, _, err := vxlan.Compile(self, snap)
+		require.NoError(t, err)
+		got, problems, err := again(self, snap)
+		require.NoError(t, err)
+		assert.Empty(t, problems)
+		assert.Equal(t, want, got)
+	}
 }
