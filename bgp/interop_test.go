@@ -42,6 +42,14 @@ type neighbor struct {
 	as   uint32
 }
 
+// local is the router's own address in the session.
+func (r router) local(n neighbor) netip.Addr {
+	if n.addr.Is4() {
+		return r.self.V4
+	}
+	return r.self.V6
+}
+
 // daemon is another program that speaks BGP, from Debian's package.
 type daemon struct {
 	name, binary string
@@ -56,8 +64,8 @@ type daemon struct {
 	// offers reads who offers which next hop from what it says to offered, of which %s is the prefix.
 	offered, offeredV6 string
 	offers             func(r router, said string) map[netip.Addr]string
-	// withdraws are the questions that have it take back its IPv4 block.
-	withdraws func(r router) []string
+	// withdraws are the questions that have it take back that one of its blocks, announces those that have it tell it again.
+	withdraws, announces func(r router, own netip.Prefix) []string
 }
 
 var daemons = []daemon{bird, frr}
@@ -72,8 +80,8 @@ var bird = daemon{
 		return exec.Command("/usr/sbin/birdc", append([]string{"-s", dir + "/sock"}, questions...)...)
 	},
 	all: []string{"show route all"}, sessions: "show protocols all",
-	withdraws: func(router) []string { return []string{"disable static1"} },
-	offered:   "show route %s all", offeredV6: "show route %s all",
+	withdraws: staticRoute("disable"), announces: staticRoute("enable"),
+	offered: "show route %s all", offeredV6: "show route %s all",
 	offers: func(r router, said string) map[netip.Addr]string {
 		all := map[netip.Addr]string{}
 		for _, m := range regexp.MustCompile(`\[bgp(\d+) (?s:.*?)BGP\.next_hop: (\S+)`).FindAllStringSubmatch(said, -1) {
@@ -87,7 +95,7 @@ var bird = daemon{
 		fmt.Fprintf(&b, "log stderr all;\nrouter id %s;\nprotocol device { }\nprotocol direct { ipv4; ipv6; interface \"eth0\"; }\nprotocol kernel { ipv4 { export where source = RTS_BGP; }; }\nprotocol kernel { ipv6 { export where source = RTS_BGP; }; }\n", r.self.V4)
 		fmt.Fprintf(&b, "protocol static { ipv4; route %s blackhole; }\nprotocol static { ipv6; route %s blackhole; }\n", v4Block(2), v6Block(2))
 		for _, n := range r.neighbors {
-			fmt.Fprintf(&b, "protocol bgp { local %s as %d; neighbor %s as %d; connect delay time 1; connect retry time 1; error wait time 1, 2; graceful restart on; debug { states, events };\n", r.self.V4, r.as, n.addr, n.as)
+			fmt.Fprintf(&b, "protocol bgp { local %s as %d; neighbor %s as %d; connect delay time 1; connect retry time 1; error wait time 1, 2; graceful restart on; debug { states, events };\n", r.local(n), r.as, n.addr, n.as)
 			if r.reflects {
 				fmt.Fprintln(&b, "rr client;")
 			}
@@ -95,7 +103,11 @@ var bird = daemon{
 				fmt.Fprintf(&b, "password %q;\n", r.password)
 			}
 			// A switch at the top of the rack passes on whose hop it is; on one link that is not itself.
-			fmt.Fprintf(&b, "ipv4 { import all; export where source != RTS_DEVICE; next hop keep; };\nipv6 { import all; export filter { if source = RTS_DEVICE then reject; if source = RTS_STATIC then bgp_next_hop = %s; accept; }; next hop keep; };\n}\n", r.self.V6)
+			for _, own := range []netip.Addr{r.self.V4, r.self.V6} {
+				fmt.Fprintf(&b, "ipv%d { import all; next hop keep; export filter {\n", version(own))
+				fmt.Fprintf(&b, "if source = RTS_DEVICE then reject; if source = RTS_STATIC then bgp_next_hop = %s; accept; }; };\n", own)
+			}
+			fmt.Fprintln(&b, "}")
 		}
 		return b.String()
 	},
@@ -122,9 +134,7 @@ var frr = daemon{
 		return exec.Command("vtysh", args...)
 	},
 	all: []string{"show bgp ipv4 unicast", "show bgp ipv6 unicast wide"}, sessions: "show bgp neighbors",
-	withdraws: func(r router) []string {
-		return []string{"configure terminal", fmt.Sprintf("router bgp %d", r.as), "address-family ipv4 unicast", "no network " + v4Block(2).String()}
-	},
+	withdraws: network("no network %s"), announces: network("network %s route-map own"),
 	offered: "show bgp ipv4 unicast %s", offeredV6: "show bgp ipv6 unicast %s",
 	offers: func(_ router, said string) map[netip.Addr]string {
 		all := map[netip.Addr]string{}
@@ -160,6 +170,28 @@ var frr = daemon{
 		fmt.Fprintf(&b, "route-map own permit 10\n set ip next-hop %s\n set ipv6 next-hop global %s\n", r.self.V4, r.self.V6)
 		return b.String()
 	},
+}
+
+// version is that of IP, as it stands in configurations.
+func version(a netip.Addr) int {
+	if a.Is4() {
+		return 4
+	}
+	return 6
+}
+
+func staticRoute(verb string) func(router, netip.Prefix) []string {
+	return func(_ router, own netip.Prefix) []string {
+		number := map[int]int{4: 1, 6: 2}[version(own.Addr())] // in the order of the configuration
+		return []string{fmt.Sprintf("%s static%d", verb, number)}
+	}
+}
+
+func network(statement string) func(router, netip.Prefix) []string {
+	return func(r router, own netip.Prefix) []string {
+		family := fmt.Sprintf("address-family ipv%d unicast", version(own.Addr()))
+		return []string{"configure terminal", fmt.Sprintf("router bgp %d", r.as), family, fmt.Sprintf(statement, own)}
+	}
 }
 
 // running is a daemon in a node.
@@ -308,18 +340,23 @@ func TestInteropMeshMember(t *testing.T) {
 
 		for own := range blocks(1) { // of either family
 			gone, stays := blocks(1)[own], blocks(1)[1-own]
-			begun := time.Now()
-			a.order(t, order{Peers: []bgp.Peer{p}, Advertise: []bgp.Advertisement{stays}})
-			assert.LessOrEqual(t, goneFrom(t, f.Nodes[1], gone.Prefix, begun), time.Second)
+			w := withdrawal{
+				prefix: gone.Prefix, nodes: f.Nodes[1:],
+				withdraw: func() { a.order(t, order{Peers: []bgp.Peer{p}, Advertise: []bgp.Advertisement{stays}}) },
+				announce: func() { a.order(t, order{Peers: []bgp.Peer{p}, Advertise: blocks(1)}) },
+			}
+			w.requireAtOnce(t)
 			assert.True(t, kernelHas(t, handle(t, f.Nodes[1]), stays.Prefix), "%s stays", stays.Prefix)
 			other.wait(t, "the withdrawal", showsNot(gone.Prefix))
-			a.order(t, order{Peers: []bgp.Peer{p}, Advertise: blocks(1)})
+			w.announce()
 			other.wait(t, "the block again", shows(gone.Prefix))
 			programmed(t, f.Nodes[1])
 		}
-		other.withdraw(t, r)
-		withdrawn(t, a, v4Block(2))
+		other.withdrawal(t, r, v4Block(2), f.Nodes[0]).requireAtOnce(t)
+		a.wait(t, "the withdrawal", knowsNot(v4Block(2)))
 		require.True(t, knows(v6Block(2))(a.ask(t, nil)), "the other block stays")
+		other.withdrawal(t, r, v6Block(2), f.Nodes[0]).requireAtOnce(t)
+		a.wait(t, "the withdrawal", knowsNot(v6Block(2)))
 
 		other.kill()
 		a.wait(t, "the loss of the session", func(a answer) bool { return a.Established == 0 })
@@ -352,79 +389,133 @@ func TestInteropTopOfRack(t *testing.T) {
 	})
 }
 
-// between puts the router, at node 2, between agents in nodes 1 and 3, and sends packets.
-func between(t *testing.T, f *testnet.Fabric, d daemon, r router, as [2]uint32) {
+// ends are agents in nodes 1 and 3, each with a session with the router between them.
+type ends struct {
+	router *running
+	agents [2]*agent
+	cfgs   [2]bgp.Config
+	orders [2]order
+}
+
+// newEnds starts the router, at node 2, and the agents, and returns when everybody knows everything and packets get through.
+func newEnds(t *testing.T, f *testnet.Fabric, d daemon, r *router, as [2]uint32) *ends {
 	t.Helper()
 	r.self = f.Nodes[1]
 	r.neighbors = []neighbor{{f.Nodes[0].V4, as[0]}, {f.Nodes[2].V4, as[1]}}
-	other := d.start(t, r)
-	var agents []*agent
+	e := &ends{router: d.start(t, *r)}
 	for k, i := range []int{1, 3} {
-		cfg := configOf(t, f.Nodes[i-1])
-		cfg.AS = as[k]
-		a := startAgent(t, f.Nodes[i-1], cfg)
+		e.cfgs[k] = configOf(t, f.Nodes[i-1])
+		e.cfgs[k].AS = as[k]
 		p := sessionWith(f.Nodes[1])
 		p.AS, p.Passive = r.as, true
-		a.order(t, order{Peers: []bgp.Peer{p}, Advertise: blocks(i)})
-		agents = append(agents, a)
+		e.orders[k] = order{Peers: []bgp.Peer{p}, Advertise: blocks(i)}
+		e.agents[k] = startAgent(t, f.Nodes[i-1], e.cfgs[k])
+		e.agents[k].order(t, e.orders[k])
 	}
-	agents[0].wait(t, "the other node's blocks", knows(v4Block(3), v6Block(3), v4Block(2), v6Block(2)))
-	agents[1].wait(t, "the other node's blocks", knows(v4Block(1), v6Block(1)))
-	other.wait(t, "all blocks", shows(v4Block(1), v4Block(3), v6Block(1), v6Block(3)))
+	e.agents[0].wait(t, "the other node's blocks", knows(v4Block(3), v6Block(3), v4Block(2), v6Block(2)))
+	e.agents[1].wait(t, "the other node's blocks", knows(v4Block(1), v6Block(1), v4Block(2), v6Block(2)))
+	e.router.wait(t, "all blocks", shows(v4Block(1), v4Block(3), v6Block(1), v6Block(3)))
 	reach(t, f, 1, 3)
+	return e
+}
+
+// between puts the router between two agents: what goes, and sessions that are lost.
+func between(t *testing.T, f *testnet.Fabric, d daemon, r router, as [2]uint32) {
+	t.Helper()
+	e := newEnds(t, f, d, &r, as)
 
 	// What goes at one end is gone at the other, by way of the router, and so is what was its own.
-	p := sessionWith(f.Nodes[1])
-	p.AS, p.Passive = r.as, true
-	agents[0].order(t, order{Peers: []bgp.Peer{p}, Advertise: blocks(1)[1:]})
-	withdrawn(t, agents[1], v4Block(1))
-	agents[0].order(t, order{Peers: []bgp.Peer{p}, Advertise: blocks(1)})
-	agents[1].wait(t, "the block again", knows(v4Block(1), v6Block(1)))
-	other.withdraw(t, r)
-	for _, a := range agents {
-		withdrawn(t, a, v4Block(2))
+	for own := range blocks(1) { // of either family
+		gone, less := blocks(1)[own].Prefix, e.orders[0]
+		less.Advertise = blocks(1)[1-own : 2-own]
+		w := withdrawal{
+			prefix: gone, nodes: []*testnet.Node{f.Nodes[1], f.Nodes[2]},
+			withdraw: func() { e.agents[0].order(t, less) }, announce: func() { e.agents[0].order(t, e.orders[0]) },
+		}
+		w.requireAtOnce(t)
+		e.agents[1].wait(t, "the withdrawal", knowsNot(gone))
+		w.announce()
+		e.agents[1].wait(t, "the block again", knows(v4Block(1), v6Block(1)))
+	}
+	programmed(t, f.Nodes[1])
+	for _, own := range blocks(2) {
+		e.router.withdrawal(t, r, own.Prefix, f.Nodes[0], f.Nodes[2]).requireAtOnce(t)
+		for _, a := range e.agents {
+			a.wait(t, "the withdrawal", knowsNot(own.Prefix))
+		}
 	}
 
 	// The sessions are lost, and come back with all that there was.
-	other.kill()
-	for _, a := range agents {
+	e.router.kill()
+	for _, a := range e.agents {
 		a.wait(t, "the loss of the session", func(a answer) bool { return a.Established == 0 })
 	}
-	other.launch(t, r.self)
-	for k, a := range agents {
+	e.router.launch(t, r.self)
+	for k, a := range e.agents {
 		far := 3 - 2*k
-		a.wait(t, "the session and fresh paths again", func(a answer) bool {
-			stale := slices.ContainsFunc(a.Paths, func(p bgp.Path) bool { return p.Stale })
-			return a.Established == 1 && !stale && knows(v4Block(far), v6Block(far), v4Block(2), v6Block(2))(a)
-		})
+		a.wait(t, "the session and fresh paths again", backWith(v4Block(far), v6Block(far), v4Block(2), v6Block(2)))
 	}
 	reach(t, f, 1, 3)
 }
 
-// withdraw has the daemon take back its IPv4 block.
-func (r *running) withdraw(t testing.TB, as router) {
-	t.Helper()
-	said, err := r.says(r.withdraws(as)...)
-	require.NoError(t, err, said)
+// backWith reports whether the agent has its one session again, and has heard of just these prefixes there.
+func backWith(prefixes ...netip.Prefix) func(answer) bool {
+	return func(a answer) bool {
+		stale := slices.ContainsFunc(a.Paths, func(p bgp.Path) bool { return p.Stale })
+		return a.Established == 1 && !stale && len(a.Paths) == len(prefixes) && knows(prefixes...)(a)
+	}
 }
 
-// withdrawn waits until the agent and its kernel know nothing of the prefix any more.
-func withdrawn(t testing.TB, a *agent, p netip.Prefix) {
+// withdrawal is the end of a prefix in the kernels of some nodes.
+type withdrawal struct {
+	prefix             netip.Prefix
+	nodes              []*testnet.Node
+	withdraw, announce func()
+}
+
+// withdrawal is that of one of the daemon's own blocks.
+func (r *running) withdrawal(t testing.TB, as router, own netip.Prefix, nodes ...*testnet.Node) withdrawal {
+	tell := func(questions []string) {
+		t.Helper()
+		said, err := r.says(questions...)
+		require.NoError(t, err, said)
+	}
+	return withdrawal{
+		prefix: own, nodes: nodes,
+		withdraw: func() { tell(r.withdraws(as, own)) }, announce: func() { tell(r.announces(as, own)) },
+	}
+}
+
+// requireAtOnce requires that it takes at most a second from before the word until the last kernel has no route. A busy machine is late
+// now and then, so one time of three will do.
+func (w withdrawal) requireAtOnce(t testing.TB) {
+	t.Helper()
+	const times = 3
+	var took time.Duration
+	for range times {
+		w.wait(t, true)
+		begun := time.Now()
+		w.withdraw()
+		w.wait(t, false)
+		took = time.Since(begun)
+		t.Logf("%s was gone after %s", w.prefix, took)
+		if took <= time.Second {
+			return
+		}
+		w.announce()
+	}
+	require.LessOrEqual(t, took, time.Second, "%s was late %d times", w.prefix, times)
+}
+
+// wait waits until all of the kernels have a route to the prefix, or none.
+func (w withdrawal) wait(t testing.TB, there bool) {
 	t.Helper()
 	begun := time.Now()
-	a.wait(t, "the end of "+p.String(), knowsNot(p))
-	goneFrom(t, a.node, p, begun)
-}
-
-// goneFrom waits until the node's kernel has no route to the prefix, and returns how long that took since begun.
-func goneFrom(t testing.TB, n *testnet.Node, p netip.Prefix, begun time.Time) time.Duration {
-	t.Helper()
-	for h := handle(t, n); kernelHas(t, h, p); time.Sleep(10 * time.Millisecond) {
-		require.Less(t, time.Since(begun), patience, "%s is in the kernel of %s", p, n.Name)
+	for _, n := range w.nodes {
+		for h := handle(t, n); kernelHas(t, h, w.prefix) != there; time.Sleep(10 * time.Millisecond) {
+			require.Less(t, time.Since(begun), patience, "%s in the kernel of %s is still %t", w.prefix, n.Name, !there)
+		}
 	}
-	took := time.Since(begun)
-	t.Logf("%s was gone from the kernel of %s after %s", p, n.Name, took)
-	return took
 }
 
 // programmed waits until the node's kernel has routes to our blocks.
@@ -502,7 +593,14 @@ func TestInteropTransit(t *testing.T) {
 // no others, so packets tell.
 func TestInteropGracefulRestart(t *testing.T) {
 	withEach(t, 2, func(t *testing.T, d daemon, f *testnet.Fabric) {
-		restart(t, d, f, func(*running) {})
+		restart(t, d, f, over4, func(*running) {})
+	})
+}
+
+// The same where the session is over IPv6, which carries both families too.
+func TestInteropIPv6Session(t *testing.T) {
+	withEach(t, 2, func(t *testing.T, d daemon, f *testnet.Fabric) {
+		restart(t, d, f, over6, func(*running) {})
 	})
 }
 
@@ -511,7 +609,7 @@ func TestInteropGracefulRestart(t *testing.T) {
 func TestInteropLateRestart(t *testing.T) {
 	t.Parallel()
 	with(t, frr, 2, func(t *testing.T, d daemon, f *testnet.Fabric) {
-		restart(t, d, f, func(other *running) {
+		restart(t, d, f, over4, func(other *running) {
 			other.wait(t, "the end of its dialing", func(string) bool {
 				shown, _ := other.says("show bgp neighbors")
 				return strings.Contains(shown, "BGP state = Active (NSF passive)")
@@ -520,13 +618,31 @@ func TestInteropLateRestart(t *testing.T) {
 	})
 }
 
+// An agent killed and started again behind a reflector: nobody loses a packet, the node at the reflector's other side neither.
+func TestInteropGracefulRestartByReflector(t *testing.T) {
+	withEach(t, 3, func(t *testing.T, d daemon, f *testnet.Fabric) {
+		restartEnd(t, f, d, router{as: 64512, reflects: true}, [2]uint32{64512, 64512})
+	})
+}
+
+// The same behind the switch at the top of the rack.
+func TestInteropGracefulRestartByTopOfRack(t *testing.T) {
+	withEach(t, 3, func(t *testing.T, d daemon, f *testnet.Fabric) {
+		restartEnd(t, f, d, router{as: 4200000000}, [2]uint32{64513, 64514})
+	})
+}
+
+// over4 and over6 are where a node has its session.
+func over4(n *testnet.Node) netip.Addr { return n.V4 }
+func over6(n *testnet.Node) netip.Addr { return n.V6 }
+
 // restart kills the agent of node 1, and starts it again after meanwhile; the router at node 2 must not notice.
-func restart(t *testing.T, d daemon, f *testnet.Fabric, meanwhile func(other *running)) {
+func restart(t *testing.T, d daemon, f *testnet.Fabric, over func(*testnet.Node) netip.Addr, meanwhile func(other *running)) {
 	t.Helper()
-	other := d.start(t, router{as: 64512, self: f.Nodes[1], neighbors: []neighbor{{f.Nodes[0].V4, 64512}}})
+	other := d.start(t, router{as: 64512, self: f.Nodes[1], neighbors: []neighbor{{over(f.Nodes[0]), 64512}}})
 	cfg := configOf(t, f.Nodes[0])
 	p := sessionWith(f.Nodes[1])
-	p.Passive = true // the other dials; see Peer.Passive
+	p.Addr, p.Passive = over(f.Nodes[1]), true // the other dials; see Peer.Passive
 	want := order{Peers: []bgp.Peer{p}, Advertise: blocks(1)}
 	a := startAgent(t, f.Nodes[0], cfg)
 	a.order(t, want)
@@ -534,8 +650,8 @@ func restart(t *testing.T, d daemon, f *testnet.Fabric, meanwhile func(other *ru
 	other.wait(t, "our blocks", shows(v4Block(1), v6Block(1)))
 	programmed(t, f.Nodes[1])
 	reach(t, f, 2, 1)
-	stop := storm(t, f, 2, 1)
 	hasNoted(t, cfg, v4Block(2), v6Block(2))
+	stop := storms(t, f, [2]int{2, 1}, [2]int{1, 2})
 	a.kill(t)
 	meanwhile(other)
 	a = startAgent(t, f.Nodes[0], cfg)
@@ -548,7 +664,7 @@ func restart(t *testing.T, d daemon, f *testnet.Fabric, meanwhile func(other *ru
 		require.True(t, shows(v4Block(1), v6Block(1))(shown), "%s", shown)
 		now := a.ask(t, nil)
 		require.True(t, len(now.Paths) == 0 || knows(v4Block(2), v6Block(2))(now), "%+v", now)
-		done = now.Established == 1 && len(now.Paths) == 2 && !now.Paths[0].Stale && !now.Paths[1].Stale
+		done = backWith(v4Block(2), v6Block(2))(now)
 		time.Sleep(20 * time.Millisecond)
 	}
 	time.Sleep(time.Second) // stale routes would go now
@@ -556,7 +672,32 @@ func restart(t *testing.T, d daemon, f *testnet.Fabric, meanwhile func(other *ru
 	require.NoError(t, err, shown)
 	require.True(t, shows(v4Block(1), v6Block(1))(shown), "%s", shown)
 	require.True(t, kernelHas(t, kernel, v4Block(1), v6Block(1)), "the kernel's routes must stay")
-	lost, sent := stop()
-	assert.Zero(t, lost, "of %d", sent)
-	assert.Positive(t, sent)
+	stop()
+}
+
+// restartEnd kills the agent of node 1, and starts it again; neither the router at node 2 nor node 3 behind it must notice.
+func restartEnd(t *testing.T, f *testnet.Fabric, d daemon, r router, as [2]uint32) {
+	t.Helper()
+	e := newEnds(t, f, d, &r, as)
+	programmed(t, f.Nodes[1])
+	reach(t, f, 2, 1)
+	hasNoted(t, e.cfgs[0], v4Block(3), v6Block(3))
+	stop := storms(t, f, [2]int{3, 1}, [2]int{1, 3}, [2]int{2, 1})
+	e.agents[0].kill(t)
+	a := startAgent(t, f.Nodes[0], e.cfgs[0])
+	a.order(t, e.orders[0])
+	kernels := []*netlink.Handle{handle(t, f.Nodes[1]), handle(t, f.Nodes[2])}
+	begun := time.Now()
+	var back time.Time
+	for back.IsZero() || time.Since(back) < time.Second { // stale routes would go then
+		for _, h := range kernels {
+			require.True(t, kernelHas(t, h, v4Block(1), v6Block(1)), "the kernels' routes must stay")
+		}
+		if back.IsZero() && backWith(v4Block(3), v6Block(3), v4Block(2), v6Block(2))(a.ask(t, nil)) {
+			back = time.Now()
+		}
+		require.Less(t, time.Since(begun), patience)
+		time.Sleep(20 * time.Millisecond)
+	}
+	stop()
 }

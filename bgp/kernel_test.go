@@ -122,18 +122,47 @@ func storm(t testing.TB, f *testnet.Fabric, from, to int) (stop func() (lost, se
 	}
 }
 
+// storms pings from some nodes to others, over both families. stop requires that no answer is missing.
+func storms(t testing.TB, f *testnet.Fabric, ways ...[2]int) (stop func()) {
+	t.Helper()
+	var stops []func() (lost, sent int64)
+	for _, way := range ways {
+		stops = append(stops, storm(t, f, way[0], way[1]))
+	}
+	return func() {
+		t.Helper()
+		for i, stop := range stops {
+			lost, sent := stop()
+			assert.Zero(t, lost, "of %d from node %d to node %d", sent, ways[i][0], ways[i][1])
+			assert.Greater(t, sent, int64(20), "from node %d to node %d", ways[i][0], ways[i][1])
+		}
+	}
+}
+
 // An agent killed and started again: nobody loses a packet, neither to its pods nor from them, and what changed while it was
-// away is right afterwards.
+// away is right afterwards; also where the session is over IPv6, and signed.
 func TestRestartLosesNoPackets(t *testing.T) {
 	t.Parallel()
-	for name, end := range map[string]func(testing.TB, *agent){"killed": func(t testing.TB, a *agent) { a.kill(t) }, "ended": func(t testing.TB, a *agent) { a.end(t) }} {
-		t.Run(name, func(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		over     func(*testnet.Node) netip.Addr
+		password string
+		end      func(*agent, testing.TB)
+	}{
+		{"killed", over4, "", (*agent).kill}, {"ended", over4, "", (*agent).end}, {"over IPv6", over6, "woven", (*agent).kill},
+	} {
+		session := func(n *testnet.Node) bgp.Peer {
+			p := sessionWith(n)
+			p.Addr, p.Password = tc.over(n), tc.password
+			return p
+		}
+		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			f := racks(t, 2)
 			cfg := configOf(t, f.Nodes[0])
 			gone := netip.MustParsePrefix("10.245.0.0/24")
-			want1 := order{Peers: []bgp.Peer{sessionWith(f.Nodes[1])}, Advertise: blocks(1)}
-			want2 := order{Peers: []bgp.Peer{sessionWith(f.Nodes[0])}, Advertise: append(blocks(2), bgp.Advertisement{Prefix: gone})}
+			want1 := order{Peers: []bgp.Peer{session(f.Nodes[1])}, Advertise: blocks(1)}
+			want2 := order{Peers: []bgp.Peer{session(f.Nodes[0])}, Advertise: append(blocks(2), bgp.Advertisement{Prefix: gone})}
 			one, two := startAgent(t, f.Nodes[0], cfg), startAgent(t, f.Nodes[1], configOf(t, f.Nodes[1]))
 			one.order(t, want1)
 			two.order(t, want2)
@@ -142,8 +171,8 @@ func TestRestartLosesNoPackets(t *testing.T) {
 			reach(t, f, 1, 2)
 			hasNoted(t, cfg, v4Block(2), v6Block(2), gone)
 
-			there, back := storm(t, f, 1, 2), storm(t, f, 2, 1)
-			end(t, one)
+			stop := storms(t, f, [2]int{1, 2}, [2]int{2, 1})
+			tc.end(one, t)
 			two.wait(t, "the loss of the session", func(a answer) bool { return a.Established == 0 })
 			require.True(t, knows(v4Block(1), v6Block(1))(two.ask(t, nil)), "the paths must outlive the session")
 			want2.Advertise = blocks(2)
@@ -161,11 +190,7 @@ func TestRestartLosesNoPackets(t *testing.T) {
 				}
 				return len(a.Paths) == 2
 			})
-			for direction, stop := range map[string]func() (int64, int64){"to it": back, "from it": there} {
-				lost, sent := stop()
-				assert.Zero(t, lost, "of %d %s", sent, direction)
-				assert.Greater(t, sent, int64(20))
-			}
+			stop()
 		})
 	}
 }
