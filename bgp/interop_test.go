@@ -337,6 +337,7 @@ func TestInteropMeshMember(t *testing.T) {
 		}
 		other.wait(t, "our blocks", shows(v4Block(1), v6Block(1)))
 		programmed(t, f.Nodes[1])
+		showsMark(t, other, a, p)
 
 		for own := range blocks(1) { // of either family
 			gone, stays := blocks(1)[own], blocks(1)[1-own]
@@ -373,6 +374,31 @@ func TestInteropMeshMember(t *testing.T) {
 			return fresh == 2
 		})
 	})
+}
+
+// showsMark has the agent put a community on its blocks, which the daemon sees, and take it off again.
+func showsMark(t *testing.T, other *running, a *agent, p bgp.Peer) {
+	t.Helper()
+	marked := blocks(1)
+	for i := range marked {
+		marked[i].Communities = []bgp.Community{64512<<16 | 7}
+	}
+	a.order(t, order{Peers: []bgp.Peer{p}, Advertise: marked})
+	seen := func(want bool) func(string) bool {
+		return func(string) bool {
+			for _, question := range []string{fmt.Sprintf(other.offered, v4Block(1)), fmt.Sprintf(other.offeredV6, v6Block(1))} {
+				said, err := other.says(question)
+				colons := strings.ReplaceAll(said, ",", ":") // BIRD writes (64512,7)
+				if err != nil || strings.Contains(colons, "64512:7") != want {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	other.wait(t, "the community", seen(true))
+	a.order(t, order{Peers: []bgp.Peer{p}, Advertise: blocks(1)})
+	other.wait(t, "the end of the community", seen(false))
 }
 
 // Another program as the reflector between two of our nodes, which have no session with each other.
