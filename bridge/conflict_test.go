@@ -27,19 +27,14 @@ func (m *machine) veth(t testing.TB, name string, peerOf *machine, peer string) 
 	})
 }
 
-// defaultRoute gives the pod one that is not over eth0.
-func defaultRoute(t *testing.T, h *host, pod *machine) {
+// nowhere is a default route that drops.
+var nowhere = nl.Route{
+	RouteKey: nl.RouteKey{Table: nl.TableMain, Prefix: netip.MustParsePrefix("0.0.0.0/0")}, Type: unix.RTN_BLACKHOLE, Protocol: unix.RTPROT_STATIC,
+}
+
+func defaultNowhere(t *testing.T, _ *host, pod *machine) {
 	t.Helper()
-	h.veth(t, "cable", pod, "mgmt")
-	mgmt := pod.link(t, "mgmt").Index
-	pod.change(t, func(b *nl.Batch) {
-		b.SetUp(mgmt, true)
-		b.AddAddress(nl.Address{Link: mgmt, Prefix: netip.MustParsePrefix("192.0.2.2/24")})
-		b.AddRoute(nl.Route{
-			RouteKey: nl.RouteKey{Table: nl.TableMain, Prefix: netip.MustParsePrefix("0.0.0.0/0")},
-			Gateway:  netip.MustParseAddr("192.0.2.1"), Link: mgmt,
-		})
-	})
+	pod.change(t, func(b *nl.Batch) { b.AddRoute(nowhere) })
 }
 
 // What is in the way, or is not as asked for, is named and stays; so does everything else.
@@ -75,7 +70,7 @@ func TestConflicts(t *testing.T) {
 		{"no bridge at all", func(t *testing.T, h *host, _ *machine) {
 			h.veth(t, "cni0", h.machine, "twin")
 		}, nil, `link cni0, index 3, veth, alias "a person's"`},
-		{"another default route", defaultRoute, nil, "route 0.0.0.0/0 via 192.0.2.1 dev mgmt"},
+		{"another default route", defaultNowhere, nil, "route 0.0.0.0/0 via 10.244.1.1 dev eth0: another program's object is in the way: route 0.0.0.0/0"},
 		{"attached elsewhere", func(t *testing.T, h *host, _ *machine) {
 			attachedElsewhere := port(dual, newMachine(t, "pod"), 2)
 			h.attach(t, dual, attachedElsewhere)
@@ -185,14 +180,14 @@ func TestFailedAttachLeavesNothing(t *testing.T) {
 func TestAttachAfterFailure(t *testing.T) {
 	h := newHost(t, bridge.Config{})
 	pod := newMachine(t, "pod")
-	defaultRoute(t, h, pod)
+	defaultNowhere(t, h, pod)
 	p := port(dual, pod, 1)
 	_, err := h.pods.Attach(t.Context(), dual, p)
 	require.ErrorIs(t, err, podweft.ErrConflict)
-	assert.Equal(t, []string{"lo", "mgmt"}, pod.linkNames(t))
-	assert.ElementsMatch(t, []string{"lo", "cable", "cni0"}, h.linkNames(t))
+	assert.Equal(t, []string{"lo"}, pod.linkNames(t))
+	assert.ElementsMatch(t, []string{"lo", "cni0"}, h.linkNames(t))
 
-	h.change(t, func(b *nl.Batch) { b.DeleteLink(h.link(t, "cable").Index) })
+	pod.change(t, func(b *nl.Batch) { b.DeleteRoute(nowhere) })
 	h.attach(t, dual, p)
 	for _, g := range dual.Gateways {
 		pod.ping(t, g.Addr())

@@ -41,6 +41,10 @@
 // The node's end answers ARP for everything (proxy_arp), which pods need only if somebody takes their permanent neighbour entry
 // away. For IPv6, the gateway's address is there and answers by itself.
 //
+// A pod may have several ports. Where two of them lead to the same prefix, as default routes do, the first is the way, and the other's
+// route, with a metric of 2000 and more, is when the first goes. Until then what a pod sends there from the other's IPv4 address comes
+// to the node by the first, whose end drops it: such a port needs [Port.Routes] that the first has not, or rules in the pod.
+//
 // A Spec that names no [Spec.Local] sends packets for addresses that no pod has where the node's default route leads, from where
 // they may come back, until their time to live has ended.
 //

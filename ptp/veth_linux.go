@@ -11,9 +11,6 @@ import (
 	"github.com/podweft/podweft/internal/nl"
 )
 
-// v6Metric is what the kernel makes of an IPv6 route without a metric, IP6_RT_PRIO_USER in linux/ipv6_route.h.
-const v6Metric = 1024
-
 // ipv4 is how the node's end deals with IPv4.
 var ipv4 = nl.IPv4Conf{ProxyARP: true, StrictSource: true}
 
@@ -108,9 +105,5 @@ func (v *veth) routes() (all []nl.Route) {
 
 // keyOf is where the node has its route to p.
 func keyOf(p netip.Prefix) nl.RouteKey {
-	k := nl.RouteKey{Table: nl.TableMain, Prefix: p}
-	if p.Addr().Is6() {
-		k.Metric = v6Metric
-	}
-	return k
+	return nl.RouteKey{Table: nl.TableMain, Prefix: p, Metric: nl.UsualMetric(p)}
 }

@@ -13,8 +13,13 @@ import (
 	"github.com/podweft/podweft/internal/nl"
 )
 
-// loopback is lo's index in every namespace (LOOPBACK_IFINDEX, include/net/flow.h).
-const loopback = 1
+const (
+	// loopback is lo's index in every namespace (LOOPBACK_IFINDEX, include/net/flow.h).
+	loopback = 1
+	// behind and a link's index are the metric of its routes that stand behind another link's: larger than that of any route made
+	// without one, for each link another, and of several such links the oldest comes first.
+	behind = 2000
+)
 
 // Setup is what belongs into a pod's namespace. It names the links there by their index.
 type Setup struct {
@@ -23,6 +28,7 @@ type Setup struct {
 	limit     Limit // of what leaves peer
 	Addresses []nl.Address
 	Neighbors []nl.Neighbor
+	apart     []nl.Link // in one subnet: without this, whoever asks for one's address would get the other's MAC too
 	Routes    []nl.Route
 }
 
@@ -43,6 +49,11 @@ func (s Setup) Steps() (steps []Step) {
 	for _, n := range s.Neighbors {
 		steps = append(steps, SetNeighbor(s.peer.Name, n))
 	}
+	for _, l := range s.apart {
+		steps = append(steps, Step{
+			Op: "update", Object: "link " + l.Name + " arp_ignore 1 arp_announce 2", Request: func(b *nl.Batch) { b.KeepOwnARP(l.Index) },
+		})
+	}
 	for _, r := range s.Routes {
 		steps = append(steps, AddRoute(s.peer.Name, r))
 	}
@@ -50,7 +61,8 @@ func (s Setup) Steps() (steps []Step) {
 }
 
 // Complete carries out lacking, which is what the pod lacks of s as far as anybody knows. Another who attaches the same port at this
-// moment may be ahead with any part of it.
+// moment may be ahead with any part of it, and another link of the pod may have routes to the same prefixes. Usually neither is so,
+// and to try is cheaper than to look.
 func (p *Pod) Complete(ctx context.Context, s, lacking Setup) error {
 	for {
 		err := p.Do(ctx, lacking.Steps()...)
@@ -58,17 +70,18 @@ func (p *Pod) Complete(ctx context.Context, s, lacking Setup) error {
 			return err
 		}
 		rest, unlike := p.Lacking(ctx, s)
-		if unlike != nil { // it was another link's route, for instance
+		if unlike != nil {
 			return unlike
 		}
-		if len(rest.Steps()) >= len(lacking.Steps()) {
+		if len(rest.Steps()) >= len(lacking.Steps()) && slices.Equal(rest.Routes, lacking.Routes) {
 			return err
 		}
 		lacking = rest
 	}
 }
 
-// Lacking returns the part of s that the pod lacks. Something else in a part's place is [podweft.ErrConflict].
+// Lacking returns the part of s that the pod lacks. Something else in a part's place is [podweft.ErrConflict], but for a route by
+// another of the pod's links: that one stays the way, and ours stands behind it, for when it goes.
 func (p *Pod) Lacking(ctx context.Context, s Setup) (Setup, error) {
 	for _, leave := range []func(context.Context, *Setup) error{p.addresses, p.links, p.limit, p.neighbors, p.routes} {
 		if err := leave(ctx, &s); err != nil {
@@ -147,9 +160,18 @@ func (p *Pod) routes(ctx context.Context, s *Setup) error {
 	lacking := without(s.Routes, func(w nl.Route) bool {
 		return slices.ContainsFunc(have[w.Prefix], func(h nl.Route) bool { return same(h, w) })
 	})
-	for _, w := range lacking {
-		if there := have[w.Prefix]; len(there) > 0 {
-			return taken(w.Format(s.peer.Name), there[0].Format(p.linkName(there[0].Link)))
+	for i, w := range lacking {
+		for _, h := range have[w.Prefix] {
+			if elsewhere := h.Type == unix.RTN_UNICAST && h.Link != 0 && h.Link != w.Link; !elsewhere {
+				return taken(w.Format(s.peer.Name), h.Format(p.linkName(h.Link)))
+			}
+			if h.Metric != nl.UsualMetric(w.Prefix) {
+				continue
+			}
+			lacking[i].Metric = behind + uint32(w.Link)
+			if w.Gateway.Is4() && h.Gateway == w.Gateway {
+				s.apart = []nl.Link{{Index: h.Link, Name: p.linkName(h.Link)}, s.peer}
+			}
 		}
 	}
 	s.Routes = lacking

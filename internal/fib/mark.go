@@ -41,15 +41,9 @@ func MarkOf(owner string) Mark {
 // owns reports whether the nexthop id lies in our range.
 func (m Mark) owns(id uint32) bool { return id >= m.First && id-m.First < idsPerOwner }
 
-// v6Metric is what the kernel makes of an IPv6 metric of 0, IP6_RT_PRIO_USER in linux/ipv6_route.h.
-const v6Metric = 1024
-
 // kernelMetric is metric as the kernel will list it.
 func kernelMetric(p netip.Prefix, metric uint32) uint32 {
-	if metric == 0 && p.Addr().Is6() {
-		return v6Metric
-	}
-	return metric
+	return cmp.Or(metric, nl.UsualMetric(p))
 }
 
 // routeProtocolNames are the protocols people meet, for naming a foreign route.

@@ -11,23 +11,38 @@ type IPv4Conf struct {
 
 // Indexes of linux/ip.h, which x/sys/unix lacks, and the attribute of linux/if_link.h that has them.
 const (
-	ipv4DevconfProxyARP = 3
-	ipv4DevconfRPFilter = 8
-	iflaInetConf        = 1
+	ipv4DevconfProxyARP    = 3
+	ipv4DevconfRPFilter    = 8
+	ipv4DevconfARPAnnounce = 18
+	ipv4DevconfARPIgnore   = 19
+	iflaInetConf           = 1
 )
 
 // SetIPv4Conf adds a request to tell the link of that name what c says.
 func (b *Batch) SetIPv4Conf(name string, c IPv4Conf) {
 	b.link(0, 0, 0, 0, func(m *message) {
 		m.str(unix.IFLA_IFNAME, name)
-		m.nest(unix.IFLA_AF_SPEC, func() {
-			m.nest(unix.AF_INET, func() {
-				m.nest(iflaInetConf, func() {
-					m.u32(ipv4DevconfProxyARP, uint32(bit(c.ProxyARP)))
-					m.u32(ipv4DevconfRPFilter, uint32(bit(c.StrictSource)))
-				})
-			})
+		m.ipv4Conf(func() {
+			m.u32(ipv4DevconfProxyARP, uint32(bit(c.ProxyARP)))
+			m.u32(ipv4DevconfRPFilter, uint32(bit(c.StrictSource)))
 		})
+	})
+}
+
+// KeepOwnARP adds a request to let the link speak of its own addresses only, in what it answers (arp_ignore 1) and in what it asks
+// (arp_announce 2). A link speaks of any of the namespace's otherwise: Documentation/networking/ip-sysctl.rst.
+func (b *Batch) KeepOwnARP(link int) {
+	b.link(0, link, 0, 0, func(m *message) {
+		m.ipv4Conf(func() {
+			m.u32(ipv4DevconfARPIgnore, 1)
+			m.u32(ipv4DevconfARPAnnounce, 2)
+		})
+	})
+}
+
+func (m *message) ipv4Conf(values func()) {
+	m.nest(unix.IFLA_AF_SPEC, func() {
+		m.nest(unix.AF_INET, func() { m.nest(iflaInetConf, values) })
 	})
 }
 

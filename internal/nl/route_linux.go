@@ -26,6 +26,14 @@ type RouteKey struct {
 	Metric uint32
 }
 
+// UsualMetric is what the kernel makes of a metric of 0 for a route to p: 0, and IP6_RT_PRIO_USER of linux/ipv6_route.h for IPv6.
+func UsualMetric(p netip.Prefix) uint32 {
+	if p.Addr().Is6() {
+		return 1024
+	}
+	return 0
+}
+
 // CompareRouteKeys orders keys by table, prefix and metric.
 func CompareRouteKeys(a, b RouteKey) int {
 	if a.Table != b.Table {
