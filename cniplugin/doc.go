@@ -48,6 +48,10 @@
 // ADD with code 11, for the runtime to try again. What a pod that nobody has let in can reach is for the kernel to say: with
 // the node's pod prefixes in the Closed of policy/nftables or policy/iptables, that is its own node, also while no agent runs.
 //
+// A pod may have several interfaces, of one network or of several. Where two have a route to the same prefix, as default routes do,
+// the first stays the way, and the other's stands behind it with a metric of 2000 and more, until the first is deleted. What comes to
+// the second from farther away than its own routes is thus answered by the first, and in IPv4 a routed one (ptp) answers nobody else.
+//
 // That masquerading stands is seen by the kernel's numbers for its table and chain: what somebody does to the elements of its sets
 // goes unnoticed here.
 //
