@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/bridge"
@@ -132,6 +133,25 @@ func TestAdopt(t *testing.T) {
 	assert.Equal(t, before, h.link(t, "cni0").MAC, "a port less changes nothing")
 	require.NoError(t, adopting.Detach(t.Context(), bridge.Port{Container: "old", NetNS: old.NetNS()}), "twice")
 	require.NoError(t, adopting.Detach(t.Context(), bridge.Port{Container: "old", NetNS: "/nowhere"}), "with the pod gone")
+}
+
+// TestCheckFindsRoutesThatWereMoved: the plugins sbr and vrf give an interface a routing table of its own.
+func TestCheckFindsRoutesThatWereMoved(t *testing.T) {
+	h := newHost(t, bridge.Config{})
+	pod, p := h.attachNew(t, dual, 1)
+	for i, to := range prefixes("0.0.0.0/0", "::/0") {
+		r := nl.Route{
+			RouteKey: nl.RouteKey{Table: nl.TableMain, Prefix: to}, Protocol: unix.RTPROT_STATIC,
+			Gateway: dual.Gateways[i].Addr(), Link: pod.link(t, "eth0").Index,
+		}
+		moved := r
+		moved.Table = 100
+		pod.change(t, func(b *nl.Batch) {
+			b.AddRoute(moved)
+			b.DeleteRoute(r)
+		})
+	}
+	require.NoError(t, h.pods.Check(t.Context(), dual, p))
 }
 
 // TestAdoptLeavesOtherBridges: one that joins more than pods is somebody's.

@@ -50,7 +50,8 @@
 //
 // A pod may have several interfaces, of one network or of several. Where two have a route to the same prefix, as default routes do,
 // the first stays the way, and the other's stands behind it with a metric of 2000 and more, until the first is deleted. What comes to
-// the second from farther away than its own routes is thus answered by the first, and in IPv4 a routed one (ptp) answers nobody else.
+// the second from farther away than its own routes is thus answered by the first, where the node drops the IPv4 answer of a routed
+// one (ptp): chain the sbr plugin for it, with which each interface has a routing table of its own.
 //
 // That masquerading stands is seen by the kernel's numbers for its table and chain: what somebody does to the elements of its sets
 // goes unnoticed here.

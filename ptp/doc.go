@@ -43,7 +43,8 @@
 //
 // A pod may have several ports. Where two of them lead to the same prefix, as default routes do, the first is the way, and the other's
 // route, with a metric of 2000 and more, is when the first goes. Until then what a pod sends there from the other's IPv4 address comes
-// to the node by the first, whose end drops it: such a port needs [Port.Routes] that the first has not, or rules in the pod.
+// to the node by the first, whose end drops it: such a port needs [Port.Routes] that the first has not, or rules in the pod such as
+// CNI's sbr plugin makes.
 //
 // A Spec that names no [Spec.Local] sends packets for addresses that no pod has where the node's default route leads, from where
 // they may come back, until their time to live has ended.

@@ -55,9 +55,7 @@ func (s Setup) Check(ctx context.Context, pod *Pod) error {
 	}
 	routes := map[netip.Prefix][]nl.Route{}
 	err = pod.Conn.Routes(ctx, func() { clear(routes) }, func(r nl.Route) {
-		if r.Table == nl.TableMain {
-			routes[r.Prefix] = append(routes[r.Prefix], r)
-		}
+		routes[r.Prefix] = append(routes[r.Prefix], r) // in any table: the plugins sbr and vrf move them, behind one that attached the pod
 	})
 	if err != nil {
 		return err
