@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -57,6 +58,59 @@ func (c *Conn) Chains(ctx context.Context, t Table) ([]Chain, error) {
 		kind: unix.NFT_MSG_GETCHAIN, family: t.Family,
 		body: func(m *message) { m.str(unix.NFTA_CHAIN_TABLE, t.Name) }, // older kernels list those of all tables
 	})
+}
+
+// HasChain reports whether a table has a chain of that name; there may be no such table. It lists nothing, as Chains does.
+func (c *Conn) HasChain(ctx context.Context, t Table, name string) (bool, error) {
+	err := c.get(ctx, Chain{Table: t, Name: name}, question{
+		kind: unix.NFT_MSG_GETCHAIN, family: t.Family,
+		body: func(m *message) {
+			m.str(unix.NFTA_CHAIN_TABLE, t.Name)
+			m.str(unix.NFTA_CHAIN_NAME, name)
+		},
+		each: func(reply) {},
+	})
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// RemoveChains adds to b what removes the chains of these names from a table, with the rules that lead to them, which may be any
+// program's. It adds nothing where there are none.
+func (c *Conn) RemoveChains(ctx context.Context, b *Batch, t Table, names ...string) error {
+	var there []Chain
+	for _, name := range names {
+		has, err := c.HasChain(ctx, t, name)
+		if err != nil {
+			return err
+		}
+		if has {
+			there = append(there, Chain{Table: t, Name: name})
+		}
+	}
+	if len(there) == 0 {
+		return nil
+	}
+	rules, err := c.Rules(ctx, t)
+	if err != nil {
+		return err
+	}
+	doomed := func(name string) bool {
+		return slices.ContainsFunc(there, func(c Chain) bool { return c.Name == name })
+	}
+	for _, r := range rules {
+		if doomed(r.Target()) && !doomed(r.Chain) {
+			b.DeleteRule(r)
+		}
+	}
+	for _, chain := range there {
+		b.FlushChain(chain)
+	}
+	for _, chain := range there {
+		b.DeleteChain(chain)
+	}
+	return nil
 }
 
 // Rules lists the rules of a table, those of each chain in order.

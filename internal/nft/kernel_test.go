@@ -365,3 +365,36 @@ func TestAnEndedContextSendsNothing(t *testing.T) {
 	_, err = c.Table(t.Context(), ours)
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
+
+// TestRemoveChains: chains go in one transaction with the rules that lead to them from elsewhere, and with those that lead from one
+// to another.
+func TestRemoveChains(t *testing.T) {
+	c, _ := dial(t)
+	chain := func(name string) nft.Chain { return nft.Chain{Table: ours, Name: name} }
+	jump := func(from, to string) nft.Rule {
+		return nft.Rule{Table: ours, Chain: from, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: to}}}
+	}
+	commit(t, c, func(b *nft.Batch) {
+		b.AddTable(ours, 0)
+		for _, name := range []string{"stays", "gone", "gone-too"} {
+			b.AddChain(chain(name))
+		}
+		b.AddRule(jump("stays", "gone"))
+		b.AddRule(nft.Rule{Table: ours, Chain: "stays", Comment: "stays", Exprs: []expr.Any{&expr.Counter{}}})
+		b.AddRule(jump("gone", "gone-too"))
+	})
+	var nothing nft.Batch
+	require.NoError(t, c.RemoveChains(t.Context(), &nothing, ours, "never"))
+	require.NoError(t, c.RemoveChains(t.Context(), &nothing, nft.Table{Family: nft.IPv6, Name: "never"}, "gone"))
+	assert.Zero(t, nothing.Len())
+	commit(t, c, func(b *nft.Batch) {
+		require.NoError(t, c.RemoveChains(t.Context(), b, ours, "gone-too", "never", "gone"))
+	})
+	chains, err := c.Chains(t.Context(), ours)
+	require.NoError(t, err)
+	assert.Equal(t, []nft.Chain{chain("stays")}, chains)
+	rules, err := c.Rules(t.Context(), ours)
+	require.NoError(t, err)
+	require.Len(t, rules, 1)
+	assert.Equal(t, "stays", rules[0].Comment)
+}

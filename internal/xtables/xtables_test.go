@@ -70,3 +70,25 @@ func TestWords(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) { assert.Equal(t, tt.want, xtables.Words(tt.line)) })
 	}
 }
+
+func TestRemoval(t *testing.T) {
+	const rules = `-P POSTROUTING ACCEPT
+-N GONE
+-N GONE-TOO
+-N STAYS
+-A POSTROUTING -s 10.244.1.2/32 -m comment --comment "name: \"pods\" id: \"c1\"" -j GONE
+-A POSTROUTING -j STAYS
+-A STAYS -j GONE-TOO
+-A GONE -j GONE-TOO
+-A GONE -d 10.244.1.0/24 -j ACCEPT
+`
+	want := [][]string{
+		{"-t", "nat", "-D", "POSTROUTING", "-s", "10.244.1.2/32", "-m", "comment", "--comment", `name: "pods" id: "c1"`, "-j", "GONE"},
+		{"-t", "nat", "-D", "STAYS", "-j", "GONE-TOO"},
+		{"-t", "nat", "-F", "GONE"}, {"-t", "nat", "-F", "GONE-TOO"},
+		{"-t", "nat", "-X", "GONE"}, {"-t", "nat", "-X", "GONE-TOO"},
+	}
+	assert.Equal(t, want, xtables.Removal("nat", rules, "GONE-TOO", "NEVER", "GONE"))
+	assert.Empty(t, xtables.Removal("nat", rules, "NEVER"))
+	assert.Empty(t, xtables.Removal("nat", ""))
+}
