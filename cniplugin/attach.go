@@ -240,6 +240,9 @@ func (t *task) unplug() error {
 // del removes everything that an ADD has made, from the node's own records: the namespace, the configuration's ranges and
 // prevResult may be gone. What fails leaves the record, for the DEL that comes again.
 func (t *task) del() error {
+	if rec, err := t.records.Get(t.key()); err == nil {
+		t = t.asAdded(rec)
+	}
 	var err error
 	if t.delegated {
 		err = errors.Join(t.unpublish(), t.runPlugin(t.config.Type, "DEL", t.config.raw))
@@ -250,6 +253,22 @@ func (t *task) del() error {
 		return err
 	}
 	return t.records.Remove(t.key())
+}
+
+// asAdded is the call with the configuration by which other programs did their part of the ADD. That of the call may name others by
+// now, or some where we did all ourselves.
+func (t *task) asAdded(rec local.Record) *task {
+	one := *t
+	if len(rec.Delegate) > 0 {
+		if c, err := parseConfig(rec.Delegate); err == nil {
+			one.config, one.delegated = c, t.call.Type == "flannel" && !inProcess(c.Type)
+		}
+	} else if t.delegatedIPAM() {
+		mine := *t.config
+		mine.IPAM.Type = ""
+		one.config = &mine
+	}
+	return &one
 }
 
 // part takes the pod's host ports and link away. Where an agent runs, the kernel makes it wait, and not us.

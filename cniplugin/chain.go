@@ -114,7 +114,6 @@ func (t *task) flannelDel() error {
 		dir = defaultFlannelDir
 	}
 	scratch := filepath.Join(dir, t.container)
-	inner := *t
 	raw, err := os.ReadFile(scratch)
 	if err == nil && len(raw) > 0 { // an empty one was lost with the power
 		if c, err := parseConfig(raw); err == nil && !inProcess(c.Type) {
@@ -123,12 +122,7 @@ func (t *task) flannelDel() error {
 			}
 		}
 	}
-	if rec, err := t.records.Get(t.key()); err == nil && len(rec.Delegate) > 0 {
-		if c, err := parseConfig(rec.Delegate); err == nil {
-			inner.config, inner.delegated = c, !inProcess(c.Type)
-		}
-	}
-	if err := inner.del(); err != nil {
+	if err := t.del(); err != nil {
 		return err
 	}
 	if err := os.Remove(scratch); err != nil && !errors.Is(err, os.ErrNotExist) {

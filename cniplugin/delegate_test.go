@@ -91,3 +91,28 @@ func TestFlannelRequiresTheAgent(t *testing.T) {
 	assert.Equal(t, cniplugin.CodeTryAgain, r.Code, r)
 	assert.Equal(t, []string{"lo", "cni0"}, n.linkNames(t))
 }
+
+// TestDELByTheProgramOfItsADD: whoever gave the addresses takes them back, whomever the configuration names by then.
+func TestDELByTheProgramOfItsADD(t *testing.T) {
+	n := newNode(t)
+	dir, calls := lan(t)
+	elsewhere := n.conf(map[string]any{"ipam": map[string]any{"type": "lan"}})
+	call := func(command string, pod *testnet.Node, conf any, more ...string) {
+		t.Helper()
+		r := n.call(t, "podweft-cni", command, conf, about(pod, append(more, "CNI_PATH="+dir)...)...)
+		require.Zero(t, r.code, r)
+	}
+	pod := testnet.NewNode(t, "pod")
+	call("ADD", pod, elsewhere)
+	calls()
+	call("DEL", pod, n.conf(nil))
+	asked := calls()
+	require.Len(t, asked, 1)
+	assert.Regexp(t, `^DEL pod eth0 .*"ipam":{"type":"lan"}`, asked[0])
+
+	const wanted = "CNI_ARGS=IP=10.244.1.9"
+	call("ADD", pod, n.conf(nil), wanted)
+	call("DEL", pod, elsewhere)
+	call("ADD", testnet.NewNode(t, "heir"), n.conf(nil), wanted)
+	assert.Equal(t, []string{""}, calls(), "the program gave nothing")
+}

@@ -22,7 +22,7 @@ func (t *task) gc() error {
 		if live[attachment{rec.Container, rec.Interface}] {
 			continue
 		}
-		if err := t.of(rec.Container, rec.Interface, rec.NetNS, rec.Delegate).collect(); err != nil {
+		if err := t.of(rec.Container, rec.Interface).del(); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", rec.Key(), err))
 		}
 	}
@@ -94,22 +94,11 @@ func (c *config) live() map[attachment]bool {
 	return live
 }
 
-// of is the call as it would be about another attachment.
-func (t *task) of(container, ifname, netns string, delegate []byte) *task {
+// of is the call as it would be about another attachment, whose namespace may be another's by now: it is not looked into.
+func (t *task) of(container, ifname string) *task {
 	one := *t
-	one.container, one.ifname, one.netns = container, ifname, netns
-	if len(delegate) > 0 {
-		if c, err := parseConfig(delegate); err == nil {
-			one.config, one.delegated = c, t.call.Type == "flannel" && !inProcess(c.Type)
-		}
-	}
+	one.container, one.ifname, one.netns = container, ifname, ""
 	return &one
-}
-
-// collect is a DEL whose namespace may be another's by now: it is not looked into.
-func (t *task) collect() error {
-	t.netns = ""
-	return t.del()
 }
 
 // collectPorts closes the host ports of attachments that are gone.
@@ -123,7 +112,7 @@ func (t *task) collectPorts() error {
 	errs := []error{err}
 	for _, rec := range all {
 		if !live[attachment{rec.Container, rec.Interface}] {
-			errs = append(errs, t.of(rec.Container, rec.Interface, "", nil).unpublish())
+			errs = append(errs, t.of(rec.Container, rec.Interface).unpublish())
 		}
 	}
 	return errors.Join(errs...)
