@@ -240,19 +240,28 @@ func (t *task) unplug() error {
 // del removes everything that an ADD has made, from the node's own records: the namespace, the configuration's ranges and
 // prevResult may be gone. What fails leaves the record, for the DEL that comes again.
 func (t *task) del() error {
-	if rec, err := t.records.Get(t.key()); err == nil {
-		t = t.asAdded(rec)
-	}
-	var err error
-	if t.delegated {
+	rec, err := t.records.Get(t.key())
+	if err != nil { // there is none, or none that can be read
+		err = t.leave(t.forgetReference)
+	} else if t = t.asAdded(rec); t.delegated {
 		err = errors.Join(t.unpublish(), t.runPlugin(t.config.Type, "DEL", t.config.raw))
-	} else if err = t.part(); err == nil { // else the pod that got its address next would share it
-		err = t.release()
+	} else {
+		err = t.leave()
 	}
 	if err != nil {
 		return err
 	}
 	return t.records.Remove(t.key())
+}
+
+// leave takes the pod's link and whatever else leads to it away, and then its address: else the pod that got that next would share it.
+func (t *task) leave(also ...func() error) error {
+	for _, do := range append(append([]func() error{t.part}, also...), t.release) {
+		if err := do(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // asAdded is the call with the configuration by which other programs did their part of the ADD. That of the call may name others by

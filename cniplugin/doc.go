@@ -30,7 +30,9 @@
 // reboot is void.
 //
 // A node that ran the bridge plugin with host-local is taken over as it is: its bridge, the addresses its pods hold, and
-// what flannel's plugin noted of them. Pods go on, and a later DEL cleans up after them.
+// what flannel's plugin noted of them. Pods go on, and a later DEL cleans up after them: it also removes what the reference
+// plugins' portmap and ipMasq wrote for a pod, with either kind of iptables (the old tables by their own program, if it is installed)
+// or with nftables. GC does so too, for pods whose addresses were taken over.
 //
 // A node's lasting process may run an [Agent], which then waits for the kernel in the plugins' stead: a DEL takes the pod's link
 // out of use and returns, and the agent deletes many such links at once. It also puts host ports back that somebody has

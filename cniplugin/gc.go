@@ -75,12 +75,17 @@ func (t *task) collectAddresses(live map[attachment]bool) error {
 	}
 	defer pool.Close()
 	_, err = pool.Collect(t.ctx, func(_ context.Context, held []ipam.Allocation) (dead []ipam.Owner, err error) {
+		var gone []attachment
 		for _, a := range held {
-			if a.Owner.Network == t.config.Name && !live[attachment{a.Owner.Container, a.Owner.Interface}] {
-				dead = append(dead, a.Owner)
+			one := attachment{a.Owner.Container, a.Owner.Interface}
+			if a.Owner.Network == t.config.Name && !live[one] {
+				dead, gone = append(dead, a.Owner), append(gone, one)
 			}
 		}
-		return dead, nil
+		if len(gone) > 0 { // what had a record has been removed: these may be of before
+			_, err = t.removeTheirs(gone...)
+		}
+		return dead, err
 	})
 	return err
 }

@@ -26,7 +26,7 @@ func (t *task) portmap() (*types100.Result, error) {
 	case "ADD":
 		return before, t.portmapAdd(before)
 	case "DEL":
-		return nil, t.unpublish()
+		return nil, t.portmapDel()
 	case "CHECK":
 		if before == nil {
 			return nil, errNoPrevious
@@ -54,6 +54,21 @@ func (t *task) portmapAdd(before *types100.Result) error {
 		return err
 	}
 	return t.publish(ports, podAddresses(before, t.ifname))
+}
+
+// portmapDel closes the pod's host ports: those of a pod that nobody has recorded here, as the reference plugin opened them.
+func (t *task) portmapDel() error {
+	rec, err := t.published()
+	if err != nil {
+		return err
+	}
+	if err := t.unpublishAll(rec); err != nil || len(rec.HostPorts) > 0 {
+		return err
+	}
+	if _, err := t.records.Get(t.key()); err == nil {
+		return nil
+	}
+	return t.forgetReference()
 }
 
 // hostPorts are those that the runtime asks for. A mapping without a host port asks for none.
@@ -213,12 +228,17 @@ func (t *task) towards() (string, error) {
 	return "", nil
 }
 
-// unpublish closes the pod's host ports. An agent must do it itself, or it would put back what it knows to be the pod's.
+// unpublish closes the pod's host ports.
 func (t *task) unpublish() error {
 	rec, err := t.published()
 	if err != nil {
 		return err
 	}
+	return t.unpublishAll(rec)
+}
+
+// unpublishAll closes those of the record. An agent must do it itself, or it would put back what it knows to be the pod's.
+func (t *task) unpublishAll(rec local.Record) error {
 	if _, err := os.Stat(socketOf(t.state)); err == nil && t.viaAgent() {
 		return nil
 	}

@@ -19,25 +19,35 @@ import (
 	"github.com/podweft/podweft/testnet"
 )
 
-// callReference runs a reference plugin on the node.
-func (n *node) callReference(t *testing.T, command string, pod *testnet.Node, conf any) {
+// withReference wants the reference plugins.
+func withReference(t *testing.T) {
+	t.Helper()
+	testnet.Require(t)
+	if _, err := os.Stat(filepath.Join(reference, "host-local")); err != nil {
+		if os.Getenv("PODWEFT_REQUIRE_KERNEL") == "1" {
+			require.NoError(t, err, "apt install containernetworking-plugins")
+		}
+		t.Skip(err)
+	}
+}
+
+// callReference runs a reference plugin on the node and returns its result.
+func (n *node) callReference(t *testing.T, kind, command string, pod *testnet.Node, conf any) json.RawMessage {
 	t.Helper()
 	stdin, err := json.Marshal(conf)
 	require.NoError(t, err)
-	cmd := n.ns.Command(t.Context(), filepath.Join(reference, "bridge"))
+	cmd := n.ns.Command(t.Context(), filepath.Join(reference, kind))
 	cmd.Env = append(append(os.Environ(), about(pod, "CNI_PATH="+reference)...), "CNI_COMMAND="+command)
 	cmd.Stdin = strings.NewReader(string(stdin))
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))
+	return out
 }
 
 // TestTakeOverUnderPings changes the plugin of a node while fifty pods run that the reference's bridge and host-local plugins
 // attached: each answers until its own DEL.
 func TestTakeOverUnderPings(t *testing.T) {
-	testnet.Require(t)
-	if _, err := os.Stat(filepath.Join(reference, "host-local")); err != nil {
-		t.Skip(err)
-	}
+	withReference(t)
 	const running = 50
 	n := newNode(t)
 	data := filepath.Join(n.dir, "networks")
@@ -53,7 +63,7 @@ func TestTakeOverUnderPings(t *testing.T) {
 	var old []*testnet.Node
 	for i := range running {
 		old = append(old, testnet.NewNode(t, fmt.Sprintf("old-%d", i)))
-		n.callReference(t, "ADD", old[i], theirs)
+		n.callReference(t, "bridge", "ADD", old[i], theirs)
 	}
 	address := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 244, 1, byte(i + 2)}) }
 	pinger, err := n.ns.Pinger()

@@ -1,0 +1,249 @@
+package cniplugin_test
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/nftables/expr"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/podweft/podweft/internal/nft"
+	"github.com/podweft/podweft/testnet"
+)
+
+// serve answers with the pod's name on its port 80, TCP and UDP, both families.
+func serve(t *testing.T, pod *testnet.Node) {
+	t.Helper()
+	var tcp net.Listener
+	var udp net.PacketConn
+	require.NoError(t, pod.Do(func() (err error) {
+		if tcp, err = net.Listen("tcp", ":80"); err == nil {
+			udp, err = net.ListenPacket("udp", ":80")
+		}
+		return err
+	}))
+	done := make(chan struct{}, 2)
+	t.Cleanup(func() {
+		tcp.Close()
+		udp.Close()
+		<-done
+		<-done
+	})
+	go func() {
+		for c, err := tcp.Accept(); err == nil; c, err = tcp.Accept() {
+			c.Write([]byte(pod.Name))
+			c.Close()
+		}
+		done <- struct{}{}
+	}()
+	go func() {
+		buf := make([]byte, 100)
+		for _, from, err := udp.ReadFrom(buf); err == nil; _, from, err = udp.ReadFrom(buf) {
+			udp.WriteTo([]byte(pod.Name), from)
+		}
+		done <- struct{}{}
+	}()
+}
+
+// connect opens a connection from the node.
+func (n *node) connect(network, to string) (c net.Conn, err error) {
+	err = n.ns.Do(func() (err error) {
+		c, err = net.DialTimeout(network, to, time.Second)
+		return err
+	})
+	return c, err
+}
+
+// who says which pod answers at an address of the node, "" if none.
+func (n *node) who(to string) (string, error) {
+	c, err := n.connect("tcp", to)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	return hear(c)
+}
+
+func hear(c net.Conn) (string, error) {
+	buf := make([]byte, 100)
+	if err := c.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+		return "", err
+	}
+	got, err := c.Read(buf)
+	return string(buf[:got]), err
+}
+
+// TestTakeOverOfRules changes the plugins of a node on which bridge masqueraded pods and portmap opened their host ports, with either
+// kind of iptables. What they made goes with each pod, by DEL or by GC, and who gets its address is not reached by its ports.
+func TestTakeOverOfRules(t *testing.T) {
+	for _, kind := range []string{"nft", "legacy"} {
+		t.Run(kind, func(t *testing.T) { takeOverRules(t, kind) })
+	}
+}
+
+func takeOverRules(t *testing.T, kind string) {
+	withReference(t)
+	dir := t.TempDir()
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	t.Setenv("XTABLES_LOCKFILE", filepath.Join(dir, "lock")) // an ordinary user may not open the host's
+	for _, name := range []string{"iptables", "ip6tables"} {
+		program, err := exec.LookPath(name + "-" + kind)
+		require.NoError(t, err, "apt install iptables")
+		require.NoError(t, os.Symlink(program, filepath.Join(dir, name)))
+	}
+	n := newNode(t)
+	theirs := map[string]any{
+		"cniVersion": "1.0.0", "name": "pods", "type": "bridge", "bridge": "old0", "isDefaultGateway": true, "ipMasq": true,
+		"ipam": map[string]any{"type": "host-local", "dataDir": filepath.Join(n.dir, "networks"), "ranges": [][]map[string]string{
+			{{"subnet": "10.244.1.0/24"}}, {{"subnet": "fd00:244:0:1::/64"}},
+		}},
+	}
+	with := func(conf, changes map[string]any) map[string]any {
+		conf = maps.Clone(conf)
+		maps.Copy(conf, changes)
+		return conf
+	}
+	ours := with(theirs, map[string]any{"cniVersion": "1.1.0", "type": "podweft-cni", "stateDir": n.dir, "ipMasq": false})
+	names := []string{"chained", "alone", "collected", "stays"}
+	pods, results, ports := map[string]*testnet.Node{}, map[string]map[string]any{}, map[string]map[string]any{}
+	at := func(name string) []string {
+		port := fmt.Sprint(8080 + slices.Index(names, name))
+		return []string{"10.244.1.1:" + port, "[fd00:244:0:1::1]:" + port}
+	}
+	var flows []net.Conn
+	for i, name := range names {
+		pod := testnet.NewNode(t, name)
+		serve(t, pod)
+		ports[name] = map[string]any{"portMappings": []map[string]any{
+			{"hostPort": 8080 + i, "containerPort": 80, "protocol": "tcp"}, {"hostPort": 8080 + i, "containerPort": 80, "protocol": "udp"},
+		}}
+		results[name] = map[string]any{"prevResult": n.callReference(t, "bridge", "ADD", pod, theirs)}
+		pods[name] = pod
+		n.callReference(t, "portmap", "ADD", pod, with(results[name], map[string]any{
+			"cniVersion": "1.0.0", "name": "pods", "type": "portmap", "runtimeConfig": ports[name],
+		}))
+		for _, to := range at(name) {
+			require.Eventually(t, func() bool { who, _ := n.who(to); return who == name }, patience, 10*time.Millisecond, to)
+		}
+	}
+	for _, to := range at("chained") {
+		c, err := n.connect("udp", to)
+		require.NoError(t, err)
+		t.Cleanup(func() { c.Close() })
+		_, err = c.Write([]byte("who?"))
+		require.NoError(t, err)
+		who, err := hear(c)
+		require.NoError(t, err)
+		require.Equal(t, "chained", who)
+		flows = append(flows, c)
+	}
+	rules := func() string {
+		text := ""
+		for _, program := range []string{"iptables", "ip6tables"} {
+			out, err := n.ns.Command(t.Context(), program, "-t", "nat", "-S").CombinedOutput()
+			require.NoError(t, err, string(out))
+			text += string(out)
+		}
+		return text
+	}
+
+	newcomer := testnet.NewNode(t, "newcomer")
+	n.add(t, newcomer, ours)
+	before := strings.Count(rules(), "\n")
+	portmap := map[string]any{"cniVersion": "1.1.0", "name": "pods", "type": "portmap", "stateDir": n.dir, "runtimeConfig": ports["chained"]}
+	r := n.call(t, "portmap", "DEL", with(portmap, results["chained"]), about(pods["chained"])...)
+	require.Zero(t, r.code, r)
+	assert.Contains(t, rules(), `id: \"chained\"`, "masquerading is not portmap's")
+	for _, name := range []string{"chained", "alone"} {
+		for range 2 { // runtimes call twice
+			r = n.call(t, "podweft-cni", "DEL", ours, about(pods[name])...)
+			require.Zero(t, r.code, r)
+		}
+	}
+	r = n.call(t, "podweft-cni", "GC", with(ours, map[string]any{"cni.dev/valid-attachments": []any{
+		map[string]any{"containerID": "stays", "ifname": "eth0"}, map[string]any{"containerID": "newcomer", "ifname": "eth0"},
+	}}))
+	require.Zero(t, r.code, r)
+
+	left := rules()
+	for _, name := range names[:3] {
+		assert.NotContains(t, left, `id: \"`+name+`\"`)
+	}
+	// Each pod had, in each family, two chains with 2 and 6 rules (5 in IPv6: its loopback is never masqueraded), and 3 rules to them.
+	assert.Equal(t, before-3*(13+11), strings.Count(left, "\n"), left)
+	for i, name := range names[:3] {
+		heir := testnet.NewNode(t, "heir-of-"+name)
+		ips := []string{fmt.Sprintf("10.244.1.%d", i+2), fmt.Sprintf("fd00:244:0:1::%d", i+2)}
+		n.add(t, heir, with(ours, map[string]any{"runtimeConfig": map[string]any{"ips": ips}}))
+		serve(t, heir)
+		for _, to := range at(name) {
+			_, err := n.who(to)
+			assert.ErrorIs(t, err, unix.ECONNREFUSED, to)
+		}
+	}
+	for _, c := range flows {
+		_, err := c.Write([]byte("who?"))
+		require.NoError(t, err)
+		_, err = hear(c)
+		assert.True(t, errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, os.ErrDeadlineExceeded), "%s: %v", c.RemoteAddr(), err)
+	}
+	for _, to := range at("stays") {
+		who, err := n.who(to)
+		require.NoError(t, err)
+		assert.Equal(t, "stays", who)
+	}
+	n.callReference(t, "portmap", "DEL", pods["stays"], with(results["stays"], map[string]any{
+		"cniVersion": "1.0.0", "name": "pods", "type": "portmap", "runtimeConfig": ports["stays"],
+	}))
+}
+
+// TestTakeOverOfNFTables: what the reference plugins write where they are told to use nftables is known by comments.
+func TestTakeOverOfNFTables(t *testing.T) {
+	n := newNode(t)
+	conn, err := nft.Open(n.ns.NetNS())
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	comments := map[nft.Chain][]string{
+		{Table: nft.Table{Family: nft.IPv4, Name: "cni_hostport"}, Name: "hostports"}:        {"gone", "stays", "gone"},
+		{Table: nft.Table{Family: nft.IPv6, Name: "cni_hostport"}, Name: "hostip_hostports"}: {"stays", "gone", ""},
+		{Table: nft.Table{Family: nft.INet, Name: "cni_plugins_masquerade"}, Name: "masq_checks"}: { // hashes of pods, eth0:gone, eth0:stays
+			"aa9217ce5dd9862e-6da90a6414599963, net: pods, if: eth0, id: gone", "aa9217ce5dd9862e-358d49d19f38c03f, net: pods, if: eth0, id: stays",
+		},
+	}
+	var b nft.Batch
+	for chain, all := range comments {
+		b.AddTable(chain.Table, 0)
+		b.AddChain(chain)
+		for _, comment := range all {
+			b.AddRule(nft.Rule{Table: chain.Table, Chain: chain.Name, Comment: comment, Exprs: []expr.Any{&expr.Counter{}}})
+		}
+	}
+	require.NoError(t, conn.Commit(t.Context(), &b))
+	rules := func() (count int) {
+		for chain := range comments {
+			all, err := conn.Rules(t.Context(), chain.Table)
+			require.NoError(t, err)
+			for _, r := range all {
+				assert.NotEqual(t, "gone", r.Comment)
+			}
+			count += len(all)
+		}
+		return count
+	}
+	pod := testnet.NewNode(t, "gone")
+	require.Zero(t, n.call(t, "portmap", "DEL", n.conf(nil), about(pod)...).code)
+	assert.Equal(t, 5, rules())
+	require.Zero(t, n.call(t, "podweft-cni", "DEL", n.conf(nil), about(pod)...).code)
+	assert.Equal(t, 4, rules())
+}
