@@ -193,7 +193,9 @@ func (t *task) release() error {
 
 // record is that of the call's attachment, but for what comes of it.
 func (t *task) record() local.Record {
-	return local.Record{Network: t.config.Name, Container: t.container, Interface: t.ifname, NetNS: t.netns, Pod: t.pod()}
+	return local.Record{
+		Network: t.config.Name, Container: t.container, Interface: t.ifname, NetNS: t.netns, Pod: t.pod(), Lease: t.config.lease,
+	}
 }
 
 // pod is what the orchestrator says of it.
@@ -315,6 +317,7 @@ func (t *task) check() error {
 	if err != nil {
 		return err
 	}
+	t.config.lease = rec.Lease
 	n, err := t.config.network()
 	if err != nil {
 		return err

@@ -42,6 +42,11 @@ func (t *task) flannel() (*types100.Result, error) {
 	if t.command == "GC" {
 		return nil, t.flannelGC()
 	}
+	if t.command == "CHECK" {
+		if rec, err := t.records.Get(t.key()); err == nil {
+			t.config.lease = rec.Lease
+		}
+	}
 	d, err := t.config.flannel()
 	if err != nil {
 		if t.command == "STATUS" {

@@ -63,7 +63,8 @@ type config struct {
 
 	RequireAgent bool // ours: no pod starts while the node's agent is away
 
-	raw []byte // as it came
+	raw   []byte // as it came
+	lease string // the subnet file as it was read, or as an ADD has recorded it
 }
 
 type attachment struct {

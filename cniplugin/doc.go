@@ -25,9 +25,9 @@
 //
 // A DEL needs nothing but what this package has recorded on the node: the pod's namespace, the lease, the configuration's
 // ranges and the previous result may be gone. It succeeds for what was never there. One that fails to take the pod's link
-// leaves it its address too, and works when it comes again. An ADD that fails leaves nothing behind, and one that was killed
-// is cleaned up by the DEL or the GC that follows (but see below), or completed by the next ADD. What was recorded before a
-// reboot is void.
+// leaves it its address too, and works when it comes again. A CHECK goes by the lease of the ADD while the node has none. An ADD
+// that fails leaves nothing behind, and one that was killed is cleaned up by the DEL or the GC that follows (but see below), or
+// completed by the next ADD. What was recorded before a reboot is void.
 //
 // A node that ran the bridge plugin with host-local is taken over as it is: its bridge, the addresses its pods hold, and
 // what flannel's plugin noted of them. Pods go on, and a later DEL cleans up after them: it also removes what the reference

@@ -18,7 +18,7 @@ func (c *config) flannel() (*config, error) {
 			return nil, &Error{Code: CodeConfig, Msg: fmt.Sprintf("delegate.%s is not allowed: write it beside delegate", field)}
 		}
 	}
-	lease, err := readSubnetFile(c.subnetFile())
+	lease, err := c.readLease()
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +106,9 @@ func (c *config) as(d map[string]any) (*config, error) {
 	if err != nil {
 		return nil, fail(CodeDecode, "the delegate's configuration", err)
 	}
-	return parseConfig(raw)
+	one, err := parseConfig(raw)
+	one.lease = c.lease
+	return one, err
 }
 
 func setUnless(m map[string]any, key string, value any) {

@@ -72,7 +72,7 @@ func (c *config) network() (*network, error) {
 
 // fromLease takes the addresses from the node's lease, when the configuration names none.
 func (n *network) fromLease(c *config) error {
-	lease, err := readSubnetFile(c.subnetFile())
+	lease, err := c.readLease()
 	if err != nil {
 		return err
 	}

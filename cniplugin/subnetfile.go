@@ -32,9 +32,14 @@ type subnetFile struct {
 	ipMasq   bool           // FLANNEL_IPMASQ: the daemon masquerades
 }
 
-// readSubnetFile reads it. That it is not there is the usual state of a node that has just joined.
-func readSubnetFile(path string) (subnetFile, error) {
+// readLease reads it, for an ADD to record. That it is not there is the usual state of a node that has just joined, and no reason to
+// find a pod changed that was attached before: its record has what it was then.
+func (c *config) readLease() (subnetFile, error) {
+	path := c.subnetFile()
 	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && c.lease != "" {
+		raw, err = []byte(c.lease), nil
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return subnetFile{}, &Error{
 			Code: CodeTryAgain, Err: errors.Join(errNoLease, err),
@@ -48,6 +53,7 @@ func readSubnetFile(path string) (subnetFile, error) {
 	if err != nil {
 		return s, fail(CodeIO, "the node's subnet file "+path+" makes no sense: is podweft-flannel running?", err)
 	}
+	c.lease = string(raw)
 	return s, nil
 }
 

@@ -31,6 +31,8 @@ type Record struct {
 	Pod       Pod            `json:"pod,omitzero"`
 	// Delegate is the configuration of another program that did the work, so that it can be told to undo it.
 	Delegate []byte `json:"delegate,omitempty"`
+	// Lease is the node's subnet file, where the pod's addresses came of it: what the pod has been given can be told when it is gone.
+	Lease string `json:"lease,omitempty"`
 
 	Boot  string    `json:"boot"`  // the kernel's life in which it was written; Put fills it in
 	Since time.Time `json:"since"` // by the wall clock, for people; Put fills it in
@@ -152,6 +154,7 @@ func (r Record) encode() []byte {
 		b = append(b, ',')
 	}
 	text("delegate", base64.StdEncoding.EncodeToString(r.Delegate))
+	text("lease", r.Lease)
 	text("boot", r.Boot)
 	text("since", r.Since.Format(time.RFC3339Nano))
 	end()

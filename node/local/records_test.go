@@ -37,6 +37,7 @@ func full(container string) local.Record {
 		HostPorts: []local.HostPort{{Protocol: "tcp", HostIP: netip.MustParseAddr("192.0.2.1"), Host: 8080, Pod: 80}, {Protocol: "udp", Host: 53, Pod: 53}},
 		Pod:       local.Pod{Namespace: "default", Name: "web", UID: "1234"},
 		Delegate:  []byte(`{"type":"macvlan"}`),
+		Lease:     "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_MTU=1450\n",
 	}
 }
 
