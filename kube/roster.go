@@ -201,16 +201,28 @@ func (r *Roster) Join(ctx context.Context, n roster.Node, ttl time.Duration) err
 
 // Forget implements [roster.Store]. The Node stays.
 func (r *Roster) Forget(ctx context.Context, name string) error {
-	_, err := r.nodes.write(ctx, name, func(at *corev1.Node) (change, error) {
-		if _, known := at.Annotations[r.key]; !known {
+	_, err := r.forget(ctx, name, func(seenNode) bool { return true })
+	return err
+}
+
+// ForgetDead implements [roster.Store]. The Node stays.
+func (r *Roster) ForgetDead(ctx context.Context, name string) (bool, error) {
+	return r.forget(ctx, name, func(n seenNode) bool { return !n.Alive })
+}
+
+// forget makes a node unknown if it may, and reports whether it is unknown now.
+func (r *Roster) forget(ctx context.Context, name string, may func(seenNode) bool) (forgotten bool, err error) {
+	_, err = r.nodes.write(ctx, name, func(at *corev1.Node) (change, error) {
+		n, known := r.decode(at)
+		if forgotten = !known || may(n); !known || !forgotten {
 			return change{}, nil
 		}
 		return change{annotations: map[string]*string{r.key: nil}}, nil
 	})
 	if errors.Is(err, ErrNoSubnet) { // there is no such Node
-		return nil
+		return true, nil
 	}
-	return err
+	return forgotten && err == nil, err
 }
 
 // Watch implements [roster.Store]. An API server that goes away does not end it. What ends it is that the first list fails.

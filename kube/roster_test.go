@@ -144,6 +144,15 @@ func TestRoster(t *testing.T) {
 	assert.Greater(t, again[1].Revision, all[1].Revision)
 	assert.Equal(t, all[2].Revision, again[2].Revision)
 
+	for name, want := range map[string]bool{"old-1": false, "lost-2": true, "mute-4": true, "no node": true} {
+		forgotten, err := r.ForgetDead(ctx, name)
+		require.NoError(t, err, name)
+		assert.Equal(t, want, forgotten, name)
+	}
+	again, err = r.Nodes(ctx)
+	require.NoError(t, err)
+	require.Len(t, again, 2, "old-1 is alive, and stays known")
+	require.NoError(t, r.Join(ctx, member("lost-2"), time.Minute))
 	require.NoError(t, r.Forget(ctx, "old-1"))
 	require.NoError(t, r.Forget(ctx, "old-1"))
 	require.NoError(t, r.Forget(ctx, "no node"))

@@ -22,6 +22,8 @@
 // is nobody's lock: while nodes see the roster at different moments there may be two leaders or none, so what a leader does
 // must be harmless when two do it. And whose belongings may be taken: [Silent] and [Gone] are a word on that for
 // block.Collect, which wants it twice, a grace apart. Where most nodes are silent at once nobody counts as dead: see [ErrCut].
+// Dead nodes that have nothing left are to be forgotten, or they outnumber the living in time: block.Collector does that as well.
+// One that comes back is known again by itself.
 //
 // The package does not look whether a node can be reached, and does not choose a node's name: two nodes of one name are one to it.
 package roster

@@ -53,7 +53,8 @@ func Leads(s Store, name string) func(context.Context) (bool, error) {
 var ErrCut = errors.New("most nodes are silent, and more likely cut off than dead")
 
 // Silent tells of nodes, whenever it is asked, which are not alive or not known. When more than half of those that are known are not
-// alive it says [ErrCut] instead: who is dead then, an operator says with [Store].Forget.
+// alive it says [ErrCut] instead: who is dead then, an operator says with [Store].Forget. So that those who died in the course of time
+// do not come to that, dead nodes have to be forgotten once they have nothing left: a block.Collector does so.
 //
 // A lone node that is cut off from the Store is silent too and may have pods that run: give what this says a grace as long as such a
 // cut may last, or ask the node itself as well.
@@ -70,7 +71,7 @@ func Silent(s Store) func(ctx context.Context, nodes []string) ([]string, error)
 			}
 		}
 		if 2*alive < len(nodes) {
-			return nil, fmt.Errorf("%w: %d of %d", ErrCut, len(nodes)-alive, len(nodes))
+			return nil, fmt.Errorf("%w: %d of %d; Store.Forget those that are gone for good", ErrCut, len(nodes)-alive, len(nodes))
 		}
 		return nodes.without(names, func(n Node) bool { return n.Alive }), nil
 	}
@@ -84,6 +85,18 @@ func Gone(s Store) func(ctx context.Context, nodes []string) ([]string, error) {
 			return nil, err
 		}
 		return nodes.without(names, func(Node) bool { return true }), nil
+	}
+}
+
+// Known tells, whenever it is asked, which nodes are known: the Known of a block.Collector, whose Forget is [Store].ForgetDead.
+func Known(s Store) func(ctx context.Context) ([]string, error) {
+	return func(ctx context.Context) ([]string, error) {
+		nodes, err := s.Nodes(ctx)
+		names := make([]string, len(nodes))
+		for i, n := range nodes {
+			names[i] = n.Name
+		}
+		return names, err
 	}
 }
 

@@ -23,6 +23,10 @@ type Store interface {
 	// Forget makes a node unknown, alive or not. Not to know it is no error. One that lives joins again.
 	Forget(ctx context.Context, name string) error
 
+	// ForgetDead makes a node unknown unless it is alive, and reports whether it is unknown now: in one step, so that a node which
+	// joins in that moment is known afterwards, whoever was first. Not to know it is no error.
+	ForgetDead(ctx context.Context, name string) (bool, error)
+
 	// Watch calls changed once when it has begun to listen and then whenever Nodes may have changed; that a node joins again
 	// need not be told, that one is dead is. It carries no facts. It returns nil when ctx ends, and an error when it cannot go on.
 	Watch(ctx context.Context, changed func()) error

@@ -95,11 +95,14 @@ func (s *Store) Join(ctx context.Context, n roster.Node, ttl time.Duration) erro
 	}
 	for {
 		err := s.join(ctx, n, etcdconn.Seconds(ttl))
-		if !errors.Is(err, rpctypes.ErrLeaseNotFound) { // it ended between two requests
+		if !errors.Is(err, rpctypes.ErrLeaseNotFound) && !errors.Is(err, errChanged) { // it ended, or changed, between two requests
 			return err
 		}
 	}
 }
+
+// errChanged: what is known of a node is not what was read. Read again.
+var errChanged = errors.New("node has changed")
 
 func (s *Store) join(ctx context.Context, n roster.Node, seconds int64) error {
 	known, alive := s.known(n.Name), s.alive(n.Name)
@@ -108,7 +111,12 @@ func (s *Store) join(ctx context.Context, n roster.Node, seconds int64) error {
 		return fmt.Errorf("look up node %s: %w", n.Name, err)
 	}
 	var then []clientv3.Op
-	if kvs := now.Responses[0].GetResponseRange().Kvs; len(kvs) == 0 || !says(kvs[0], n) {
+	var revision int64
+	kvs := now.Responses[0].GetResponseRange().Kvs
+	if len(kvs) > 0 {
+		revision = kvs[0].ModRevision
+	}
+	if len(kvs) == 0 || !says(kvs[0], n) {
 		text, err := json.Marshal(n)
 		if err != nil {
 			return err
@@ -127,7 +135,11 @@ func (s *Store) join(ctx context.Context, n roster.Node, seconds int64) error {
 		then = append(then, clientv3.OpPut(alive, "", clientv3.WithLease(life)))
 	}
 	if len(then) > 0 {
-		_, err = s.conn.Txn(ctx, nil, then, nil)
+		// Only as it was read: who forgets the node meanwhile would leave one that is alive and not known.
+		var done *clientv3.TxnResponse
+		if done, err = s.conn.Txn(ctx, []clientv3.Cmp{etcdconn.Unmodified(known, revision)}, then, nil); err == nil && !done.Succeeded {
+			err = errChanged
+		}
 	}
 	if life != before {
 		s.conn.Discard(ctx, life) // unless it keeps something alive now
@@ -169,6 +181,16 @@ func (s *Store) Forget(ctx context.Context, name string) error {
 		return fmt.Errorf("forget node %s: %w", name, err)
 	}
 	return nil
+}
+
+// ForgetDead implements [roster.Store].
+func (s *Store) ForgetDead(ctx context.Context, name string) (bool, error) {
+	silent := etcdconn.Unmodified(s.alive(name), 0)
+	done, err := s.conn.Txn(ctx, []clientv3.Cmp{silent}, []clientv3.Op{clientv3.OpDelete(s.known(name))}, nil)
+	if err != nil {
+		return false, fmt.Errorf("forget node %s: %w", name, err)
+	}
+	return done.Succeeded, nil
 }
 
 // Watch implements [roster.Store]. A connection that is lost does not end it: the watch goes on where it was when etcd is back, and

@@ -48,6 +48,15 @@ func (s *Store) Forget(ctx context.Context, name string) error {
 	return s.change(ctx, func(t table.Table, _ time.Duration) table.Table { return t.Forget(name) })
 }
 
+// ForgetDead implements [roster.Store].
+func (s *Store) ForgetDead(ctx context.Context, name string) (forgotten bool, err error) {
+	err = s.change(ctx, func(t table.Table, _ time.Duration) table.Table {
+		t, forgotten = t.ForgetDead(name)
+		return t
+	})
+	return forgotten && err == nil, err
+}
+
 func (s *Store) change(ctx context.Context, op func(t table.Table, now time.Duration) table.Table) error {
 	if err := ctx.Err(); err != nil {
 		return err

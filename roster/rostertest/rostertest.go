@@ -64,6 +64,8 @@ func Run(t *testing.T, cfg Config) {
 		{"longer life", longerLife},
 		{"seniority", seniority},
 		{"forget", forget},
+		{"forget the dead", forgetDead},
+		{"forget who comes back", forgetReturning},
 		{"bad node", badNode},
 		{"answers are copies", copies},
 		{"all at once", allAtOnce},
@@ -282,6 +284,71 @@ func forget(h *harness) {
 	h.until("its return", "a", alive)
 }
 
+func (h *harness) forgetDead(s roster.Store, name string) bool {
+	h.Helper()
+	forgotten, err := s.ForgetDead(h.Context(), name)
+	if err != nil {
+		h.Fatalf("ForgetDead of %s: %v", name, err)
+	}
+	return forgotten
+}
+
+func forgetDead(h *harness) {
+	h.join(h.store, full("a"), long)
+	before := h.one("a")
+	h.join(h.store, node("b"), h.cfg.TTL)
+	h.until("death", "b", dead)
+	for name, want := range map[string]bool{"a": false, "b": true, "never": true} {
+		if got := h.forgetDead(h.other, name); got != want {
+			h.Fatalf("ForgetDead of %s: want %t, got %t", name, want, got)
+		}
+	}
+	if after := h.one("a"); !after.Says(full("a")) || !after.Alive || after.Rank != before.Rank || after.Revision != before.Revision {
+		h.Fatalf("want the one that lives as it was, got %+v after %+v", after, before)
+	}
+	if nodes := h.nodes(); len(nodes) != 1 {
+		h.Fatalf("want the dead one unknown, got %v", nodes)
+	}
+	if !h.forgetDead(h.store, "b") {
+		h.Fatal("want who is unknown reported so")
+	}
+	h.join(h.store, node("b"), long)
+	h.until("its return", "b", alive)
+}
+
+// forgetReturning lets dead nodes come back in the moment in which they are forgotten: once they have joined they are known.
+func forgetReturning(h *harness) {
+	const many = 20
+	name := func(i int) string { return fmt.Sprint("node-", i) }
+	for i := range many {
+		h.join(h.store, full(name(i)), h.cfg.TTL)
+	}
+	for i := range many {
+		h.until("death", name(i), dead)
+	}
+	var wg sync.WaitGroup
+	for i := range many {
+		wg.Go(func() {
+			if err := h.store.Join(h.Context(), full(name(i)), long); err != nil {
+				h.Error(err)
+			}
+		})
+		wg.Go(func() {
+			for range 3 {
+				if _, err := h.other.ForgetDead(h.Context(), name(i)); err != nil {
+					h.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for i := range many {
+		if n := h.one(name(i)); !n.Says(full(n.Name)) || !n.Alive {
+			h.Fatalf("want it known and alive, got %+v", n)
+		}
+	}
+}
+
 func badNode(h *harness) {
 	bad := full("a")
 	bad.Data.V4 = json.RawMessage("{")
@@ -400,6 +467,9 @@ func contextEnds(h *harness) {
 	}
 	if err := h.store.Forget(ctx, "a"); !errors.Is(err, context.Canceled) {
 		h.Fatalf("Forget: want %q, got %v", context.Canceled, err)
+	}
+	if _, err := h.store.ForgetDead(ctx, "a"); !errors.Is(err, context.Canceled) {
+		h.Fatalf("ForgetDead: want %q, got %v", context.Canceled, err)
 	}
 	if nodes := h.nodes(); len(nodes) != 0 {
 		h.Fatalf("want no nodes, got %v", nodes)

@@ -82,6 +82,14 @@ func (t Table) Forget(name string) Table {
 	return t
 }
 
+// ForgetDead is the table after a roster.Store's ForgetDead, and what that reports.
+func (t Table) ForgetDead(name string) (Table, bool) {
+	if at, found := t.find(name); found && t.Rows[at].Since != 0 {
+		return t, false
+	}
+	return t.Forget(name), true
+}
+
 // Expire is the table after those have died whose time is over.
 func (t Table) Expire(now time.Duration) Table {
 	dead := func(r Row) bool { return r.Since != 0 && r.Deadline <= now }
