@@ -59,6 +59,39 @@ func collect(
 	return freed, errors.Join(errs...)
 }
 
+// Free takes back all that a node has, at once, on the caller's word that it is gone for good and its pods with it, and returns what that
+// was. It is for what an operator knows and nobody can prove: a node that lives would go on to use its addresses beside their new owners
+// until it looks at its shares again.
+func Free(ctx context.Context, store Store, node string) (freed []Share, err error) {
+	its := func(s Share) bool { return s.Node == node }
+	for _, family := range everywhere() {
+		err = retry(ctx, func() error {
+			blocks, err := store.Blocks(ctx, family)
+			if err != nil {
+				return err
+			}
+			for _, b := range blocks {
+				if !slices.ContainsFunc(b.Shares, its) {
+					continue
+				}
+				if _, err := store.Write(ctx, b.without(its)); err != nil {
+					return err
+				}
+				for _, s := range b.Shares {
+					if its(s) {
+						freed = append(freed, s)
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return freed, fmt.Errorf("free the blocks of %s: %w", node, err)
+		}
+	}
+	return freed, nil
+}
+
 // judge is b as it should be when the nodes in gone are held for dead, with the shares that nobody has any more.
 func (b Block) judge(gone []string, now time.Time, ripe func(Share, time.Time) bool) (next Block, lost []Share, changed bool) {
 	next = b.without(func(s Share) bool {

@@ -3,6 +3,7 @@ package block_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -55,6 +56,7 @@ func (c *cluster) start(name string) *agent {
 	a := &agent{name: name, claimer: claimer(c, c.blocks, name, clusterPool)}
 	a.collector, err = block.NewCollector(block.CollectorConfig{
 		Store: c.blocks, Dead: roster.Silent(c.roster), Lead: roster.Leads(c.roster, name), Grace: grace,
+		Known: roster.Known(c.roster), Forget: c.roster.ForgetDead,
 		Freed: func(freed []block.Share) {
 			for _, s := range freed {
 				c.freed <- s
@@ -108,6 +110,15 @@ func (c *cluster) owners() (names []string) {
 			names = append(names, s.Node)
 		}
 	}
+	return names
+}
+
+// known are the nodes of the roster.
+func (c *cluster) known() []string {
+	c.Helper()
+	synctest.Wait()
+	names, err := roster.Known(c.roster)(c.Context())
+	require.NoError(c, err)
 	return names
 }
 
@@ -173,6 +184,152 @@ func TestNodeComesBack(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Machines come and go for as long as the cluster lives: what each had is another's to have, and nobody counts its dead.
+func TestNodesAreReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		var live []*agent
+		for _, name := range []string{"a", "b", "c"} {
+			a := c.start(name)
+			defer a.stop()
+			live = append(live, a)
+		}
+		kept := claim(t, live[1].claimer)
+		for i := range 20 { // of a pool of four blocks
+			old := c.start(fmt.Sprint("old", i))
+			claim(t, old.claimer)
+			claim(t, old.claimer)
+			time.Sleep(grace)
+			require.Contains(t, c.known(), old.name)
+			old.stop()
+			time.Sleep(2*grace + 5*time.Minute)
+			require.Equal(t, []string{"b"}, c.owners(), old.name)
+			require.Equal(t, []string{"a", "b", "c"}, c.known(), old.name)
+			require.NoError(t, live[0].collector.Status().Err)
+		}
+		status := live[0].collector.Status()
+		assert.Equal(t, 40, status.Freed)
+		assert.Equal(t, 20, status.Forgotten)
+		assert.Equal(t, []netip.Prefix{kept}, shares(t, live[1].claimer))
+	})
+}
+
+// A node that had no block is forgotten by the same proof and the same grace. When it comes back it is known again; whenever it comes
+// back before, it has a whole grace the next time.
+func TestNodeWithoutBlocksIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		a := c.start("a")
+		defer a.stop()
+		b := c.start("b")
+		for range 3 {
+			b.stop()
+			time.Sleep(silent + grace - 5*time.Minute)
+			b = c.start("b")
+			time.Sleep(5 * time.Minute)
+		}
+		require.Zero(t, a.collector.Status().Forgotten)
+		b.stop()
+		time.Sleep(silent + grace - 5*time.Minute)
+		require.Equal(t, []string{"a", "b"}, c.known(), "too early")
+		time.Sleep(10 * time.Minute)
+		require.Equal(t, []string{"a"}, c.known())
+		b = c.start("b")
+		defer b.stop()
+		require.Equal(t, []string{"a", "b"}, c.known())
+		claim(t, b.claimer)
+		time.Sleep(10 * grace)
+		assert.Equal(t, []string{"b"}, c.owners())
+		assert.Equal(t, []string{"a", "b"}, c.known())
+		assert.Equal(t, 1, a.collector.Status().Forgotten)
+	})
+}
+
+// Who has a share is not forgotten, nor who has come back; what Forget could not do is done on the next pass; and whose turn it was not
+// for a while cannot tell how long somebody has been dead.
+func TestWhoIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memory.New()
+		claim(t, claimer(t, s, "owner", clusterPool))
+		var gone atomic.Pointer[[]string]
+		gone.Store(&[]string{"back", "idle", "owner", "stranger"})
+		var away, follows atomic.Bool
+		var mu sync.Mutex
+		asked := map[string]int{}
+		c, err := block.NewCollector(block.CollectorConfig{
+			Store: s, Grace: grace,
+			Lead: func(context.Context) (bool, error) { return !follows.Load(), nil },
+			Dead: func(context.Context, []string) ([]string, error) { return *gone.Load(), nil },
+			Known: func(context.Context) ([]string, error) {
+				if away.Load() {
+					return nil, errors.New("the roster is away")
+				}
+				return []string{"back", "idle", "live", "owner"}, nil
+			},
+			Forget: func(_ context.Context, node string) (bool, error) {
+				if node == "owner" {
+					assert.Empty(t, stored(t, s), "it has a share")
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				asked[node]++
+				if asked[node] == 1 {
+					return true, errors.New("cannot be written")
+				}
+				return node != "back", nil
+			},
+		})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer cancel()
+		wg.Go(func() { assert.NoError(t, c.Run(ctx)) })
+		away.Store(true)
+		time.Sleep(2 * grace)
+		synctest.Wait()
+		require.ErrorContains(t, c.Status().Err, "the roster is away")
+		require.Len(t, stored(t, s), 1, "without it nothing is known")
+		away.Store(false)
+		time.Sleep(grace - time.Minute)
+		follows.Store(true)
+		time.Sleep(5 * time.Minute)
+		follows.Store(false)
+		time.Sleep(grace - 2*time.Minute)
+		synctest.Wait()
+		require.Empty(t, stored(t, s), "the Store has noted the doubt about who has a share")
+		mu.Lock()
+		require.Empty(t, asked, "nobody has noted one about the others")
+		mu.Unlock()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		assert.Equal(t, map[string]int{"back": 2, "idle": 2, "owner": 2}, asked, "once more after the failure, and nobody else")
+		require.NoError(t, c.Status().Err)
+		assert.Equal(t, 2, c.Status().Forgotten)
+	})
+}
+
+// Free takes all that one node has and nothing else, without proof or grace.
+func TestFree(t *testing.T) {
+	s := memory.New()
+	pool6 := block.Pool{Prefix: netip.MustParsePrefix("fd00::/64")}
+	a, b := claimer(t, s, "a", clusterPool), claimer(t, s, "b", clusterPool)
+	claim(t, a)
+	kept := claim(t, b)
+	claim(t, a)
+	claim(t, claimer(t, s, "a", pool6))
+	freed, err := block.Free(t.Context(), s, "a")
+	require.NoError(t, err)
+	assert.Len(t, freed, 3)
+	assert.Empty(t, shares(t, a))
+	assert.Equal(t, []netip.Prefix{kept}, shares(t, b))
+	freed, err = block.Free(t.Context(), s, "a")
+	require.NoError(t, err)
+	assert.Empty(t, freed)
 }
 
 // Proof is the word of Dead alone: without it, or while it cannot be asked, nothing is freed however long nobody was heard of.
@@ -266,9 +423,9 @@ func TestCollectorThatCannotTell(t *testing.T) {
 }
 
 func TestCollectorConfigIsChecked(t *testing.T) {
-	_, err := block.NewCollector(block.CollectorConfig{Grace: -1, Every: -1})
+	_, err := block.NewCollector(block.CollectorConfig{Grace: -1, Every: -1, Forget: rostermemory.New().ForgetDead})
 	require.ErrorIs(t, err, podweft.ErrInvalid)
-	for _, field := range []string{"Store", "Dead", "Grace", "Every"} {
+	for _, field := range []string{"Store", "Dead", "Grace", "Every", "Forget"} {
 		assert.ErrorContains(t, err, field)
 	}
 }

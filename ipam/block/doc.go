@@ -17,7 +17,8 @@
 // No address is ever in the shares of two nodes. Each change is one compare-and-swap of one block in the Store, so a node
 // may die at any instant, and any number of nodes may claim at once. What a node has claimed and forgotten it finds with
 // [Claimer.Shares]; what a dead node has, others take back with [Collect], on somebody's word that it is dead, given twice. A
-// [Collector] does that all the time, on one node of the cluster: package roster knows who lives and who leads.
+// [Collector] does that all the time, on one node of the cluster: package roster knows who lives and who leads, and forgets a
+// dead node that has nothing left. Where only an operator knows that a node is gone, [Free] takes his word for it.
 //
 // A block is of its node as far as that has a share of it: routes to blocks, not to shares, may then send a borrowed
 // address's packets to the wrong node. Routes to shares never do.
