@@ -88,6 +88,9 @@ func (c Config) tunnelOwner(w way) ipam.Owner {
 // claimTunnels gives the node's tunnel links their addresses, which packets of the node itself to pods behind them leave with.
 func (a *Agent) claimTunnels(ctx context.Context, from *block.Allocator) (map[way][]netip.Addr, error) {
 	tunnels := map[way][]netip.Addr{}
+	if err := a.dropLost(ctx, from); err != nil {
+		return nil, err
+	}
 	for _, w := range []way{byVXLAN, byIPIP} {
 		if !slices.ContainsFunc(a.cfg.Pools, func(p Pool) bool { return p.wraps(w) }) {
 			continue
@@ -105,6 +108,23 @@ func (a *Agent) claimTunnels(ctx context.Context, from *block.Allocator) (map[wa
 		}
 	}
 	return tunnels, nil
+}
+
+// dropLost gives up what the node's links hold in blocks that are not the node's any more, because it was taken for dead: those addresses
+// are others' to have.
+func (a *Agent) dropLost(ctx context.Context, from *block.Allocator) error {
+	held, err := a.knownTunnels(ctx)
+	errs := []error{err}
+	for w, addrs := range held {
+		for _, addr := range addrs {
+			if !slices.ContainsFunc(from.Shares(), func(s block.Share) bool { return s.Prefix.Contains(addr) }) {
+				a.log.WarnContext(ctx, "this node was taken for dead, and gives its link another address", "link", w, "address", addr)
+				errs = append(errs, from.Release(ctx, a.cfg.tunnelOwner(w)))
+				break
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // knownTunnels are the addresses that the node's links have been given before.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -93,6 +94,7 @@ type run struct {
 	member    *roster.Member
 	collector *block.Collector
 	wake      chan struct{}
+	astray    atomic.Bool // the node's links have addresses that are others' to have
 
 	mu      sync.Mutex
 	learned *bgp.Snapshot // nil until there is one
@@ -351,6 +353,9 @@ func (r *run) sync(ctx context.Context) (whole bool, err error) {
 	if err := r.look(ctx); err != nil {
 		return false, err
 	}
+	if err := r.readdress(ctx); err != nil {
+		return false, err
+	}
 	v, problems, away := r.view(ctx)
 	if v.blank() {
 		return false, away
@@ -392,6 +397,20 @@ func (r *run) look(ctx context.Context) error {
 		return err
 	}
 	r.self, r.networks, r.looked = self, networks, time.Now()
+	return nil
+}
+
+// readdress gives the node's links other addresses when theirs are lost.
+func (r *run) readdress(ctx context.Context) error {
+	if !r.astray.Load() {
+		return nil
+	}
+	tunnels, err := r.claimTunnels(ctx, r.addresses)
+	if err != nil {
+		return err
+	}
+	r.tunnels = tunnels
+	r.astray.Store(false)
 	return nil
 }
 
@@ -496,6 +515,10 @@ func (r *run) stillHere(ctx context.Context) error {
 	defer cancel()
 	lost, err := r.addresses.Sync(ctx)
 	for _, l := range lost {
+		if isTunnel(l.Owner) {
+			r.astray.Store(true)
+			continue
+		}
 		r.log.WarnContext(ctx, "this node was taken for dead, and a pod's address is another's: start it anew",
 			"container", l.Owner.Container, "address", cmp.Or(l.Addr(), netip.Addr{}))
 	}
