@@ -192,9 +192,19 @@ func (r *run) join(context.Context) error {
 		return err
 	}
 	r.collector, err = block.NewCollector(block.CollectorConfig{
-		Store: r.cfg.Blocks, Dead: r.cfg.Dead, Lead: r.cfg.Lead, Grace: r.cfg.Grace, Logger: r.log,
+		Store: r.cfg.Blocks, Dead: r.dead, Lead: r.cfg.Lead, Grace: r.cfg.Grace, Logger: r.log,
+		Known: roster.Known(r.cfg.Nodes), Forget: r.cfg.Nodes.ForgetDead,
 	})
 	return err
+}
+
+// dead is the Config's Dead, which says what to do where it cannot tell.
+func (r *run) dead(ctx context.Context, nodes []string) ([]string, error) {
+	dead, err := r.cfg.Dead(ctx, nodes)
+	if errors.Is(err, roster.ErrCut) {
+		err = fmt.Errorf("%w: podweft-calico forget NODE does that", err)
+	}
+	return dead, err
 }
 
 // answer begins to listen for the CNI plugin, which waits until work begins. Policies' gate hears here of the pods that are there: before

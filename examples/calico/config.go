@@ -56,8 +56,8 @@ type Config struct {
 	Blocks block.Store
 	Nodes  roster.Store
 
-	// Grace is how long a node must not have been heard of before its blocks are others' to have: longer than any cut from the
-	// store lasts, since its pods run on. Zero means block.DefaultGrace.
+	// Grace is how long a node must not have been heard of before its blocks are others' to have, and it is forgotten: longer than any
+	// cut from the store lasts, since its pods run on. Zero means block.DefaultGrace.
 	Grace time.Duration
 	// Dead tells of nodes which are dead, so that their blocks can be collected; nil means roster.Silent of Nodes. Lead says whether it
 	// is this node that collects; nil means roster.Leads of Nodes.

@@ -22,6 +22,7 @@ const usage = `podweft-calico [flags] [command]: this node's part in a pod netwo
   status        how the agent on this node is doing: BGP peers, routes, blocks
   plan          show what a start would change, and change nothing
   cleanup       remove what the agent made on this node, give its blocks back, and take the node out of the store
+  forget NODE   take another node, which is gone for good, out of the store, and free its blocks; --force: though it counts as alive
   ipam show     the pools' blocks, and who has them
   ipam check    compare them with each other, with the nodes and with this node's pods
   ipam gc       free what nobody uses on this node: addresses of pods that went, and empty blocks
@@ -69,15 +70,18 @@ func command(ctx context.Context, args []string, getenv func(string) string, std
 		return complain(2, err)
 	}
 	name := strings.Join(words, " ")
+	if len(words) == 2 && words[0] == "forget" {
+		name, o.gone = words[0], words[1]
+	}
 	do := map[string]func(context.Context, io.Writer) error{
-		"": o.run, "status": o.status, "plan": o.plan, "cleanup": o.cleanup,
+		"": o.run, "status": o.status, "plan": o.plan, "cleanup": o.cleanup, "forget": o.forget,
 		"ipam show": o.showBlocks, "ipam check": o.checkBlocks, "ipam gc": o.collectBlocks,
 		"etcd": o.serveAlone, "install": o.install.run,
 	}[name]
 	if do == nil {
 		return complain(2, fmt.Errorf("there is no command %q: see --help", name))
 	}
-	if name != "status" && name != "etcd" && name != "install" {
+	if name != "status" && name != "etcd" && name != "install" && name != "forget" { // those need not be on a node
 		if err := o.settle(ctx); err != nil {
 			return complain(1, err)
 		}

@@ -25,11 +25,13 @@ type Options struct {
 	Config  Config
 	Healthz string // address of the HTTP server; empty: none
 	JSON    bool   // of what is printed
+	Force   bool   // forget takes a node that lives for gone too
 	Logger  *slog.Logger
 
 	cluster *cluster        // nil where nothing is in Kubernetes
 	server  embedded.Config // an etcd of our own, where Client is set
 	install installation
+	gone    string // the node to forget
 
 	texts    map[string]*string // flags that are more than their text
 	files    texts
@@ -101,7 +103,7 @@ var settings = []struct{ flag, variable, otherwise, help string }{
 	{"etcd-peer-key-file", "CALICO_ETCD_PEER_KEY_FILE", "", "its key"},
 	{"etcd-cluster", "CALICO_ETCD_CLUSTER", "", "all members, by their nodes' names: node-1=http://10.0.0.1:2380,...; default: it is alone"},
 	{"store-dir", "CALICO_STORE_DIR", "", "instead of etcd a directory, which the nodes of one machine share"},
-	{"grace", "CALICO_NODE_GRACE", "1h", "how long a node is not heard of before its blocks are others' to have"},
+	{"grace", "CALICO_NODE_GRACE", "1h", "how long a node is not heard of before its blocks are others' to have and it is forgotten"},
 	{"log-level", "CALICO_STARTUP_LOGLEVEL", "info", "debug, info, warn or error"},
 	{"log-format", "CALICO_LOG_FORMAT", "text", "text or json"},
 }
@@ -119,6 +121,7 @@ func (o *Options) flags() *flag.FlagSet {
 	f.BoolVar(&o.Config.Forward, "iptables-forward-rules", true, "accept what comes from and goes to pods where iptables' FORWARD chain drops, as with Docker")
 	f.StringVar(&o.Healthz, "healthz", "", "address of /healthz, /readyz, /status and /metrics, such as :9099; default: a socket alone")
 	f.BoolVar(&o.JSON, "json", false, "print JSON")
+	f.BoolVar(&o.Force, "force", false, "forget: a node that still counts as alive too")
 	f.StringVar(&o.install.plugin, "cni-plugin", "/podweft-cni", "install: the CNI plugin to install")
 	f.StringVar(&o.install.binDir, "cni-bin-dir", "/opt/cni/bin", "install: where container runtimes look for plugins")
 	return f

@@ -18,7 +18,8 @@ type Status struct {
 	Underlay subnet.Addrs `json:"underlay,omitzero"`
 	MTU      int          `json:"mtu,omitempty"` // of pods, in bytes
 	Ready    bool         `json:"ready"`
-	// Problem is what keeps the agent from following what happens elsewhere; what is in force stays so.
+	// Problem is what keeps the agent from following what happens elsewhere, or from collecting what dead nodes had; what is in force
+	// stays so.
 	Problem string `json:"problem,omitempty"`
 	// Problems are what other nodes have told and was left out.
 	Problems []string `json:"problems,omitempty"`
@@ -79,6 +80,9 @@ func (a *Agent) Status(ctx context.Context) Status {
 		return s
 	}
 	s.Blocks = r.blocks(ctx)
+	if err := r.collector.Status().Err; err != nil && s.Problem == "" {
+		s.Problem = oneLine(err)
+	}
 	if r.policing != nil {
 		s.Problems = append(s.Problems, r.policing.problems()...)
 	}
