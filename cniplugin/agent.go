@@ -38,8 +38,8 @@ type AgentConfig struct {
 }
 
 // Agent does for a node's plugins what takes a process that stays: it deletes the links of pods that went, many at a time,
-// so that no DEL waits for the kernel, closes their host ports, and puts host ports back that somebody has removed. It knows
-// from the plugins' records what belongs to pods that live, so that it may be started, killed and started again at any time.
+// so that no DEL waits for the kernel, closes their host ports, and puts host ports and masquerading back that somebody has removed. It
+// knows from the plugins' records what belongs to pods that live, so that it may be started, killed and started again at any time.
 // Plugins work without one.
 type Agent struct {
 	cfg    AgentConfig
@@ -48,6 +48,7 @@ type Agent struct {
 	ports  *local.Records // host ports
 
 	attachments *local.Records
+	masqueraded masqueradeRecords
 
 	begun      time.Time
 	sweeping   chan struct{} // size 1: there is something to sweep
@@ -67,6 +68,10 @@ type agentNetwork struct {
 	loop  *podweft.Loop[nat.PortSpec]
 	spec  nat.PortSpec
 	set   uint64 // generation of spec
+
+	masquerade   *nat.Driver // nil, like the others, until something is recorded
+	masquerading *podweft.Loop[nat.Spec]
+	masqueraded  nat.Spec
 }
 
 // socketOf is where an agent listens.
@@ -89,6 +94,7 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 	if a.attachments, err = local.Open(cfg.StateDir+"/attachments", cfg.BootID); err != nil {
 		return nil, err
 	}
+	a.masqueraded = masqueradeRecords{cfg.StateDir + "/masquerade", a.attachments.Boot()}
 	a.server, err = local.Listen(local.ServerConfig{Path: socketOf(cfg.StateDir), Handler: agentHandler{a}, Logger: a.log})
 	if err != nil {
 		return nil, err
@@ -130,6 +136,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 		})
 	})
+	a.group.Go(func() error { return a.keepMasquerading(inner) })
 	err := a.group.Wait()
 	if ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err())) {
 		return nil
@@ -170,6 +177,9 @@ func (a *Agent) forget() {
 	for _, n := range a.networks {
 		n.pods.Close()
 		n.ports.Close()
+		if n.masquerade != nil {
+			n.masquerade.Close()
+		}
 	}
 	clear(a.networks)
 }

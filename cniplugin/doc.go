@@ -35,8 +35,10 @@
 // or with nftables. GC does so too, for pods whose addresses were taken over.
 //
 // A node's lasting process may run an [Agent], which then waits for the kernel in the plugins' stead: a DEL takes the pod's link
-// out of use and returns, and the agent deletes many such links at once. It also puts host ports back that somebody has
-// removed. Plugins find it by its socket, and do all by themselves where there is none.
+// out of use and returns, and the agent deletes many such links at once. It also keeps, by the plugins' records, the host ports of pods
+// that live and the masquerading of each network: what somebody else has removed, as by nft flush ruleset, is back in milliseconds.
+// Plugins find it by its socket, and do all by themselves where there is none; host ports then stay away until the pod is attached
+// anew, and masquerading until the next ADD.
 //
 // # What will surprise you
 //
@@ -56,11 +58,12 @@
 // one (ptp): chain the sbr plugin for it, with which each interface has a routing table of its own.
 //
 // That masquerading stands is seen by the kernel's numbers for its table and chain: what somebody does to the elements of its sets
-// goes unnoticed here.
+// goes unnoticed here, but for an agent.
 //
 // A network is one owner: its links and tables bear its name, and two networks cannot share a bridge. Addresses and records
 // lie below [DefaultStateDir], and not where host-local has them. Masquerading is per node, not per pod: a network's table
-// stays when its last pod has gone. VLANs and MAC spoof checks are refused, with the code for a field that is not
-// supported; chain the reference plugins for them. What a pod sends is limited at its own end of the pair, where a pod that may
-// change its links can take the limit off: chain the bandwidth plugin for such.
+// stays when its last pod has gone, and when the configuration no longer asks for it. To be rid of it, remove the file of the network's
+// name in masquerade, below that directory, and then the table. VLANs and MAC spoof checks are refused, with the code for a field that
+// is not supported; chain the reference plugins for them. What a pod sends is limited at its own end of the pair, where a pod that
+// may change its links can take the limit off: chain the bandwidth plugin for such.
 package cniplugin

@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/internal/flock"
 	"github.com/podweft/podweft/nat"
 )
 
@@ -23,17 +23,10 @@ func (t *task) masquerade(n *network, addresses []given) error {
 		return err
 	}
 	defer driver.Close()
-	seen := t.state + "/masquerade/" + t.config.Name
-	is := func(spec nat.Spec) string {
-		stamp, err := driver.Stamp(t.ctx)
-		if err != nil {
-			return ""
-		}
-		return fmt.Sprintln(stamp, spec)
-	}
+	records := masqueradeRecords{t.state + "/masquerade", t.records.Boot()}
 	kept := func(spec nat.Spec) bool {
-		last, err := os.ReadFile(seen)
-		return err == nil && len(last) > 0 && string(last) == is(spec)
+		stamp, err := driver.Stamp(t.ctx)
+		return err == nil && records.has(t.config.Name, stamp, spec)
 	}
 	spec := n.masqueraded()
 	if !slices.ContainsFunc(addresses, func(a given) bool { return !covers(spec.Masquerade, a.prefix) }) && kept(spec) {
@@ -44,14 +37,18 @@ func (t *task) masquerade(n *network, addresses []given) error {
 		if err != nil || kept(spec) {
 			return err
 		}
+		if err := records.put(t.config.Name, "", spec); err != nil { // first: an agent makes the table what is recorded
+			return fail(CodeIO, "masquerading cannot be recorded", err)
+		}
 		if _, err := driver.Apply(t.ctx, spec); err != nil {
 			return err
 		}
-		if err = os.MkdirAll(filepath.Dir(seen), 0o700); err == nil {
-			err = os.WriteFile(seen, []byte(is(spec)), 0o600) // what is cut off equals nothing
+		stamp, err := driver.Stamp(t.ctx)
+		if err == nil {
+			err = records.put(t.config.Name, stamp, spec)
 		}
 		if err != nil {
-			t.log.WarnContext(t.ctx, "masquerading will be looked at again for each pod", "err", err)
+			t.log.WarnContext(t.ctx, "masquerading will be looked at again for the next pod", "err", err)
 		}
 		return nil
 	})
@@ -128,14 +125,8 @@ func locked(ctx context.Context, path string, fn func() error) error {
 		return fail(CodeIO, "lock", err)
 	}
 	defer f.Close()
-	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if err != unix.EINTR || ctx.Err() != nil {
-			break
-		}
-	}
-	if err != nil {
-		return fail(CodeIO, "lock "+path, err)
+	if err := flock.Lock(ctx, f); err != nil {
+		return fail(CodeIO, "lock", err)
 	}
 	return fn()
 }

@@ -1,9 +1,14 @@
 package cniplugin_test
 
 import (
+	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -18,13 +23,10 @@ import (
 func TestMasqueradeIsKept(t *testing.T) {
 	n := newNode(t)
 	conf := n.conf(map[string]any{"ipMasq": true})
-	table := nft.Table{Family: nft.INet, Name: "podweft-pods-nat"}
-	them, err := nft.Open(n.ns.NetNS())
-	require.NoError(t, err)
-	defer them.Close()
+	them := n.nft(t)
 	whole := func() {
 		t.Helper()
-		rules, err := them.Rules(t.Context(), table)
+		rules, err := them.Rules(t.Context(), masqueradeTable)
 		require.NoError(t, err)
 		assert.Len(t, rules, 3)
 	}
@@ -33,10 +35,8 @@ func TestMasqueradeIsKept(t *testing.T) {
 	whole()
 	n.add(t, testnet.NewNode(t, "second"), conf)
 	whole()
-	var b nft.Batch
-	b.DeleteTable(table)
 	require.Zero(t, n.call(t, "podweft-cni", "CHECK", checked, about(pod)...).code)
-	require.NoError(t, them.Commit(t.Context(), &b))
+	drop(t, them, masqueradeTable)
 	r := n.call(t, "podweft-cni", "CHECK", checked, about(pod)...)
 	assert.Equal(t, cniplugin.CodeMissing, r.Code, r)
 	assert.Contains(t, r.Details, "masquerading lacks table inet podweft-pods-nat")
@@ -46,19 +46,173 @@ func TestMasqueradeIsKept(t *testing.T) {
 
 	wider := n.conf(map[string]any{"ipMasq": true, "ipam": map[string]any{"routes": []any{map[string]any{"dst": "10.99.0.0/16"}}}})
 	n.add(t, testnet.NewNode(t, "fourth"), wider)
-	exempt, err := them.Elements(t.Context(), nft.Set{Table: table, Name: "exempt4", Key: nft.IPv4Addr, Interval: true})
+	exempt, err := them.Elements(t.Context(), nft.Set{Table: masqueradeTable, Name: "exempt4", Key: nft.IPv4Addr, Interval: true})
 	require.NoError(t, err)
 	assert.Len(t, exempt, 3, "the cluster with the pods within, what is routed to it now, multicast")
 }
 
+var masqueradeTable = nft.Table{Family: nft.INet, Name: "podweft-pods-nat"}
+
+// nft is somebody else who is at the node's tables, until the test ends.
+func (n *node) nft(t testing.TB) *nft.Conn {
+	t.Helper()
+	c, err := nft.Open(n.ns.NetNS())
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// drop deletes a table, as somebody does who flushes the ruleset.
+func drop(t testing.TB, them *nft.Conn, table nft.Table) {
+	t.Helper()
+	var b nft.Batch
+	b.DeleteTable(table)
+	require.NoError(t, them.Commit(t.Context(), &b))
+}
+
+// masquerades waits until the network's table is whole.
+func (n *node) masquerades(t testing.TB, them *nft.Conn) {
+	t.Helper()
+	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
+		rules, err := them.Rules(t.Context(), masqueradeTable)
+		if err == nil && len(rules) == 3 {
+			break
+		}
+		require.Less(t, time.Since(begin), patience, "%v, %d rules", err, len(rules))
+	}
+	assert.Equal(t, []string{"10.244.1.0"}, n.masqueraded(t))
+}
+
+// putBack deletes the table and returns how long it was before it was whole again.
+func (n *node) putBack(t testing.TB, them *nft.Conn) time.Duration {
+	t.Helper()
+	begin := time.Now()
+	drop(t, them, masqueradeTable)
+	n.masquerades(t, them)
+	return time.Since(begin)
+}
+
+// TestAgentPutsMasqueradingBack: for networks that were there before it, that came later and that came while none ran.
+func TestAgentPutsMasqueradingBack(t *testing.T) {
+	n := newNode(t)
+	them := n.nft(t)
+	conf := n.conf(map[string]any{"ipMasq": true})
+	again := func() {
+		t.Helper()
+		best := time.Hour // what a machine that has much else to do can make of it
+		for range 5 {
+			best = min(best, n.putBack(t, them))
+		}
+		assert.Less(t, best, 50*time.Millisecond)
+	}
+	stop := n.agent(t)
+	first := testnet.NewNode(t, "first")
+	n.add(t, first, conf)
+	again()
+	stop()
+	n.masquerades(t, them)
+	drop(t, them, masqueradeTable)
+	n.agent(t)
+	n.masquerades(t, them)
+	again()
+
+	require.Zero(t, n.call(t, "podweft-cni", "DEL", conf, about(first)...).code)
+	again() // it is the node's, not the pod's
+
+	// What is not recorded any more is nobody's to keep. Two others show when that has been heard.
+	require.NoError(t, os.Remove(filepath.Join(n.dir, "masquerade", "pods")))
+	drop(t, them, masqueradeTable)
+	n.add(t, testnet.NewNode(t, "another"), n.conf(map[string]any{"ipMasq": true, "name": "other", "bridge": "cni1"}))
+	_, err := them.Table(t.Context(), masqueradeTable)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	n.add(t, testnet.NewNode(t, "second"), conf)
+	again()
+}
+
+// TestMasqueradingIsMadeOnce: plugins and the agent put back what somebody takes away again and again, and make nothing twice.
+func TestMasqueradingIsMadeOnce(t *testing.T) {
+	const many = 40
+	n := newNode(t)
+	them := n.nft(t)
+	n.agent(t)
+	conf := n.conf(map[string]any{"ipMasq": true})
+	n.add(t, testnet.NewNode(t, "first"), conf)
+	var pods []*testnet.Node
+	for i := range many {
+		pods = append(pods, testnet.NewNode(t, fmt.Sprintf("pod-%d", i)))
+	}
+	var wg sync.WaitGroup
+	for worker := range 4 {
+		wg.Go(func() {
+			for i := worker; i < many; i += 4 {
+				r := n.call(t, "podweft-cni", "ADD", conf, about(pods[i])...)
+				assert.Zero(t, r.code, r)
+			}
+		})
+	}
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		wg.Wait()
+	}()
+	for flushing := true; flushing; {
+		n.masquerades(t, them)
+		drop(t, them, masqueradeTable)
+		select {
+		case <-over:
+			flushing = false
+		default:
+		}
+	}
+	n.masquerades(t, them)
+	time.Sleep(20 * time.Millisecond) // a loop that looks again would make another
+	n.masquerades(t, them)
+}
+
+// TestMasqueradingOfAnotherBoot: what was recorded before a reboot is void, and what cannot be read keeps nobody from the rest.
+func TestMasqueradingOfAnotherBoot(t *testing.T) {
+	n := newNode(t)
+	them := n.nft(t)
+	n.boot = "before"
+	conf := n.conf(map[string]any{"ipMasq": true})
+	n.add(t, testnet.NewNode(t, "first"), conf)
+	require.NoError(t, os.WriteFile(filepath.Join(n.dir, "masquerade", "damaged"), []byte("10.1.0.0/16\n"), 0o600))
+	drop(t, them, masqueradeTable)
+	n.boot = ""
+	n.agent(t)
+	n.add(t, testnet.NewNode(t, "another"), n.conf(map[string]any{"ipMasq": true, "name": "other", "bridge": "cni1"}))
+	other := nft.Table{Family: nft.INet, Name: "podweft-other-nat"}
+	drop(t, them, other)
+	require.Eventually(t, func() bool {
+		_, err := them.Table(t.Context(), other)
+		return err == nil
+	}, patience, time.Millisecond)
+	_, err := them.Table(t.Context(), masqueradeTable)
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// BenchmarkMasqueradingComesBack is how long the table is gone after somebody has deleted it, with an Agent at work.
+func BenchmarkMasqueradingComesBack(b *testing.B) {
+	n := newNode(b)
+	them := n.nft(b)
+	n.agent(b)
+	n.add(b, testnet.NewNode(b, "first"), n.conf(map[string]any{"ipMasq": true}))
+	var took []time.Duration
+	for b.Loop() {
+		took = append(took, n.putBack(b, them))
+	}
+	slices.Sort(took)
+	b.ReportMetric(took[len(took)/2].Seconds()*1000, "ms/median")
+	b.ReportMetric(took[len(took)-1].Seconds()*1000, "ms/worst")
+}
+
 // masqueraded are the prefixes of pods that leave with the node's address.
-func (n *node) masqueraded(t *testing.T) (all []string) {
+func (n *node) masqueraded(t testing.TB) (all []string) {
 	t.Helper()
 	c, err := nft.Open(n.ns.NetNS())
 	require.NoError(t, err)
 	defer c.Close()
-	table := nft.Table{Family: nft.INet, Name: "podweft-pods-nat"}
-	elements, err := c.Elements(t.Context(), nft.Set{Table: table, Name: "pods4", Key: nft.IPv4Addr, Interval: true})
+	elements, err := c.Elements(t.Context(), nft.Set{Table: masqueradeTable, Name: "pods4", Key: nft.IPv4Addr, Interval: true})
 	require.NoError(t, err)
 	for _, e := range elements {
 		from, ok := netip.AddrFromSlice([]byte(e.Key))
