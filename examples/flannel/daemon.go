@@ -60,6 +60,10 @@ func (o *Options) together(ctx context.Context, log *slog.Logger) error {
 		}
 	}
 	group.Go(func() error {
+		o.servePlugins(ctx, log)
+		return nil
+	})
+	group.Go(func() error {
 		defer cancel()
 		return o.run(ctx, log, &h)
 	})

@@ -15,6 +15,10 @@
 //
 // It has the backends vxlan, host-gw, ipip and udp. Put in flanneld's place on a node, it goes on with the
 // node's subnet and takes over in place what flanneld left: links, routes, and iptables' chains, last (--adopt-flannel). Where the
-// host's firewall forwards nothing, as with Docker, it lets pods' packets pass (--iptables-forward-rules). What makes pods is not
-// here: that is a CNI plugin's work, which reads subnet.env.
+// host's firewall forwards nothing, as with Docker, it lets pods' packets pass (--iptables-forward-rules).
+//
+// What makes pods is not here: that is a CNI plugin's work, which reads subnet.env. Podweft's works alone where no daemon runs. Where
+// one does, and both see the plugin's state (--cni-state-dir), the daemon waits for the kernel in its stead when pods go, and puts host
+// ports and masquerading back that somebody has removed (cniplugin.Agent). In a container that takes a mount of /run/podweft, which
+// flannel's own manifest does not have.
 package flannel

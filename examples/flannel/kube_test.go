@@ -65,7 +65,7 @@ func TestKubeRefusals(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var out, log bytes.Buffer
-			args := append([]string{"--node-name=a", "--kube-subnet-mgr", "--subnet-file=" + dir + "/s", "--state-file=" + dir + "/l"}, tc.args...)
+			args := append([]string{"--node-name=a", "--kube-subnet-mgr", "--subnet-file=" + dir + "/s", "--state-file=" + dir + "/l", "--cni-state-dir=" + dir + "/c"}, tc.args...)
 			assert.Equal(t, 1, run(t.Context(), args, func(string) string { return "" }, &out, &log))
 			assert.Contains(t, log.String(), tc.want)
 			assert.Equal(t, 1, strings.Count(log.String(), "podweft-flannel:"))

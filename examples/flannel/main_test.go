@@ -141,7 +141,7 @@ func newAgent(t testing.TB, n *testnet.Node, name, endpoints string, more ...str
 	require.NoError(t, err)
 	a.args = append([]string{
 		"--node-name", name, "--netns", n.NetNS(), "--etcd-endpoints", endpoints, "--ip-masq",
-		"--subnet-file", a.path("subnet.env"), "--state-file", a.path("lease.json"),
+		"--subnet-file", a.path("subnet.env"), "--state-file", a.path("lease.json"), "--cni-state-dir", a.path("cni"),
 		"--healthz-ip", "127.0.0.1", "--healthz-port", port,
 	}, more...)
 	return a
@@ -575,7 +575,7 @@ func TestRefusals(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			var out, log bytes.Buffer
 			dir := t.TempDir()
-			args := append([]string{"--node-name=a", "--subnet-file=" + dir + "/s", "--state-file=" + dir + "/l"}, tc.args...)
+			args := append([]string{"--node-name=a", "--subnet-file=" + dir + "/s", "--state-file=" + dir + "/l", "--cni-state-dir=" + dir + "/c"}, tc.args...)
 			assert.Equal(t, tc.status, run(t.Context(), args, func(string) string { return "" }, &out, &log))
 			assert.Contains(t, sentence(t, log.String()), tc.want)
 			assert.NoFileExists(t, dir+"/s")
@@ -664,7 +664,7 @@ func TestUserOfNoEtcd(t *testing.T) {
 
 // TestCutShort: a start that its caller ends is no failure, whatever it waited for then.
 func TestCutShort(t *testing.T) {
-	o, _, err := ParseOptions([]string{"--etcd-endpoints=" + freeURL(t)}, func(string) string { return "" }, io.Discard)
+	o, _, err := ParseOptions([]string{"--cni-state-dir=", "--etcd-endpoints=" + freeURL(t)}, func(string) string { return "" }, io.Discard)
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()

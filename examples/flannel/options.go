@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/cniplugin"
 	"github.com/podweft/podweft/examples/flannel/embedded"
 	"github.com/podweft/podweft/node"
 	"github.com/podweft/podweft/subnet/etcd"
@@ -33,6 +34,7 @@ type Options struct {
 	CAFile, Cert, Key      string
 	Server                 embedded.Config // an etcd of our own, where Client is set
 	SubnetFile, StateFile  string
+	PluginDir              string // the CNI plugin's state; empty: the plugin works alone
 	Healthz                string // address of the HTTP server; empty: none
 	Logger                 *slog.Logger
 	LogFormat, LogLevel    string
@@ -73,6 +75,7 @@ func (o *Options) flags() *flag.FlagSet {
 	f.BoolVar(&o.Adopt, "adopt-flannel", true, "take over in place what flanneld has left on the node: its links, routes and rules")
 	f.StringVar(&o.SubnetFile, "subnet-file", "/run/flannel/subnet.env", "where to tell the CNI plugin the node's subnet")
 	f.StringVar(&o.StateFile, "state-file", "/run/flannel/lease.json", "where to remember the node's lease; empty: nowhere")
+	f.StringVar(&o.PluginDir, "cni-state-dir", cniplugin.DefaultStateDir, "the CNI plugin's state, by which the daemon helps it; one daemon of a node does; empty: none")
 	f.StringVar(&o.endpoints, "etcd-endpoints", "http://127.0.0.1:4001,http://127.0.0.1:2379", "etcd's URLs, with commas between them")
 	f.StringVar(&o.Etcd.Prefix, "etcd-prefix", etcd.DefaultPrefix, "what all keys begin with")
 	f.StringVar(&o.CAFile, "etcd-cafile", "", "certificate of the CA that signed etcd's")

@@ -55,7 +55,7 @@ func newDaemon(program, dir, name, netns, endpoint string) (*daemon, error) {
 	d := &daemon{program: program, files: filepath.Join(dir, name), health: "http://" + health}
 	d.flags = []string{
 		"--node-name", name, "--netns", netns, "--iface", "eth0", "--ip-masq", "--etcd-endpoints", endpoint,
-		"--subnet-file", d.files + ".env", "--state-file", d.files + ".lease", "--healthz-ip", "127.0.0.1", "--healthz-port", port,
+		"--subnet-file", d.files + ".env", "--state-file", d.files + ".lease", "--cni-state-dir", "", "--healthz-ip", "127.0.0.1", "--healthz-port", port,
 	}
 	return d, nil
 }
