@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/podweft/podweft/cniplugin"
 	"github.com/podweft/podweft/internal/netns"
 	"github.com/podweft/podweft/internal/nl"
 	"github.com/podweft/podweft/testnet"
@@ -88,6 +89,7 @@ func BenchmarkRuntime(b *testing.B) {
 		plugins []any
 	}{
 		{"ours/bridge, addresses, masquerade", dir, false, []any{ours(101)}},
+		{"ours/bridge, addresses, masquerade, with an agent", dir, false, []any{ours(108)}},
 		{"reference/bridge, addresses", reference, false, []any{theirs(102)}},
 		{"ours/ptp, addresses, masquerade", dir, false, []any{
 			n.conf(map[string]any{"type": "ptp", "ipMasq": true, "ipam": ipam(105), "stateDir": nil}),
@@ -95,6 +97,7 @@ func BenchmarkRuntime(b *testing.B) {
 		{"reference/ptp, addresses", reference, false, []any{map[string]any{"type": "ptp", "ipam": ipam(106)}}},
 		{"nothing", dir, false, []any{map[string]any{"type": "nothing"}}},
 		{"ours/and a host port", dir, true, []any{ours(103)}},
+		{"ours/and a host port, with an agent", dir, true, []any{ours(107)}},
 		{"ours/flannel and portmap", dir, true, []any{
 			n.conf(map[string]any{
 				"type": "flannel", "delegate": map[string]any{"hairpinMode": true, "isDefaultGateway": true}, "stateDir": nil,
@@ -115,6 +118,11 @@ func BenchmarkRuntime(b *testing.B) {
 				require.NoError(b, err)
 				list, err := libcni.ConfListFromBytes(raw)
 				require.NoError(b, err)
+				if strings.HasSuffix(test.name, "with an agent") {
+					a, err := cniplugin.NewAgent(cniplugin.AgentConfig{})
+					require.NoError(b, err)
+					defer start(b, a.Run)()
+				}
 				for b.Loop() {
 					b.StopTimer()
 					runtime(b, test.dir, list, test.port, parallel)
