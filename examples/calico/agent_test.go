@@ -3,6 +3,7 @@ package calico_test
 import (
 	"bytes"
 	"context"
+	"net"
 	"net/netip"
 	"slices"
 	"testing"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft/examples/calico"
 	"github.com/podweft/podweft/testnet"
@@ -55,6 +58,61 @@ func TestCrossSubnet(t *testing.T) {
 		assert.Equal(t, "icmp", passes(t, w, pods[0], pods[1], v4))
 		assert.Equal(t, "vxlan", passes(t, w, pods[0], pods[2], v4))
 	}
+}
+
+// TestIPv6Underlay: nodes that have IPv6 alone carry pods of both families: IPv4 in the tunnel, within a rack too.
+func TestIPv6Underlay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	nodes := w.Nodes()[:3] // the third is in the other rack
+	var agents []*calico.Agent
+	var pods []*pod
+	for i, n := range nodes {
+		without4(t, n)
+		agent, _ := start(t, w.config(t, n, pools(calico.CrossSubnet)))
+		agents = append(agents, agent)
+		pods = append(pods, w.add(t, n, "pod"+string(rune('a'+i))))
+	}
+	for _, from := range pods {
+		for _, to := range pods {
+			if from != to {
+				reaches(t, from.Node, to.addrs...)
+			}
+		}
+	}
+	s := waitFor(t, agents[0], "routes", func(s calico.Status) bool { return len(s.Routes) == 4 })
+	for _, r := range s.Routes {
+		want := "vxlan"
+		if r.Node == "node2" && r.Prefix.Addr().Is6() {
+			want = "direct"
+		}
+		assert.Equal(t, want, r.Way, r.String())
+		assert.True(t, r.NextHop.Is6(), r.String())
+	}
+	assert.Equal(t, 1500-70, s.MTU)
+	for _, to := range pods[1:] {
+		for _, a := range to.addrs {
+			_, err := pods[0].Echo(t.Context(), a, testnet.Echo{Size: s.MTU, DontFragment: true})
+			require.NoError(t, err, a)
+		}
+	}
+}
+
+// without4 takes a node's IPv4 address from it.
+func without4(t testing.TB, n *testnet.Node) {
+	t.Helper()
+	require.NoError(t, n.Do(func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		eth0, err := h.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return h.AddrDel(eth0, &netlink.Addr{IPNet: &net.IPNet{IP: n.V4.AsSlice(), Mask: net.CIDRMask(24, 32)}})
+	}))
 }
 
 // passes says what goes over the wire when one pod pings another, over IPv4 or over IPv6. Each family has a tunnel over itself.

@@ -119,7 +119,8 @@ func inOrder(prefixes []netip.Prefix) []netip.Prefix {
 func (v view) judge(p path, n fellow, known bool) (way, string) {
 	pool, ok := poolOf(v.pools, p.prefix)
 	near := slices.ContainsFunc(v.networks, func(on netip.Prefix) bool { return on.Contains(p.nextHop) })
-	w := pool.way(near)
+	alike := p.nextHop.Is4() == p.prefix.Addr().Is4()
+	w := pool.way(near && alike) // to a node of the other family only a tunnel leads, however near it is
 	if !known && near {
 		w = direct // a router, which unpacks nothing
 	}
@@ -132,7 +133,7 @@ func (v view) judge(p path, n fellow, known bool) (way, string) {
 		return noWay, "its next hop is this node"
 	case w == direct && !near:
 		return noWay, fmt.Sprintf("its next hop is on none of the networks of %s, and its pool wraps nothing up", v.self.Device)
-	case w == direct && p.nextHop.Is4() != p.prefix.Addr().Is4():
+	case w == direct && !alike:
 		return noWay, "its next hop is of the other family, to which only a tunnel leads"
 	case w == direct:
 		return w, ""
