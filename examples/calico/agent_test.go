@@ -47,6 +47,9 @@ func TestCrossSubnet(t *testing.T) {
 	assert.Zero(t, s.Failing(), "%+v", s.Parts)
 	assert.Equal(t, 1450-20, s.MTU)
 
+	for _, p := range pods {
+		assert.Equal(t, s.MTU, mtuOf(t, p), p.Name)
+	}
 	// A packet of exactly the pods' MTU passes on both ways, whole.
 	for _, to := range []*pod{pods[1], pods[2]} {
 		for _, a := range to.addrs {
@@ -113,6 +116,16 @@ func without4(t testing.TB, n *testnet.Node) {
 		}
 		return h.AddrDel(eth0, &netlink.Addr{IPNet: &net.IPNet{IP: n.V4.AsSlice(), Mask: net.CIDRMask(24, 32)}})
 	}))
+}
+
+// mtuOf is that of the pod's link: packets larger than the way takes must not begin.
+func mtuOf(t testing.TB, p *pod) int {
+	t.Helper()
+	links, err := p.Links()
+	require.NoError(t, err)
+	i := slices.IndexFunc(links, func(l testnet.Link) bool { return l.Name == "eth0" })
+	require.NotEqual(t, -1, i, "%+v", links)
+	return links[i].MTU
 }
 
 // passes says what goes over the wire when one pod pings another, over IPv4 or over IPv6. Each family has a tunnel over itself.
