@@ -226,11 +226,7 @@ func sharesOf(ctx context.Context, store block.Store, pools []Pool) (map[string]
 		if len(poolsOf(pools, v4)) == 0 {
 			continue
 		}
-		everything := netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-		if v4 {
-			everything = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-		}
-		blocks, err := store.Blocks(ctx, everything)
+		blocks, err := store.Blocks(ctx, everything(v4))
 		if err != nil {
 			return nil, fmt.Errorf("blocks: %w", err)
 		}

@@ -103,10 +103,26 @@ type BGP struct {
 	Peers []bgp.Peer
 	// RestartTime is bgp.Config's.
 	RestartTime time.Duration
-	// Communities mark this node's blocks.
-	Communities []bgp.Community
+	// Communities mark what this node advertises: each its blocks and Services within a prefix.
+	Communities []Communities
 	// Services are advertised by every node: the addresses of a cluster's Services, which each of its nodes answers for.
 	Services []netip.Prefix
+}
+
+// Communities mark what lies in a prefix.
+type Communities struct {
+	Within netip.Prefix
+	Values []bgp.Community
+}
+
+// communitiesOf are those that mark a prefix.
+func (b BGP) communitiesOf(p netip.Prefix) (all []bgp.Community) {
+	for _, c := range b.Communities {
+		if c.Within.Contains(p.Addr()) && c.Within.Bits() <= p.Bits() {
+			all = append(all, c.Values...)
+		}
+	}
+	return all
 }
 
 // Mesh says which nodes have BGP sessions with each other.
@@ -180,6 +196,11 @@ func (c Config) Validate() error {
 	case FullMesh, Reflectors, NoMesh:
 	default:
 		bad("BGP.Mesh", c.BGP.Mesh, "is no mesh", "use full, reflectors or none")
+	}
+	for i, m := range c.BGP.Communities {
+		if p := m.Within; !p.IsValid() || p != p.Masked() || p.Addr().Is4In6() {
+			bad(fmt.Sprintf("BGP.Communities[%d].Within", i), p, "is not a network", "write one like 10.244.0.0/16")
+		}
 	}
 	if c.VNI > 1<<24-1 {
 		bad("VNI", c.VNI, "is not a VNI", "use 1 to 16777215")

@@ -12,7 +12,9 @@
 //
 // The command is [Main]: the agent, what a start would change (plan), how a running one is doing (status), the addresses (ipam), and
 // the end of it all (cleanup). Nodes that die are forgotten after a while, with their blocks; an operator who knows that one is gone
-// need not wait (forget NODE), and has to say so where most are silent at once. The command understands the environment of calico/node and Calico's IPPool, BGPPeer and BGPConfiguration.
+// need not wait (forget NODE), and has to say so where most are silent at once. The command understands the environment of calico/node
+// and Calico's IPPool, BGPPeer, BGPFilter and BGPConfiguration, of which what it cannot do is an error where it would let something
+// pass.
 //
 // An [Agent] can be had without the command, many in one process, each in a network namespace of its own:
 //

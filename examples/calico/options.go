@@ -114,7 +114,7 @@ func (o *Options) flags() *flag.FlagSet {
 	for _, s := range settings {
 		o.texts[s.flag] = f.String(s.flag, s.otherwise, s.help+" ("+s.variable+")")
 	}
-	f.Var(&o.files, "config", "file with IPPool, BGPPeer and BGPConfiguration objects, as calicoctl writes them; of several all")
+	f.Var(&o.files, "config", "file with IPPool, BGPPeer, BGPFilter and BGPConfiguration objects, as calicoctl writes them; of several all")
 	f.Var(&o.policies, "policies", "file, or directory of files, with NetworkPolicies, and the Pods and Namespaces that they speak of; of several all")
 	f.StringVar(&o.Config.StateDir, "state-dir", "", "what lives as long as the pods do; default: that of the CNI plugin")
 	f.StringVar(&o.Config.CNIConf, "cni-conf", "", "where to write the CNI configuration when pods can come, such as /etc/cni/net.d/10-podweft.conflist")

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -29,7 +30,7 @@ items:
 ---
 kind: BGPConfiguration
 metadata: {name: default}
-spec: {asNumber: 65001, listenPort: 1179, serviceClusterIPs: [{cidr: 10.96.0.0/12}], nodeToNodeMeshEnabled: false, communities: [{name: pods, value: "65001:7"}]}
+spec: {asNumber: 65001, listenPort: 1179, serviceClusterIPs: [{cidr: 10.96.0.0/12}], nodeToNodeMeshEnabled: false, communities: [{name: pods, value: "65001:7"}], prefixAdvertisements: [{cidr: 10.244.0.0/16, communities: [pods, "65001:8"]}]}
 ---
 kind: BGPConfiguration
 metadata: {name: node.node-9}
@@ -69,11 +70,121 @@ metadata: {name: default}
 	assert.Equal(t, calico.NoMesh, c.BGP.Mesh)
 	assert.Equal(t, []bgp.Peer{{Name: "tor", Addr: netip.MustParseAddr("192.0.2.254"), AS: 65000, Port: 1179, Transit: bgp.NextHopKept}}, c.BGP.Peers)
 	assert.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}, c.BGP.Services)
+	assert.Equal(t, []calico.Communities{{Within: netip.MustParsePrefix("10.244.0.0/16"), Values: []bgp.Community{65001<<16 | 7, 65001<<16 | 8}}}, c.BGP.Communities)
 	assert.Equal(t, "192.0.2.1", c.Underlay.Name)
 	assert.Equal(t, uint32(77), c.VNI)
 	assert.NoError(t, c.Validate())
 	c.Policies = nil
 	assert.ErrorContains(t, c.Validate(), "Pools[2].Namespaces: cannot be told apart: give Policies")
+}
+
+// given are the options of node-1 with these objects.
+func given(t *testing.T, objects string) (*calico.Options, error) {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "calico.yaml")
+	require.NoError(t, os.WriteFile(name, []byte(objects), 0o600))
+	o, _, err := calico.ParseOptions([]string{
+		"--node-name=node-1", "--ipv4-pool-cidr=10.244.0.0/16", "--store-dir=" + t.TempDir(), "--config=" + name,
+	}, func(string) string { return "" }, io.Discard)
+	return o, err
+}
+
+// TestObjectsInAnyOrder: what is said of a node goes before what is said of all, wherever it stands; Services are those of both, once;
+// peers have the filters that they name.
+func TestObjectsInAnyOrder(t *testing.T) {
+	objects := []string{`
+kind: BGPPeer
+metadata: {name: tor}
+spec: {peerIP: 192.0.2.254, asNumber: 65000, filters: [pods, six]}
+`, `
+kind: BGPConfiguration
+metadata: {name: node.node-1}
+spec:
+  asNumber: 65009
+  nodeToNodeMeshEnabled: true
+  serviceClusterIPs: [{cidr: 10.96.0.0/12}, {cidr: 10.98.1.0/24}]
+  prefixAdvertisements: [{cidr: 10.96.0.0/12, communities: ["65009:1"]}]
+`, `
+kind: BGPConfiguration
+metadata: {name: default}
+spec:
+  asNumber: 65001
+  listenPort: 1179
+  nodeToNodeMeshEnabled: false
+  serviceClusterIPs: [{cidr: 10.96.0.0/12}]
+  serviceExternalIPs: [{cidr: 10.96.0.0/12}]
+  communities: [{name: unused, value: "65001:2:3"}, {name: x, value: "65001:7"}]
+  prefixAdvertisements: [{cidr: 10.244.0.0/16, communities: [x]}]
+`, `
+kind: BGPFilter
+metadata: {name: six}
+spec: {importV6: [{action: Reject}]}
+`, `
+kind: BGPFilter
+metadata: {name: pods}
+spec:
+  importV4: [{action: Reject, matchOperator: NotIn, cidr: 10.244.0.0/16}]
+  exportV4: [{action: Reject, matchOperator: In, cidr: 10.96.0.0/12}]
+  importV6: [{action: Accept, matchOperator: In, cidr: "fd00::/64"}]
+`}
+	within := func(text string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(text)} }
+	for _, reversed := range []bool{false, true} {
+		if reversed {
+			slices.Reverse(objects)
+		}
+		o, err := given(t, strings.Join(objects, "---"))
+		require.NoError(t, err)
+		b := o.Config.BGP
+		assert.Equal(t, uint32(65009), b.AS)
+		assert.Equal(t, 1179, b.Port)
+		assert.Equal(t, calico.FullMesh, b.Mesh)
+		assert.ElementsMatch(t, append(within("10.96.0.0/12"), within("10.98.1.0/24")...), b.Services)
+		assert.Equal(t, []calico.Communities{{Within: within("10.96.0.0/12")[0], Values: []bgp.Community{65009<<16 | 1}}}, b.Communities)
+		assert.Equal(t, []bgp.Peer{{
+			Name: "tor", Addr: netip.MustParseAddr("192.0.2.254"), AS: 65000,
+			Import: bgp.Filter{
+				{Within: within("10.244.0.0/16")}, {Within: within("0.0.0.0/0"), Reject: true},
+				{Within: within("fd00::/64")}, {Within: within("::/0"), Reject: true},
+			},
+			Export: bgp.Filter{{Within: within("10.96.0.0/12"), Reject: true}},
+		}}, b.Peers)
+		assert.NoError(t, o.Config.Validate())
+	}
+}
+
+// TestObjectsSayWhatIsWrong: a peer that should have been filtered, or a prefix that should have been marked, is not told of at all.
+func TestObjectsSayWhatIsWrong(t *testing.T) {
+	const peer = "---\n{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, filters: [some]}}"
+	for name, tt := range map[string]struct{ objects, want string }{
+		"no filter": {peer, `document 1: BGPPeer tor: spec.filters[0]: "some" is no BGPFilter that we know of: give it in a file of --config`},
+		"condition": {
+			`{kind: BGPFilter, metadata: {name: some}, spec: {exportV4: [{action: Accept}, {action: Reject, interface: "*.calico"}]}}` + "\n" + peer,
+			"document 2: BGPPeer tor: BGPFilter some: spec.exportV4[1].interface: *.calico is a condition that we do not know",
+		},
+		"list": {
+			`{kind: BGPFilter, metadata: {name: some}, spec: {exportV5: [{action: Reject}]}}` + "\n" + peer,
+			"document 2: BGPPeer tor: BGPFilter some: spec.exportV5: is a list that we do not know",
+		},
+		"community": {
+			`{kind: BGPConfiguration, metadata: {name: default}, spec: {prefixAdvertisements: [{cidr: 10.0.0.0/8, communities: [pods]}]}}`,
+			`document 1: BGPConfiguration default: spec.prefixAdvertisements[0].communities[0]: "pods" names no community that we can tell of`,
+		},
+		"large community": {
+			`{kind: BGPConfiguration, metadata: {name: default}, spec: {communities: [{name: large, value: "1:2:3"}], prefixAdvertisements: [{cidr: 10.0.0.0/8, communities: [large]}]}}`,
+			`spec.prefixAdvertisements[0].communities[0]: "large" names no community that we can tell of: write two numbers below 65536`,
+		},
+		"marked": {
+			`{kind: BGPConfiguration, metadata: {name: default}, spec: {prefixAdvertisements: [{cidr: 10.0.0.0}]}}`,
+			`spec.prefixAdvertisements[0].cidr: "10.0.0.0" is not a network`,
+		},
+		"nobody's": {`{kind: BGPConfiguration, metadata: {name: node-1}, spec: {asNumber: 1}}`, `BGPConfiguration node-1: metadata.name: "node-1" is that of no node: write default, or node.NODE`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := given(t, tt.objects)
+			require.ErrorIs(t, err, podweft.ErrInvalid)
+			require.ErrorContains(t, err, tt.want)
+		})
+	}
 }
 
 func TestOptionsSayWhatIsWrong(t *testing.T) {
@@ -101,10 +212,12 @@ func TestOptionsSayWhatIsWrong(t *testing.T) {
 func TestBGPSaysWhatIsWrong(t *testing.T) {
 	err := calico.Config{BGP: calico.BGP{
 		Peers: []bgp.Peer{{Addr: netip.MustParseAddr("192.0.2.1"), Port: 70000}}, ClusterID: netip.MustParseAddr("::1"),
-		Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.1/12")},
+		Services:    []netip.Prefix{netip.MustParsePrefix("10.96.0.1/12")},
+		Communities: []calico.Communities{{Within: netip.MustParsePrefix("10.96.0.1/12")}},
 	}}.Validate()
 	require.ErrorIs(t, err, podweft.ErrInvalid)
 	require.ErrorContains(t, err, "ClusterID")
+	require.ErrorContains(t, err, "BGP.Communities[0].Within")
 	err = calico.Config{BGP: calico.BGP{
 		Peers: []bgp.Peer{{Addr: netip.MustParseAddr("192.0.2.1"), Port: 70000}}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.1/12")},
 	}}.Validate()

@@ -28,6 +28,8 @@ type resource struct {
 	Metadata struct{ Name string }
 	Spec     json.RawMessage
 	Items    []json.RawMessage // of a list
+
+	at string // which document of which file it was in
 }
 
 // ipPool is an IPPool's spec (projectcalico.org/v3).
@@ -53,27 +55,43 @@ type bgpPeer struct {
 	MaxHops      int  // ours: how many routers may be between
 	AllowOwnAS   int  `json:"numAllowedLocalASNumbers"`
 	Passive      bool // ours: it dials
+	// Filters are BGPFilters' names.
+	Filters []string
 	// Calico tells an external peer of all nodes' blocks, with itself as the next hop or, with KeepHops, the nodes they are at. We tell
 	// it of ours alone if nothing is said here.
 	KeepHops bool        `json:"keepOriginalNextHop"`
 	Transit  bgp.Transit // ours
 }
 
-// bgpConfiguration is the BGPConfiguration's spec.
+// bgpConfiguration is the BGPConfiguration's spec. That of a node may say here whatever that of all does. (Calico has some fields in
+// that of all alone, and a node's AS number at its Node.)
 type bgpConfiguration struct {
 	NodeToNodeMeshEnabled *bool
 	ASNumber              uint32
 	ListenPort            int
-	Communities           []struct{ Name, Value string }
-	ServiceClusterIPs     []serviceRange
-	ServiceExternalIPs    []serviceRange
-	ServiceLoadBalancers  []serviceRange `json:"serviceLoadBalancerIPs"`
+	// Communities are names. Nothing is marked with them before PrefixAdvertisements say what.
+	Communities          []struct{ Name, Value string }
+	PrefixAdvertisements []struct {
+		CIDR        string
+		Communities []string // names or values
+	}
+	ServiceClusterIPs    []serviceRange
+	ServiceExternalIPs   []serviceRange
+	ServiceLoadBalancers []serviceRange `json:"serviceLoadBalancerIPs"`
 }
 
 type serviceRange struct{ CIDR string }
 
+// loader makes a Config of Calico's objects.
+type loader struct {
+	*Config
+	objects     []resource
+	filterSpecs map[string]json.RawMessage // of BGPFilters, by their names
+}
+
 // loadFiles reads Calico's objects. Kinds that mean nothing to us are passed over.
 func (o *Options) loadFiles() error {
+	l := &loader{Config: &o.Config, filterSpecs: map[string]json.RawMessage{}}
 	var errs []error
 	for _, name := range o.files {
 		data, err := os.ReadFile(name)
@@ -81,15 +99,15 @@ func (o *Options) loadFiles() error {
 			errs = append(errs, fmt.Errorf("--config: %w", err))
 			continue
 		}
-		if err := o.Config.load(data); err != nil {
+		if err := l.read(name, data); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, l.take()...)...)
 }
 
-// load reads the documents of a file.
-func (c *Config) load(data []byte) error {
+// read reads the documents of a file.
+func (l *loader) read(name string, data []byte) error {
 	r := documents.NewYAMLReader(bufio.NewReader(bytes.NewReader(data)))
 	for n := 1; ; n++ {
 		text, err := r.Read()
@@ -100,7 +118,7 @@ func (c *Config) load(data []byte) error {
 			text, err = yaml.YAMLToJSON(text)
 		}
 		if err == nil {
-			err = c.object(text)
+			err = l.object(fmt.Sprintf("%s: document %d", name, n), text)
 		}
 		if err != nil {
 			return fmt.Errorf("document %d: %w", n, err)
@@ -108,32 +126,53 @@ func (c *Config) load(data []byte) error {
 	}
 }
 
-func (c *Config) object(raw []byte) error {
-	var r resource
+func (l *loader) object(at string, raw []byte) error {
+	r := resource{at: at}
 	if err := json.Unmarshal(raw, &r); err != nil {
 		return err
 	}
 	for _, item := range r.Items {
-		if err := c.object(item); err != nil {
+		if err := l.object(at, item); err != nil {
 			return err
 		}
 	}
-	var err error
-	switch r.Kind {
-	case "IPPool":
-		err = c.addPool(r)
-	case "BGPPeer":
-		err = c.addPeer(r)
-	case "BGPConfiguration":
-		err = c.configureBGP(r)
-	}
-	if err != nil {
-		return fmt.Errorf("%s %s: %w", r.Kind, r.Metadata.Name, err)
-	}
+	l.objects = append(l.objects, r)
 	return nil
 }
 
-func (c *Config) addPool(r resource) (err error) {
+// take makes of the objects what they mean, whatever order they are in: what is said of a node goes before what is said of all, and
+// peers name filters.
+func (l *loader) take() (errs []error) {
+	order := func(r resource) int {
+		switch {
+		case r.Kind == "BGPConfiguration" && r.Metadata.Name != allNodes:
+			return 1
+		case r.Kind == "BGPPeer":
+			return 2
+		}
+		return 0
+	}
+	slices.SortStableFunc(l.objects, func(a, b resource) int { return cmp.Compare(order(a), order(b)) })
+	for _, r := range l.objects {
+		var err error
+		switch r.Kind {
+		case "IPPool":
+			err = l.addPool(r)
+		case "BGPFilter":
+			l.filterSpecs[r.Metadata.Name] = r.Spec
+		case "BGPPeer":
+			err = l.addPeer(r)
+		case "BGPConfiguration":
+			err = l.configureBGP(r)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %s %s: %w", r.at, r.Kind, r.Metadata.Name, err))
+		}
+	}
+	return errs
+}
+
+func (l *loader) addPool(r resource) (err error) {
 	var of ipPool
 	if err := json.Unmarshal(r.Spec, &of); err != nil {
 		return err
@@ -152,11 +191,11 @@ func (c *Config) addPool(r resource) (err error) {
 	if err == nil {
 		p.Namespaces, err = ParseSelector(of.NamespaceSelector)
 	}
-	c.Pools = append(c.Pools, p)
+	l.Pools = append(l.Pools, p)
 	return err
 }
 
-func (c *Config) addPeer(r resource) error {
+func (l *loader) addPeer(r resource) error {
 	var of bgpPeer
 	if err := json.Unmarshal(r.Spec, &of); err != nil {
 		return err
@@ -165,7 +204,7 @@ func (c *Config) addPeer(r resource) error {
 	if err != nil {
 		return err
 	}
-	if of.Node != "" && of.Node != c.Node || !selector.Matches(c.Labels) {
+	if of.Node != "" && of.Node != l.Node || !selector.Matches(l.Labels) {
 		return nil // another node's
 	}
 	p := bgp.Peer{
@@ -187,35 +226,82 @@ func (c *Config) addPeer(r resource) error {
 			Field: "spec.peerIP", Value: fmt.Sprintf("%q", of.PeerIP), Problem: "is not an address, with a port or without", Remedy: "write one like 192.0.2.254",
 		}
 	}
-	c.BGP.Peers = append(c.BGP.Peers, p)
+	if p.Import, p.Export, err = l.filters(of.Filters); err != nil {
+		return err
+	}
+	l.BGP.Peers = append(l.BGP.Peers, p)
 	return nil
 }
 
-func (c *Config) configureBGP(r resource) error {
-	if of, one := strings.CutPrefix(r.Metadata.Name, "node."); one && of != c.Node {
+// The names of BGPConfigurations: that of all nodes, and what a node's begins with.
+const (
+	allNodes = "default"
+	oneNode  = "node."
+)
+
+func (l *loader) configureBGP(r resource) error {
+	node, one := strings.CutPrefix(r.Metadata.Name, oneNode)
+	switch {
+	case one && node != l.Node:
 		return nil // another node's
+	case !one && r.Metadata.Name != allNodes:
+		return &podweft.FieldError{
+			Field: "metadata.name", Value: fmt.Sprintf("%q", r.Metadata.Name), Problem: "is that of no node",
+			Remedy: "write default, or node.NODE",
+		}
 	}
 	var of bgpConfiguration
 	if err := json.Unmarshal(r.Spec, &of); err != nil {
 		return err
 	}
-	if of.NodeToNodeMeshEnabled != nil && !*of.NodeToNodeMeshEnabled {
-		c.BGP.Mesh = NoMesh
+	if of.NodeToNodeMeshEnabled != nil {
+		l.BGP.Mesh = map[bool]Mesh{true: FullMesh, false: NoMesh}[*of.NodeToNodeMeshEnabled]
 	}
-	c.BGP.AS, c.BGP.Port = cmp.Or(of.ASNumber, c.BGP.AS), cmp.Or(of.ListenPort, c.BGP.Port)
+	l.BGP.AS, l.BGP.Port = cmp.Or(of.ASNumber, l.BGP.AS), cmp.Or(of.ListenPort, l.BGP.Port)
 	for _, s := range slices.Concat(of.ServiceClusterIPs, of.ServiceExternalIPs, of.ServiceLoadBalancers) {
 		p, err := netip.ParsePrefix(s.CIDR)
 		if err != nil {
-			return &podweft.FieldError{Field: "spec.service...IPs", Value: fmt.Sprintf("%q", s.CIDR), Problem: "is not a network", Remedy: "write one like 10.96.0.0/12"}
+			return notNetwork("spec.service...IPs", s.CIDR)
 		}
-		c.BGP.Services = append(c.BGP.Services, p.Masked())
+		if p = p.Masked(); !slices.Contains(l.BGP.Services, p) {
+			l.BGP.Services = append(l.BGP.Services, p)
+		}
 	}
-	for _, m := range of.Communities {
-		community, err := bgp.ParseCommunity(m.Value)
+	marks, err := of.marks()
+	if len(marks) > 0 {
+		l.BGP.Communities = marks // a node's list goes instead of that of all
+	}
+	return err
+}
+
+// marks are which communities go with which prefixes.
+func (c bgpConfiguration) marks() (all []Communities, err error) {
+	values := map[string]string{}
+	for _, named := range c.Communities {
+		values[named.Name] = named.Value
+	}
+	for i, of := range c.PrefixAdvertisements {
+		at := fmt.Sprintf("spec.prefixAdvertisements[%d].", i)
+		p, err := netip.ParsePrefix(of.CIDR)
 		if err != nil {
-			return err
+			return nil, notNetwork(at+"cidr", of.CIDR)
 		}
-		c.BGP.Communities = append(c.BGP.Communities, community)
+		mark := Communities{Within: p.Masked()}
+		for j, text := range of.Communities {
+			community, err := bgp.ParseCommunity(cmp.Or(values[text], text))
+			if err != nil {
+				return nil, &podweft.FieldError{
+					Field: fmt.Sprintf("%scommunities[%d]", at, j), Value: fmt.Sprintf("%q", text), Problem: "names no community that we can tell of",
+					Remedy: `write two numbers below 65536, such as "64512:100", or give spec.communities a name for them`,
+				}
+			}
+			mark.Values = append(mark.Values, community)
+		}
+		all = append(all, mark)
 	}
-	return nil
+	return all, nil
+}
+
+func notNetwork(field, text string) error {
+	return &podweft.FieldError{Field: field, Value: fmt.Sprintf("%q", text), Problem: "is not a network", Remedy: "write one like 10.96.0.0/12"}
 }

@@ -56,7 +56,7 @@ func (r *run) tell(v view) error {
 		if hop.Is4() && p.Addr().Is6() {
 			continue // BGP has no such next hop
 		}
-		ads = append(ads, bgp.Advertisement{Prefix: p, NextHop: hop, Communities: r.cfg.BGP.Communities})
+		ads = append(ads, bgp.Advertisement{Prefix: p, NextHop: hop, Communities: r.cfg.BGP.communitiesOf(p)})
 	}
 	return r.speaker.Advertise(ads)
 }
