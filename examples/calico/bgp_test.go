@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/podweft/podweft/examples/calico"
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/testnet"
 )
 
@@ -115,11 +116,51 @@ func TestBGP(t *testing.T) {
 
 	// A pod that is made anew on another node, by its name.
 	pods[3].del(t)
-	moved := w.add(t, w.Nodes()[1], "moved")
-	begun := time.Now()
-	reaches(t, pods[0].Node, moved.addrs...)
-	reaches(t, pods[2].Node, moved.addrs...)
-	t.Logf("a pod on another node was reachable after %s", time.Since(begun))
+	w.addReached(t, w.Nodes()[1], "moved", pods[0].Node, pods[2].Node)
+}
+
+// TestNewBlock: a pod is reached from other nodes within a second of its ADD, also where its node had to claim a block for it, of which
+// nobody had heard before.
+func TestNewBlock(t *testing.T) {
+	t.Parallel()
+	for _, backend := range []string{"bird", "vxlan"} {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, 2)
+			etcdIn(t, w.Router, t.TempDir()) // of a store in files everybody would hear everything
+			flags := []string{"--backend=" + backend, "--etcd-endpoints=http://192.0.2.254:2379", "--store-dir="}
+			var agents []*process
+			for _, n := range w.Racks.Racks[0] {
+				agents = append(agents, w.launch(t, n, flags...))
+			}
+			for i, a := range agents {
+				s := a.wait(t, "the session", func(s calico.Status) bool { return s.BGP == nil || s.BGP.Established == 1 })
+				require.Empty(t, s.Blocks, "only pods need addresses here")
+				require.Empty(t, s.Routes, "%d", i)
+			}
+			one := w.addReached(t, agents[0].node, "one", agents[1].node)
+			w.addReached(t, agents[1].node, "two", agents[0].node, one.Node)
+		})
+	}
+}
+
+// addReached is add, and requires that others reach the pod within sabotage.Limit of it: a second.
+func (w *world) addReached(t testing.TB, host *testnet.Node, name string, from ...*testnet.Node) *pod {
+	t.Helper()
+	p := w.add(t, host, name)
+	watch := sabotage.Start(t, host)
+	for _, f := range from {
+		for _, a := range p.addrs {
+			require.Eventually(t, func() bool {
+				ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+				defer cancel()
+				_, err := f.Ping(ctx, a)
+				return err == nil
+			}, patience, 10*time.Millisecond, "%s to %s", f.Name, a)
+		}
+	}
+	watch.RequireBack(t)
+	return p
 }
 
 // hasNoted waits until what the agent has learned is in its speaker's state file, for the agent that comes next.
