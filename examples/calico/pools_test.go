@@ -1,0 +1,84 @@
+package calico_test
+
+import (
+	"bytes"
+	"context"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft/examples/calico"
+	"github.com/podweft/podweft/testnet"
+)
+
+// TestPoolsOfNodes: a node claims blocks of the pools that select it by its labels, and of no others. Pods of nodes of different pools
+// reach each other; to the world outside those of a pool with NAT are their node, and those of one without are themselves.
+func TestPoolsOfNodes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	zone := func(name, network string, nat bool) calico.Pool {
+		nodes, err := calico.ParseSelector("zone == '" + name + "'")
+		require.NoError(t, err)
+		return calico.Pool{Name: name, Prefix: netip.MustParsePrefix(network), Nodes: nodes, NAT: nat}
+	}
+	pools := []calico.Pool{
+		zone("a", "10.244.0.0/16", true), zone("a", "fd00:244::/64", true),
+		zone("b", "10.245.0.0/16", false), zone("b", "fd00:245::/64", false),
+	}
+	pods := map[string]*pod{}
+	for i, name := range []string{"a", "b"} {
+		n := w.Racks.Racks[0][i]
+		cfg := w.config(t, n, pools)
+		cfg.Labels = map[string]string{"zone": name}
+		agent, _ := start(t, cfg)
+		p := w.add(t, n, "pod"+name)
+		require.Len(t, p.addrs, 2)
+		for j, a := range p.addrs {
+			assert.True(t, pools[2*i+j].Prefix.Contains(a), "%s in %s", a, name)
+		}
+		blocks := agent.Status(t.Context()).Blocks
+		require.Len(t, blocks, 2)
+		for _, b := range blocks {
+			assert.Equal(t, name, b.Pool, "%s", b.Prefix)
+		}
+		pods[name] = p
+	}
+	reaches(t, pods["a"].Node, pods["b"].addrs...)
+	reaches(t, pods["b"].Node, pods["a"].addrs...)
+	for i, out := range []netip.Addr{w.Outside.V4, w.Outside.V6} {
+		assert.Equal(t, pods["a"].host.Addrs()[i].String(), seenAs(t, w, pods["a"], out).String())
+		assert.Equal(t, pods["b"].addrs[i].String(), seenAs(t, w, pods["b"], out).String())
+	}
+}
+
+// seenAs is the address that an echo request of the pod's has where it comes to the machine outside, at the router: that machine knows
+// no way back to pods.
+func seenAs(t testing.TB, w *world, p *pod, out netip.Addr) netip.Addr {
+	t.Helper()
+	c, err := w.Router.Capture("wan")
+	require.NoError(t, err)
+	defer c.Close()
+	from, to, echo := 26, 30, func(f []byte) bool { return f[23] == 1 } // where they are in a frame over IPv4
+	if out.Is6() {
+		from, to, echo = 22, 38, func(f []byte) bool { return f[20] == 58 && f[54] == 128 } // neighbours are looked for in ICMPv6 too
+	}
+	for until := time.Now().Add(patience); time.Now().Before(until); {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		_, _ = p.Ping(ctx, out) // which only some get an answer to
+		cancel()
+		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+		packet, err := c.Await(ctx, func(p testnet.Packet) bool {
+			return p.Sent && len(p.Frame) > 54 && bytes.HasPrefix(p.Frame[to:], out.AsSlice()) && echo(p.Frame)
+		})
+		cancel()
+		if err == nil {
+			source, _ := netip.AddrFromSlice(packet.Frame[from:to])
+			return source
+		}
+	}
+	require.Fail(t, "nothing was seen to pass")
+	return netip.Addr{}
+}
