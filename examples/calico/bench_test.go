@@ -20,7 +20,7 @@ import (
 )
 
 // BenchmarkBlocks: 500 blocks of a node, from the moment that another one's session with it is up to that one's kernel; and what that
-// agent then weighs.
+// agent then weighs, 80 MiB at the most.
 func BenchmarkBlocks(b *testing.B) {
 	const blocks = 500
 	w := newWorld(b, 2)
@@ -53,6 +53,7 @@ func BenchmarkBlocks(b *testing.B) {
 		p.kill(b)
 		p.do(b, "cleanup")
 	}
+	require.LessOrEqual(b, weight, 80<<10, "KiB")
 	b.ReportMetric(float64(took.Milliseconds())/float64(rounds), "ms/since-session")
 	b.ReportMetric(float64(weight)/1024, "MiB-RSS")
 }
