@@ -46,6 +46,7 @@ type Agent struct {
 	log    *slog.Logger
 	server *local.Server
 	ports  *local.Records // host ports
+	opened *local.Reader  // of ports
 
 	attachments *local.Records
 	masqueraded masqueradeRecords
@@ -91,6 +92,7 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 	if a.ports, err = local.Open(cfg.StateDir+"/hostports", cfg.BootID); err != nil {
 		return nil, err
 	}
+	a.opened = local.NewReader(a.ports)
 	if a.attachments, err = local.Open(cfg.StateDir+"/attachments", cfg.BootID); err != nil {
 		return nil, err
 	}
@@ -284,7 +286,7 @@ func (a *Agent) recorded(network string) (nat.PortSpec, error) {
 
 // allRecorded are the host ports of each network, or of the one that is named.
 func (a *Agent) allRecorded(network string) (map[string]nat.PortSpec, error) {
-	records, problems, err := a.ports.All(network)
+	records, problems, err := a.opened.All(network)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -49,6 +50,15 @@ func BenchmarkRecords(b *testing.B) {
 		rec := full("one-more")
 		for b.Loop() {
 			require.NoError(b, r.Put(rec))
+		}
+	})
+	b.Run("all again", func(b *testing.B) {
+		time.Sleep(100 * time.Millisecond) // until the files' times are to be trusted
+		again := local.NewReader(r)
+		for b.Loop() {
+			all, _, err := again.All("")
+			require.NoError(b, err)
+			require.NotEmpty(b, all)
 		}
 	})
 	b.Run("all", func(b *testing.B) {

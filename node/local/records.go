@@ -143,6 +143,11 @@ func (r *Records) Remove(k Key) error {
 // All returns the records of a network, or of every network when it is empty, sorted by key. What cannot be read as one is
 // left out and is among the problems.
 func (r *Records) All(network string) (all []Record, problems []error, err error) {
+	return r.all(network, r.read)
+}
+
+// all is All, which reads each file by read.
+func (r *Records) all(network string, read func(path string) (Record, error)) (all []Record, problems []error, err error) {
 	entries, err := os.ReadDir(r.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, fmt.Errorf("list records: %w", err)
@@ -153,7 +158,7 @@ func (r *Records) All(network string) (all []Record, problems []error, err error
 			continue
 		}
 		path := filepath.Join(r.dir, e.Name())
-		rec, err := r.read(path)
+		rec, err := read(path)
 		switch {
 		case err == nil:
 			all = append(all, rec)

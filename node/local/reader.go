@@ -1,0 +1,66 @@
+package local
+
+import (
+	"os"
+	"sync"
+	"time"
+)
+
+// Reader lists Records again and again, as an agent does whenever one has changed, and reads a file only if it is not the one it has
+// read before. It is safe for concurrent use.
+type Reader struct {
+	records *Records
+
+	mu   sync.Mutex
+	read map[string]reading // by path
+}
+
+// reading is what a file has said.
+type reading struct {
+	file os.FileInfo
+	rec  Record
+	err  error
+}
+
+// settled is how old a file must be before its times tell it from one that is written later: the kernel's clock for files may stand
+// still for a tick, 10 ms at most (current_time in fs/inode.c).
+const settled = 50 * time.Millisecond
+
+// NewReader returns a Reader of records.
+func NewReader(records *Records) *Reader {
+	return &Reader{records: records, read: map[string]reading{}}
+}
+
+// All is [Records.All].
+func (r *Reader) All(network string) (all []Record, problems []error, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	seen := map[string]bool{}
+	all, problems, err = r.records.all(network, func(path string) (Record, error) {
+		seen[path] = true
+		return r.at(path)
+	})
+	if network == "" && err == nil {
+		for path := range r.read {
+			if !seen[path] {
+				delete(r.read, path)
+			}
+		}
+	}
+	return all, problems, err
+}
+
+// at reads a file, or remembers it.
+func (r *Reader) at(path string) (Record, error) {
+	now := time.Now()
+	file, err := os.Stat(path)
+	if last, ok := r.read[path]; ok && err == nil && os.SameFile(file, last.file) && file.ModTime().Equal(last.file.ModTime()) && file.Size() == last.file.Size() {
+		return last.rec, last.err
+	}
+	delete(r.read, path)
+	rec, readErr := r.records.read(path)
+	if err == nil && now.Sub(file.ModTime()) > settled {
+		r.read[path] = reading{file, rec, readErr}
+	}
+	return rec, readErr
+}
