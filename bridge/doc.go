@@ -42,8 +42,9 @@
 // is out of their reach. So the bridge's is given at its birth and then kept (see [Bridge]).
 //
 // A pod may have several ports, on one bridge or on several. Where two of them lead to the same prefix, as default routes do, the
-// first is the way; the other's route has a metric of 2000 and more, and is the way when the first goes. Two with one gateway are told
-// to speak of their own addresses only in ARP (arp_ignore 1, arp_announce 2), or whoever asks for one's may get the other's MAC.
+// first is the way; the other's route has a metric of 2000 and more, and is the way when the first goes. Each end in a pod speaks of its
+// own addresses only in ARP (arp_ignore 1, arp_announce 2), or whoever asks for one's might get the other's MAC. Where pods check the
+// source of what they receive strictly (net.ipv4.conf.*.rp_filter 1), two on one bridge do not go together: answers leave by the first.
 //
 // The package allocates no addresses (package ipam), masquerades and publishes nothing (package nat), does not turn on
 // forwarding (net.ipv4.ip_forward, net.ipv6.conf.all.forwarding; package node does), filters nothing, and does not keep

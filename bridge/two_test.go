@@ -3,6 +3,7 @@ package bridge_test
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 
@@ -115,6 +116,13 @@ func TestOneOfTwoPortsGoes(t *testing.T) {
 			assert.Len(t, pod.defaults(t), 2)
 			h.attach(t, dual, first)
 			assert.Contains(t, pod.defaults(t)[0], "dev eth0", "it is the way again")
+			for _, link := range []string{"eth0", "net1"} {
+				require.NoError(t, pod.Do(func() error {
+					value, err := os.ReadFile("/proc/sys/net/ipv4/conf/" + link + "/arp_ignore")
+					assert.Equal(t, "1\n", string(value), link)
+					return err
+				}))
+			}
 		})
 		t.Run(s.name+", second", func(t *testing.T) {
 			h, pod, net, first, other := s.joins(t)

@@ -1,6 +1,7 @@
 package cniplugin_test
 
 import (
+	"errors"
 	"maps"
 	"net/netip"
 	"os"
@@ -40,6 +41,13 @@ func TestTwoInterfaces(t *testing.T) {
 			blue := filepath.Join(n.dir, "blue.env")
 			require.NoError(t, os.WriteFile(blue, []byte(strings.ReplaceAll(subnetEnv, "244", "99")), 0o600))
 			pod := testnet.NewNode(t, "pod")
+			require.NoError(t, pod.Do(func() error { // what the host has would be the pod's
+				var errs []error
+				for _, of := range []string{"all", "default"} {
+					errs = append(errs, os.WriteFile("/proc/sys/net/ipv4/conf/"+of+"/rp_filter", []byte("0"), 0))
+				}
+				return errors.Join(errs...)
+			}))
 			first, second := n.conf(map[string]any{"type": test.kind}), n.conf(map[string]any{"type": test.kind})
 			if test.second == "blue" {
 				maps.Copy(second, map[string]any{

@@ -28,7 +28,6 @@ type Setup struct {
 	limit     Limit // of what leaves peer
 	Addresses []nl.Address
 	Neighbors []nl.Neighbor
-	apart     []nl.Link // in one subnet: without this, whoever asks for one's address would get the other's MAC too
 	Routes    []nl.Route
 }
 
@@ -41,18 +40,17 @@ func (p *Pair) Setup() Setup {
 func (s Setup) Steps() (steps []Step) {
 	steps = SetLimit(s.peer, s.limit)
 	for _, l := range s.up {
-		steps = append(steps, SetUp(l))
+		if l.Index == s.peer.Index { // the pod may have another in the same subnet
+			steps = append(steps, setUpAlone(l))
+		} else {
+			steps = append(steps, SetUp(l))
+		}
 	}
 	for _, a := range s.Addresses {
 		steps = append(steps, AddAddress(s.peer.Name, a))
 	}
 	for _, n := range s.Neighbors {
 		steps = append(steps, SetNeighbor(s.peer.Name, n))
-	}
-	for _, l := range s.apart {
-		steps = append(steps, Step{
-			Op: "update", Object: "link " + l.Name + " arp_ignore 1 arp_announce 2", Request: func(b *nl.Batch) { b.KeepOwnARP(l.Index) },
-		})
 	}
 	for _, r := range s.Routes {
 		steps = append(steps, AddRoute(s.peer.Name, r))
@@ -165,12 +163,8 @@ func (p *Pod) routes(ctx context.Context, s *Setup) error {
 			if elsewhere := h.Type == unix.RTN_UNICAST && h.Link != 0 && h.Link != w.Link; !elsewhere {
 				return taken(w.Format(s.peer.Name), h.Format(p.linkName(h.Link)))
 			}
-			if h.Metric != nl.UsualMetric(w.Prefix) {
-				continue
-			}
-			lacking[i].Metric = behind + uint32(w.Link)
-			if w.Gateway.Is4() && h.Gateway == w.Gateway {
-				s.apart = []nl.Link{{Index: h.Link, Name: p.linkName(h.Link)}, s.peer}
+			if h.Metric == nl.UsualMetric(w.Prefix) {
+				lacking[i].Metric = behind + uint32(w.Link)
 			}
 		}
 	}

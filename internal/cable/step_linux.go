@@ -68,6 +68,11 @@ func SetUp(l nl.Link) Step {
 	return Step{Op: "bring up", Object: "link " + l.Name, Request: func(b *nl.Batch) { b.SetUp(l.Index, true) }}
 }
 
+// setUpAlone brings a link up that may be one of several in its subnet: whoever asked for the address of one would get the MACs of all.
+func setUpAlone(l nl.Link) Step {
+	return Step{Op: "bring up", Object: "link " + l.Name, Request: func(b *nl.Batch) { b.SetUpAlone(l.Index) }}
+}
+
 // Delete deletes the link with its pair; one that is gone is fine. It waits for the kernel, about 20 ms.
 func Delete(l nl.Link) Step {
 	return Step{

@@ -29,10 +29,10 @@ func (b *Batch) SetIPv4Conf(name string, c IPv4Conf) {
 	})
 }
 
-// KeepOwnARP adds a request to let the link speak of its own addresses only, in what it answers (arp_ignore 1) and in what it asks
-// (arp_announce 2). A link speaks of any of the namespace's otherwise: Documentation/networking/ip-sysctl.rst.
-func (b *Batch) KeepOwnARP(link int) {
-	b.link(0, link, 0, 0, func(m *message) {
+// SetUpAlone adds a request to bring the link up and let it speak of its own addresses only, in what it answers (arp_ignore 1) and in
+// what it asks (arp_announce 2). A link speaks of any of the namespace's otherwise: Documentation/networking/ip-sysctl.rst.
+func (b *Batch) SetUpAlone(link int) {
+	b.link(0, link, unix.IFF_UP, unix.IFF_UP, func(m *message) {
 		m.ipv4Conf(func() {
 			m.u32(ipv4DevconfARPIgnore, 1)
 			m.u32(ipv4DevconfARPAnnounce, 2)
