@@ -15,11 +15,10 @@ type Reader struct {
 	read map[string]reading // by path
 }
 
-// reading is what a file has said.
+// reading is what a file has said that could be read. What keeps one from being read may pass.
 type reading struct {
 	file os.FileInfo
 	rec  Record
-	err  error
 }
 
 // settled is how old a file must be before its times tell it from one that is written later: the kernel's clock for files may stand
@@ -55,12 +54,12 @@ func (r *Reader) at(path string) (Record, error) {
 	now := time.Now()
 	file, err := os.Stat(path)
 	if last, ok := r.read[path]; ok && err == nil && os.SameFile(file, last.file) && file.ModTime().Equal(last.file.ModTime()) && file.Size() == last.file.Size() {
-		return last.rec, last.err
+		return last.rec, nil
 	}
 	delete(r.read, path)
 	rec, readErr := r.records.read(path)
-	if err == nil && now.Sub(file.ModTime()) > settled {
-		r.read[path] = reading{file, rec, readErr}
+	if err == nil && readErr == nil && now.Sub(file.ModTime()) > settled {
+		r.read[path] = reading{file, rec}
 	}
 	return rec, readErr
 }
