@@ -151,6 +151,9 @@ func removeCommented(ctx context.Context, conn *nft.Conn, b *nft.Batch, table nf
 // removeFromOldTables removes chains of iptables-legacy, whose program is run where the table is in use.
 func (t *task) removeFromOldTables(family xtables.Family, gone []attachment) (found bool, err error) {
 	used, err := xtables.InUse(t.cfg.NetNS, family, theirTable)
+	if errors.Is(err, fs.ErrPermission) { // as an ordinary user, in a namespace of his own, where nobody else's rules are
+		return false, nil
+	}
 	if err != nil || !used {
 		return false, err
 	}

@@ -99,6 +99,9 @@ func takeOverRules(t *testing.T, kind string) {
 	t.Setenv("XTABLES_LOCKFILE", filepath.Join(dir, "lock")) // an ordinary user may not open the host's
 	for _, name := range []string{"iptables", "ip6tables"} {
 		program, err := exec.LookPath(name + "-" + kind)
+		if err != nil && os.Getenv("PODWEFT_REQUIRE_KERNEL") != "1" {
+			t.Skip(err)
+		}
 		require.NoError(t, err, "apt install iptables")
 		require.NoError(t, os.Symlink(program, filepath.Join(dir, name)))
 	}
