@@ -271,9 +271,20 @@ func (t *task) leave(also ...func() error) error {
 func (t *task) asAdded(rec local.Record) *task {
 	one := *t
 	if len(rec.Delegate) > 0 {
-		if c, err := parseConfig(rec.Delegate); err == nil {
-			one.config, one.delegated = c, t.call.Type == "flannel" && !inProcess(c.Type)
+		c, err := parseConfig(rec.Delegate)
+		if err != nil {
+			return &one
 		}
+		delegated := t.call.Type == "flannel" && !inProcess(c.Type)
+		kind, now := c.IPAM.Type, t.config.IPAM.Type
+		if delegated {
+			kind, now = c.Type, t.config.Type
+		}
+		if _, err := t.find(kind); err != nil && kind != now {
+			t.log.WarnContext(t.ctx, "the program of the ADD is gone, and what it keeps of the pod stays", "err", err)
+			return &one
+		}
+		one.config, one.delegated = c, delegated
 	} else if t.delegatedIPAM() {
 		mine := *t.config
 		mine.IPAM.Type = ""

@@ -18,22 +18,17 @@ import (
 
 // portmap answers as the portmap plugin does, behind a plugin that has attached the pod.
 func (t *task) portmap() (*types100.Result, error) {
-	before, err := t.config.previous()
-	if err != nil {
-		return nil, err
-	}
 	switch t.command {
 	case "ADD":
+		before, err := t.config.previous()
+		if err != nil {
+			return nil, err
+		}
 		return before, t.portmapAdd(before)
 	case "DEL":
 		return nil, t.portmapDel()
 	case "CHECK":
-		if before == nil {
-			return nil, errNoPrevious
-		}
-		if err := t.checkPublished(); err != nil {
-			return nil, fail(CodeMissing, "the host ports are not as they were opened: DEL the pod and ADD it again", err)
-		}
+		return nil, t.portmapCheck()
 	case "GC":
 		return nil, t.collectPorts()
 	}
@@ -54,6 +49,20 @@ func (t *task) portmapAdd(before *types100.Result) error {
 		return err
 	}
 	return t.publish(ports, podAddresses(before, t.ifname))
+}
+
+func (t *task) portmapCheck() error {
+	before, err := t.config.previous()
+	if err == nil && before == nil {
+		err = errNoPrevious
+	}
+	if err != nil {
+		return err
+	}
+	if err := t.checkPublished(); err != nil {
+		return fail(CodeMissing, "the host ports are not as they were opened: DEL the pod and ADD it again", err)
+	}
+	return nil
 }
 
 // portmapDel closes the pod's host ports: those of a pod that nobody has recorded here, as the reference plugin opened them.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/dirwatch"
@@ -65,6 +66,9 @@ func (r masqueradeRecords) put(network, stamp string, spec nat.Spec) error {
 	return os.Rename(draft, filepath.Join(r.dir, network))
 }
 
+// errBadRecord: what is recorded makes no sense, and will not before it is written anew.
+var errBadRecord = errors.New("damaged record")
+
 // get returns what is recorded for a network. The error is fs.ErrNotExist where nothing is, or nothing of this boot.
 func (r masqueradeRecords) get(network string) (spec nat.Spec, err error) {
 	path := filepath.Join(r.dir, network)
@@ -90,7 +94,7 @@ func (r masqueradeRecords) get(network string) (spec nat.Spec, err error) {
 			err = fmt.Errorf("%q is no line of a record", line)
 		}
 		if err != nil {
-			return nat.Spec{}, fmt.Errorf("%s: %w", path, err)
+			return nat.Spec{}, fmt.Errorf("%w: %s: %w", errBadRecord, path, err)
 		}
 	}
 	if boot != r.boot {
@@ -140,17 +144,34 @@ func (a *Agent) keepMasquerading(ctx context.Context) error {
 	}
 	draft := func(name string) bool { return strings.HasPrefix(name, masqueradeDraft) }
 	dirwatch.Run(ctx, a.masqueraded.dir, draft, func() {
-		names, err := a.masqueraded.networks()
-		if err != nil {
-			a.log.WarnContext(ctx, "what to masquerade is not read", "err", err)
-		}
-		for _, name := range names {
-			if err := a.masquerade(name); err != nil && ctx.Err() == nil {
-				a.log.WarnContext(ctx, "masquerading is not kept", "network", name, "err", err)
+		for !a.masqueradeAll(ctx) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(masqueradeAgain):
 			}
 		}
 	})
 	return nil
+}
+
+// masqueradeAgain is when networks are looked at again that could not be kept.
+const masqueradeAgain = time.Second
+
+// masqueradeAll has the tables of all networks kept that have a record, and reports whether they are, as far as their records can be read.
+func (a *Agent) masqueradeAll(ctx context.Context) bool {
+	names, err := a.masqueraded.networks()
+	if err != nil {
+		a.log.WarnContext(ctx, "what to masquerade is not read", "err", err)
+	}
+	whole := err == nil
+	for _, name := range names {
+		if err := a.masquerade(name); err != nil && ctx.Err() == nil {
+			a.log.WarnContext(ctx, "masquerading is not kept", "network", name, "err", err)
+			whole = whole && errors.Is(err, errBadRecord)
+		}
+	}
+	return whole
 }
 
 // masquerade has a network's table kept as is recorded.
