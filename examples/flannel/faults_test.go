@@ -70,7 +70,8 @@ func newStage(t testing.TB, members int) *stage {
 	for _, url := range urls {
 		s.serves(url)
 	}
-	configure(t, urls[0], vxlanConf)
+	// What is above, the tests put there themselves: no node may have it by chance.
+	configure(t, urls[0], `{"Network":"10.244.0.0/16","SubnetMax":"10.244.199.0","Backend":{"Type":"vxlan"}}`)
 	store, err := etcd.New(etcd.Config{Endpoints: urls})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = store.Close() })
@@ -333,7 +334,6 @@ func TestFaults(t *testing.T) {
 			"10.244.253.0-24":             value("192.0.2.131", "vxlan", `{"VNI":1,"VtepMAC":"ff:ff:ff:ff:ff:ff"}`),
 			"10.244.254.0-24":             value("192.0.2.132", "vxlan", string(b.Data.V4)),
 			"0.0.0.0-0":                   value("192.0.2.133", "vxlan", `{"VNI":1,"VtepMAC":"02:00:00:00:01:02"}`),
-			"10.244.0.0-16":               value("192.0.2.134", "vxlan", `{"VNI":1,"VtepMAC":"02:00:00:00:01:03"}`),
 			"leased/" + name(other):       `[]`,
 			strings.Repeat("x", 1<<10):    strings.Repeat("y", 1<<16),
 			"10.244.249.0-24&fd00::-7777": value(a.Underlay.V4.String(), "vxlan", `[1,2,3]`),
@@ -341,7 +341,11 @@ func TestFaults(t *testing.T) {
 		for key, text := range hostile {
 			s.put(key, text)
 		}
-		s.until(expect(s.claim(6), mac(6)), nil)
+		claimed := s.claim(6)
+		everything := "10.244.0.0-16" // after which there is none to claim
+		hostile[everything] = value("192.0.2.134", "vxlan", `{"VNI":1,"VtepMAC":"02:00:00:00:01:03"}`)
+		s.put(everything, hostile[everything])
+		s.until(expect(claimed, mac(6)), nil)
 		_, metrics := s.a.ask("/metrics")
 		assert.NotContains(s.t, metrics, "podweft_leases_left_out 0\n")
 		for key := range hostile {
