@@ -24,7 +24,7 @@ func (o *Options) servePlugins(ctx context.Context, log *slog.Logger) {
 			return
 		}
 		if text := err.Error(); text != last {
-			log.WarnContext(ctx, "the CNI plugin works alone: its DEL waits for the kernel, and host ports that somebody removes stay away",
+			log.WarnContext(ctx, "the CNI plugin works alone: its DEL waits for the kernel, and host ports and masquerading that somebody removes stay away",
 				"dir", o.PluginDir, "err", err)
 			last = text
 		}
