@@ -85,29 +85,25 @@ func (c Config) tunnelOwner(w way) ipam.Owner {
 	return ipam.Owner{Network: c.Network, Container: tunnelContainer + string(w), Interface: "node"}
 }
 
-// claimTunnels gives the node's tunnel links their addresses, which packets of the node itself to pods behind them leave with.
+// claimTunnels gives the node's tunnel links their addresses, which packets of the node itself to pods behind them leave with. It returns
+// those that could be had, with what kept it from the others.
 func (a *Agent) claimTunnels(ctx context.Context, from *block.Allocator) (map[way][]netip.Addr, error) {
 	tunnels := map[way][]netip.Addr{}
-	if err := a.dropLost(ctx, from); err != nil {
-		return nil, err
-	}
+	var errs []error
 	for _, w := range []way{byVXLAN, byIPIP} {
 		if !slices.ContainsFunc(a.cfg.Pools, func(p Pool) bool { return p.wraps(w) }) {
 			continue
 		}
-		err := a.insist(ctx, "an address of the node's own", func() error {
-			held, err := from.AllocateOf(ctx, a.cfg.tunnelOwner(w), a.cfg.poolsForNode())
-			tunnels[w] = nil
-			for _, addr := range held.Addresses {
-				tunnels[w] = append(tunnels[w], addr.Prefix.Addr())
-			}
-			return err
-		})
+		held, err := from.AllocateOf(ctx, a.cfg.tunnelOwner(w), a.cfg.poolsForNode())
 		if err != nil {
-			return nil, fmt.Errorf("address of the %s link: %w", w, err)
+			errs = append(errs, fmt.Errorf("address of the %s link: %w", w, err))
+			continue
+		}
+		for _, addr := range held.Addresses {
+			tunnels[w] = append(tunnels[w], addr.Prefix.Addr())
 		}
 	}
-	return tunnels, nil
+	return tunnels, errors.Join(errs...)
 }
 
 // dropLost gives up what the node's links hold in blocks that are not the node's any more, because it was taken for dead: those addresses
@@ -117,7 +113,7 @@ func (a *Agent) dropLost(ctx context.Context, from *block.Allocator) error {
 	errs := []error{err}
 	for w, addrs := range held {
 		for _, addr := range addrs {
-			if !slices.ContainsFunc(from.Shares(), func(s block.Share) bool { return s.Prefix.Contains(addr) }) {
+			if a.lost(from, addr) {
 				a.log.WarnContext(ctx, "this node was taken for dead, and gives its link another address", "link", w, "address", addr)
 				errs = append(errs, from.Release(ctx, a.cfg.tunnelOwner(w)))
 				break
@@ -125,6 +121,11 @@ func (a *Agent) dropLost(ctx context.Context, from *block.Allocator) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// lost reports whether an address is in no block of the node's.
+func (a *Agent) lost(from *block.Allocator, addr netip.Addr) bool {
+	return !slices.ContainsFunc(from.Shares(), func(s block.Share) bool { return s.Prefix.Contains(addr) })
 }
 
 // knownTunnels are the addresses that the node's links have been given before.

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -155,8 +157,13 @@ func (r *run) claim(ctx context.Context) error {
 	if r.addresses, err = r.allocator(ctx, claimers); err != nil {
 		return err
 	}
-	r.tunnels, err = r.claimTunnels(ctx, r.addresses)
-	return err
+	if err := r.dropLost(ctx, r.addresses); err != nil {
+		return err
+	}
+	return r.insist(ctx, "an address of the node's own", func() (err error) {
+		r.tunnels, err = r.claimTunnels(ctx, r.addresses)
+		return err
+	})
 }
 
 // open opens what reaches the kernel, and the speaker.
@@ -343,7 +350,7 @@ func (r *run) follow(ctx context.Context) error {
 func (r *run) report(ctx context.Context, err error) {
 	text := ""
 	if err != nil && ctx.Err() == nil {
-		text = err.Error()
+		text = oneLine(err)
 	}
 	if text != "" && text != r.lastError {
 		r.log.WarnContext(ctx, "what is in force stays", "err", err)
@@ -363,10 +370,9 @@ func (r *run) sync(ctx context.Context) (whole bool, err error) {
 	if err := r.look(ctx); err != nil {
 		return false, err
 	}
-	if err := r.readdress(ctx); err != nil {
-		return false, err
-	}
+	homeless := r.readdress(ctx)
 	v, problems, away := r.view(ctx)
+	away = errors.Join(homeless, away)
 	if v.blank() {
 		return false, away
 	}
@@ -410,18 +416,29 @@ func (r *run) look(ctx context.Context) error {
 	return nil
 }
 
-// readdress gives the node's links other addresses when theirs are lost.
+// readdress gives the node's links other addresses when theirs are lost. Where there are none to have, a link goes without until the next
+// try: the old ones are others'.
 func (r *run) readdress(ctx context.Context) error {
 	if !r.astray.Load() {
 		return nil
 	}
-	tunnels, err := r.claimTunnels(ctx, r.addresses)
-	if err != nil {
-		return err
+	kept := map[way][]netip.Addr{}
+	for w, addrs := range r.tunnels {
+		if !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return r.lost(r.addresses, a) }) {
+			kept[w] = addrs
+		}
 	}
-	r.tunnels = tunnels
-	r.astray.Store(false)
-	return nil
+	err := r.dropLost(ctx, r.addresses)
+	if err == nil {
+		var given map[way][]netip.Addr
+		given, err = r.claimTunnels(ctx, r.addresses)
+		maps.Copy(kept, given)
+	}
+	r.tunnels = kept
+	if err == nil {
+		r.astray.Store(false)
+	}
+	return err
 }
 
 // view is what the node sees now. With ByBGP its paths are still to come. Where a store cannot be asked it is what that said last, with

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/podweft/podweft/ipam/block/file"
 	"github.com/podweft/podweft/roster"
 	rosterfile "github.com/podweft/podweft/roster/file"
+	"github.com/podweft/podweft/testnet"
 )
 
 // TestDeadNode: the node that collects dies for good. Another one collects what it had, and it is nobody's peer any more. When it comes
@@ -105,4 +107,46 @@ func TestForget(t *testing.T) {
 	for _, p := range []*process{one, two} {
 		assert.Contains(t, p.do(t, "ipam", "check"), "addresses held on this one\n")
 	}
+}
+
+// TestLostAddress: the address of a node's link is another's, and there is none to have instead. The link goes without, the node goes on
+// with all else, and it has an address as soon as there is one.
+func TestLostAddress(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	pool := calico.Pool{Name: "two blocks", Prefix: netip.MustParsePrefix("10.244.0.0/25"), VXLAN: calico.Always}
+	var agents []*calico.Agent
+	for _, n := range w.Nodes() {
+		agent, _ := start(t, w.config(t, n, []calico.Pool{pool}))
+		agents = append(agents, agent)
+	}
+	one, two := w.Nodes()[0], w.Nodes()[1]
+	of := func(s calico.Status) bool { return len(s.Blocks) == 1 && len(s.Routes) == 1 }
+	mine := waitFor(t, agents[0], "its block and the other's", of).Blocks[0].Prefix
+	addresses := func() []netip.Prefix {
+		links, err := one.Links()
+		require.NoError(t, err)
+		i := slices.IndexFunc(links, func(l testnet.Link) bool { return l.Kind == "vxlan" })
+		require.NotEqual(t, -1, i, "%+v", links)
+		return slices.DeleteFunc(links[i].Addrs, func(p netip.Prefix) bool { return !pool.Prefix.Overlaps(p) })
+	}
+	require.Len(t, addresses(), 1)
+
+	blocks, err := file.New(filepath.Join(w.dir, "blocks"))
+	require.NoError(t, err)
+	_, err = block.Free(t.Context(), blocks, one.Name)
+	require.NoError(t, err)
+	c, err := block.New(block.Config{Store: blocks, Node: two.Name, Pools: []block.Pool{{Prefix: pool.Prefix}}})
+	require.NoError(t, err)
+	_, err = c.Claim(t.Context(), mine.Addr())
+	require.NoError(t, err)
+	s := waitFor(t, agents[0], "what it lacks", func(s calico.Status) bool { return s.Problem != "" && len(s.Routes) == 2 })
+	assert.Contains(t, s.Problem, "address of the vxlan link")
+	assert.Empty(t, s.Blocks)
+	assert.Eventually(t, func() bool { return len(addresses()) == 0 }, patience, 10*time.Millisecond)
+
+	require.NoError(t, c.Return(t.Context(), mine))
+	s = waitFor(t, agents[0], "a block again", func(s calico.Status) bool { return s.Problem == "" && of(s) })
+	assert.Equal(t, mine, s.Blocks[0].Prefix)
+	assert.Eventually(t, func() bool { return len(addresses()) == 1 }, patience, 10*time.Millisecond)
 }
