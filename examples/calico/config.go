@@ -99,7 +99,7 @@ type BGP struct {
 	ClusterID netip.Addr
 	// Password of the sessions of the mesh. Empty: they are not signed.
 	Password string
-	// Peers are those beside the mesh, such as the switch at the top of the rack.
+	// Peers are those beside the mesh, such as the switch at the top of the rack. Of one that is a node of the mesh the filters count alone.
 	Peers []bgp.Peer
 	// RestartTime is bgp.Config's.
 	RestartTime time.Duration

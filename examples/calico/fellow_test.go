@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 
+	"github.com/podweft/podweft/bgp"
 	"github.com/podweft/podweft/roster"
 	"github.com/podweft/podweft/subnet"
 )
@@ -31,4 +32,27 @@ func TestRenamed(t *testing.T) {
 	assert.Len(t, problems, 5)
 	assert.Contains(t, problems, "node a-old: its address 192.0.2.2 is that of a-new")
 	assert.Contains(t, problems, "node self-before: its address 192.0.2.1 is that of self")
+}
+
+// TestPeers: of a peer that is a node of the mesh the session is the mesh's, and the filters are the operator's.
+func TestPeers(t *testing.T) {
+	reject := bgp.Filter{{Reject: true}}
+	var cfg Config
+	cfg.Node, cfg.BGP.Password = "self", "of the mesh"
+	cfg.BGP.Peers = []bgp.Peer{
+		{Addr: addr("192.0.2.1"), Import: reject}, {Addr: addr("192.0.2.2"), AS: 64600, Import: reject, Export: bgp.Filter{{LocalPref: 7}}},
+		{Addr: addr("192.0.2.254"), AS: 64600},
+	}
+	r := &run{Agent: &Agent{cfg: cfg}, self: subnet.Node{Name: "self", Underlay: subnet.Addrs{V4: addr("192.0.2.1")}}}
+	var nodes []fellow
+	for name, v4 := range map[string]string{"self": "192.0.2.1", "near": "192.0.2.2"} {
+		nodes = append(nodes, fellow{Node: roster.Node{Name: name, AS: 64512, Underlay: subnet.Addrs{V4: addr(v4)}}})
+	}
+	assert.Equal(t, []bgp.Peer{
+		{
+			Name: "near", AS: 64512, Addr: addr("192.0.2.2"), Local: addr("192.0.2.1"), Password: "of the mesh", Multihop: meshHops,
+			Import: reject, Export: bgp.Filter{{LocalPref: 7}},
+		},
+		cfg.BGP.Peers[2],
+	}, r.peers(nodes))
 }

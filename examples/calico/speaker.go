@@ -83,10 +83,15 @@ func (r *run) peers(nodes []fellow) []bgp.Peer {
 			peers[i].ReflectorClient = own && !reflects[p.Name]
 		}
 	}
+	mesh := len(peers)
 	for _, p := range r.cfg.BGP.Peers {
 		own := p.Addr == r.self.Underlay.V4 || p.Addr == r.self.Underlay.V6 // all nodes may have been told of this one
-		if !own && !slices.ContainsFunc(peers, func(o bgp.Peer) bool { return o.Addr == p.Addr }) {
+		switch i := slices.IndexFunc(peers, func(o bgp.Peer) bool { return o.Addr == p.Addr }); {
+		case own:
+		case i < 0:
 			peers = append(peers, p)
+		case i < mesh: // the session stays the mesh's, and what passes is as the operator says
+			peers[i].Import, peers[i].Export = p.Import, p.Export
 		}
 	}
 	return peers
