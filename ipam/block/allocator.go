@@ -332,11 +332,20 @@ func (a *Allocator) settle(ctx context.Context, shares [][]Share) (lost []ipam.A
 	}
 	all, err := a.pool.All(ctx)
 	for _, held := range all {
-		if slices.ContainsFunc(held.Addresses, func(addr ipam.Address) bool { return !covers(shares, addr.Prefix.Addr()) }) {
+		if slices.ContainsFunc(held.Addresses, func(has ipam.Address) bool {
+			addr := has.Prefix.Addr()
+			return a.claims(addr) && !covers(shares, addr)
+		}) {
 			lost = append(lost, held)
 		}
 	}
 	return lost, err
+}
+
+// claims reports whether a Claimer is of the address's family. Of another nobody knows whose the shares are: the node may have had pools
+// of it when the address was given out.
+func (a *Allocator) claims(addr netip.Addr) bool {
+	return slices.ContainsFunc(a.cfg.Claimers, func(c *Claimer) bool { return c.family().Addr().Is4() == addr.Is4() })
 }
 
 // Shares returns what the node has, as far as the Allocator knows. It asks nobody and waits for nobody.

@@ -327,6 +327,26 @@ func (h *hung) Blocks(ctx context.Context, p netip.Prefix) ([]block.Block, error
 	return h.Store.Blocks(ctx, p)
 }
 
+// Nobody is told that addresses are lost of a family that the node has no pools of any more: no one looks whose they are.
+func TestSyncLeavesAFamilyWithoutPools(t *testing.T) {
+	s := memory.New()
+	v4, v6 := claimer(t, s, "node-1", pools("10.0.0.0/24")...), claimer(t, s, "node-1", pools("fd00::/64")...)
+	file := ipam.Config{Path: filepath.Join(fastDir(t), "ipam")}
+	both := allocator(t, block.AllocatorConfig{Claimers: []*block.Claimer{v4, v6}, IPAM: file})
+	given, err := both.Allocate(t.Context(), pod("a"))
+	require.NoError(t, err)
+	require.Len(t, given.Addresses, 2)
+	a := allocator(t, block.AllocatorConfig{Claimers: []*block.Claimer{v4}, IPAM: file})
+	lost, err := a.Sync(t.Context())
+	require.NoError(t, err)
+	assert.Empty(t, lost)
+	_, err = block.Free(t.Context(), s, "node-1")
+	require.NoError(t, err)
+	lost, err = a.Sync(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, []ipam.Allocation{given}, lost, "its IPv4 is")
+}
+
 // While a Sync waits for the store, pods get addresses of what is claimed, and what another claim has added meanwhile is not lost.
 func TestSyncHoldsNobodyUp(t *testing.T) {
 	s := &hung{Store: memory.New(), asked: make(chan struct{}, 1), held: make(chan struct{})}
