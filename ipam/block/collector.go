@@ -92,13 +92,21 @@ func NewCollector(cfg CollectorConfig) (*Collector, error) {
 	return &Collector{cfg: cfg, doubted: map[Share]time.Time{}}, errors.Join(errs...)
 }
 
-// Run makes passes until ctx ends; it then returns nil. A pass that fails is followed by the next one in its time.
+// Run makes passes until ctx ends; it then returns nil. After one that fails the next comes in a second, then in two, four and so on up to
+// Every, so that Status does not speak of a trouble long after it is over.
 func (c *Collector) Run(ctx context.Context) error {
+	soon := min(time.Second, c.cfg.Every)
+	retry := soon
 	for ctx.Err() == nil {
-		c.pass(ctx)
+		wait := c.cfg.Every
+		if err := c.pass(ctx); err != nil {
+			wait, retry = retry, min(2*retry, c.cfg.Every)
+		} else {
+			retry = soon
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(c.cfg.Every - rand.N(1+c.cfg.Every/8)): // those of many nodes must not ask in one moment
+		case <-time.After(wait - rand.N(1+wait/8)): // those of many nodes must not ask in one moment
 		}
 	}
 	return nil
@@ -111,20 +119,21 @@ func (c *Collector) Status() CollectorStatus {
 	return c.status
 }
 
-func (c *Collector) pass(ctx context.Context) {
+// pass looks once, and returns the error that Status has then.
+func (c *Collector) pass(ctx context.Context) error {
 	leads, freed, forgotten, err := true, []Share(nil), []string(nil), error(nil)
 	if c.cfg.Lead != nil {
 		leads, err = c.cfg.Lead(ctx)
 	}
-	if !leads && err == nil {
+	leads = leads && err == nil
+	if !leads {
 		c.silent = nil // nobody looks meanwhile whether they come back
 	}
-	leads = leads && err == nil
 	if leads {
 		freed, forgotten, err = c.collect(ctx)
 	}
 	if ctx.Err() != nil && len(freed)+len(forgotten) == 0 {
-		return
+		return err
 	}
 	c.note(leads, len(freed), len(forgotten), err)
 	if err != nil {
@@ -139,6 +148,7 @@ func (c *Collector) pass(ctx context.Context) {
 	if len(freed) > 0 && c.cfg.Freed != nil {
 		c.cfg.Freed(freed)
 	}
+	return err
 }
 
 // collect is Collect, with a grace that has to be over on two clocks. That of the Store's notes is for all Collectors and can be set: on
@@ -170,6 +180,7 @@ func (c *Collector) collect(ctx context.Context) (freed []Share, forgotten []str
 	})
 	if err != nil {
 		maps.Copy(c.doubted, met) // it may not have met all
+		c.silent = nil            // nor asked whether they have come back
 		return freed, nil, fmt.Errorf("collect blocks: %w", err)
 	}
 	c.doubted = met

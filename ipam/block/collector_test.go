@@ -248,20 +248,30 @@ func TestNodeWithoutBlocksIsForgotten(t *testing.T) {
 }
 
 // Who has a share is not forgotten, nor who has come back; what Forget could not do is done on the next pass; and whose turn it was not
-// for a while cannot tell how long somebody has been dead.
+// for a while, or who could not ask, cannot tell how long somebody has been dead.
 func TestWhoIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := memory.New()
 		claim(t, claimer(t, s, "owner", clusterPool))
 		var gone atomic.Pointer[[]string]
 		gone.Store(&[]string{"back", "idle", "owner", "stranger"})
-		var away, follows atomic.Bool
+		var away, follows, leaderless, unproven atomic.Bool
 		var mu sync.Mutex
 		asked := map[string]int{}
 		c, err := block.NewCollector(block.CollectorConfig{
 			Store: s, Grace: grace,
-			Lead: func(context.Context) (bool, error) { return !follows.Load(), nil },
-			Dead: func(context.Context, []string) ([]string, error) { return *gone.Load(), nil },
+			Lead: func(context.Context) (bool, error) {
+				if leaderless.Load() {
+					return false, errors.New("nobody can tell who leads")
+				}
+				return !follows.Load(), nil
+			},
+			Dead: func(context.Context, []string) ([]string, error) {
+				if unproven.Load() {
+					return nil, errors.New("nobody can tell who is dead")
+				}
+				return *gone.Load(), nil
+			},
 			Known: func(context.Context) ([]string, error) {
 				if away.Load() {
 					return nil, errors.New("the roster is away")
@@ -293,10 +303,12 @@ func TestWhoIsForgotten(t *testing.T) {
 		require.ErrorContains(t, c.Status().Err, "the roster is away")
 		require.Len(t, stored(t, s), 1, "without it nothing is known")
 		away.Store(false)
-		time.Sleep(grace - time.Minute)
-		follows.Store(true)
-		time.Sleep(5 * time.Minute)
-		follows.Store(false)
+		for _, hinders := range []*atomic.Bool{&follows, &away, &leaderless, &unproven} {
+			time.Sleep(grace - 2*time.Minute)
+			hinders.Store(true)
+			time.Sleep(5 * time.Minute)
+			hinders.Store(false)
+		}
 		time.Sleep(grace - 2*time.Minute)
 		synctest.Wait()
 		require.Empty(t, stored(t, s), "the Store has noted the doubt about who has a share")
@@ -419,6 +431,50 @@ func TestCollectorThatCannotTell(t *testing.T) {
 		assert.Zero(t, status.Passes)
 		require.ErrorContains(t, status.Err, "the roster is away")
 		assert.Len(t, stored(t, s), 1)
+	})
+}
+
+// A pass that failed is tried again at once, so that what Status says of it is over soon after the trouble is, and then ever more rarely.
+func TestCollectorTriesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int32
+		var away atomic.Bool
+		away.Store(true)
+		c, err := block.NewCollector(block.CollectorConfig{
+			Store: memory.New(), Grace: grace,
+			Dead: func(context.Context, []string) ([]string, error) {
+				asked.Add(1)
+				if away.Load() {
+					return nil, errors.New("the roster is away")
+				}
+				return nil, nil
+			},
+		})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- c.Run(ctx) }()
+		for _, trouble := range []time.Duration{1500 * time.Millisecond, 20 * time.Second} {
+			away.Store(true)
+			if c.Status().Passes > 0 {
+				time.Sleep(time.Minute)
+			}
+			time.Sleep(trouble)
+			synctest.Wait()
+			require.Error(t, c.Status().Err)
+			away.Store(false)
+			time.Sleep(max(2*time.Second, trouble))
+			synctest.Wait()
+			require.NoError(t, c.Status().Err, "after a trouble of %s", trouble)
+		}
+		away.Store(true)
+		time.Sleep(grace)
+		before := asked.Load()
+		time.Sleep(grace)
+		synctest.Wait()
+		assert.LessOrEqual(t, asked.Load()-before, int32(70), "once a minute")
+		cancel()
+		require.NoError(t, <-ended)
 	})
 }
 
