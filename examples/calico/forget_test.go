@@ -2,6 +2,7 @@ package calico_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -101,8 +102,13 @@ func TestForget(t *testing.T) {
 	c, err := block.New(block.Config{Store: blocks, Node: one.node.Name, Pools: []block.Pool{{Prefix: netip.MustParsePrefix("10.244.0.0/16")}}})
 	require.NoError(t, err)
 	_, err = c.Claim(t.Context(), before[0].Prefix.Addr())
-	require.NoError(t, err, "it is free")
-	two.wait(t, "other blocks", func(s calico.Status) bool { return len(s.Blocks) == 2 && s.Blocks[0].Prefix != before[0].Prefix })
+	again := errors.Is(err, block.ErrTaken) // node two has seen its loss in this moment, and has the same block anew
+	if !again {
+		require.NoError(t, err, "it is free")
+	}
+	two.wait(t, "blocks", func(s calico.Status) bool {
+		return len(s.Blocks) == 2 && (again || s.Blocks[0].Prefix != before[0].Prefix)
+	})
 	one.wait(t, "its return", func(s calico.Status) bool { return len(s.Routes) == 2 })
 	for _, p := range []*process{one, two} {
 		assert.Contains(t, p.do(t, "ipam", "check"), "addresses held on this one\n")
