@@ -43,7 +43,7 @@ type Stopwatch struct {
 	stop   func()
 }
 
-// Start starts a stopwatch in the node. RequireBack stops it.
+// Start starts a stopwatch in the node. Stop and RequireBack stop it.
 func Start(t testing.TB, n *testnet.Node) *Stopwatch {
 	t.Helper()
 	conn, err := nl.Dial(n.NetNS())
@@ -90,11 +90,17 @@ func (s *Stopwatch) Elapsed() time.Duration {
 	return min(time.Since(s.began), time.Duration(s.rounds.Load())*round)
 }
 
+// Stop stops the watch, and returns the time that counts.
+func (s *Stopwatch) Stop() time.Duration {
+	counted := s.Elapsed()
+	s.stop()
+	return counted
+}
+
 // RequireBack is called when traffic is back: it stops the watch, and requires that no more than Limit has passed.
 func (s *Stopwatch) RequireBack(t testing.TB) {
 	t.Helper()
-	took, counted := time.Since(s.began), s.Elapsed()
-	s.stop()
+	took, counted := time.Since(s.began), s.Stop()
 	t.Logf("traffic was back after %v, of which %v count", took.Round(time.Millisecond), counted)
 	if counted > Limit() {
 		t.Errorf("traffic was back after %v only", counted)
