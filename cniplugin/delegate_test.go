@@ -99,7 +99,7 @@ func TestDELByTheProgramOfItsADD(t *testing.T) {
 	elsewhere := n.conf(map[string]any{"ipam": map[string]any{"type": "lan"}})
 	call := func(command string, pod *testnet.Node, conf any, more ...string) {
 		t.Helper()
-		r := n.call(t, "podweft-cni", command, conf, about(pod, append(more, "CNI_PATH="+dir)...)...)
+		r := n.call(t, "podweft-cni", command, conf, about(pod, append([]string{"CNI_PATH=" + dir}, more...)...)...)
 		require.Zero(t, r.code, r)
 	}
 	pod := testnet.NewNode(t, "pod")
@@ -109,6 +109,12 @@ func TestDELByTheProgramOfItsADD(t *testing.T) {
 	asked := calls()
 	require.Len(t, asked, 1)
 	assert.Regexp(t, `^DEL pod eth0 .*"ipam":{"type":"lan"}`, asked[0])
+
+	before := n.linkNames(t)
+	call("ADD", pod, elsewhere)
+	calls()
+	call("DEL", pod, n.conf(nil), "CNI_PATH=/nowhere")
+	assert.Equal(t, before, n.linkNames(t), "the pod goes though the program has gone before")
 
 	const wanted = "CNI_ARGS=IP=10.244.1.9"
 	call("ADD", pod, n.conf(nil), wanted)

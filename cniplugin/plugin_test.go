@@ -290,4 +290,7 @@ func TestPortmapWithoutHostPorts(t *testing.T) {
 		r := n.call(t, "portmap", command, conf, about(pod)...)
 		require.Zero(t, r.code, "%s: %s", command, r)
 	}
+	conf["prevResult"] = map[string]any{"cniVersion": "1.1.0", "ips": []any{nil}}
+	r := n.call(t, "portmap", "DEL", conf, about(pod)...)
+	assert.Zero(t, r.code, "a DEL needs no result: %s", r)
 }

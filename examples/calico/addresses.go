@@ -126,7 +126,10 @@ func (a *Agent) dropLost(ctx context.Context, from *block.Allocator) error {
 // lost reports whether an address is in no block of the node's. Of a family that has no pools any more nobody claims blocks, nor looks
 // at them: what is held there stays.
 func (a *Agent) lost(from *block.Allocator, addr netip.Addr) bool {
-	return len(blocksOf(a.cfg.Pools, a.cfg.Labels, addr.Is4())) > 0 && !slices.ContainsFunc(from.Shares(), func(s block.Share) bool { return s.Prefix.Contains(addr) })
+	if len(blocksOf(a.cfg.Pools, a.cfg.Labels, addr.Is4())) == 0 {
+		return false
+	}
+	return !slices.ContainsFunc(from.Shares(), func(s block.Share) bool { return s.Prefix.Contains(addr) })
 }
 
 // knownTunnels are the addresses that the node's links have been given before.

@@ -49,11 +49,15 @@ func (r *Reader) All(network string) (all []Record, problems []error, err error)
 	return all, problems, err
 }
 
+func same(a, b os.FileInfo) bool {
+	return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size()
+}
+
 // at reads a file, or remembers it.
 func (r *Reader) at(path string) (Record, error) {
 	now := time.Now()
 	file, err := os.Stat(path)
-	if last, ok := r.read[path]; ok && err == nil && os.SameFile(file, last.file) && file.ModTime().Equal(last.file.ModTime()) && file.Size() == last.file.Size() {
+	if last, ok := r.read[path]; ok && err == nil && same(file, last.file) {
 		return last.rec, nil
 	}
 	delete(r.read, path)

@@ -71,3 +71,25 @@ func TestReaderRemembers(t *testing.T) {
 	assert.Empty(t, problems)
 	assert.Equal(t, first, second)
 }
+
+// TestReaderForgetsErrors: what keeps a file from being read may pass while the file stays as it is.
+func TestReaderForgetsErrors(t *testing.T) {
+	dir := t.TempDir()
+	r := records(t, dir, "boot-1")
+	require.NoError(t, r.Put(full("a")))
+	again := local.NewReader(r)
+	path := filepath.Join(dir, "cbr0:a:eth0")
+	raw, err := os.ReadFile(path)
+	require.NoError(t, err)
+	past := time.Now().Add(-time.Hour)
+	for _, text := range [][]byte{make([]byte, len(raw)), raw} { // to a Reader they are one file
+		require.NoError(t, os.WriteFile(path, text, 0o600))
+		require.NoError(t, os.Chtimes(path, past, past))
+		_, _, err = again.All("")
+		require.NoError(t, err)
+	}
+	all, problems, err := again.All("")
+	require.NoError(t, err)
+	assert.Empty(t, problems)
+	assert.Equal(t, []string{full("a").Key().String()}, names(all))
+}
