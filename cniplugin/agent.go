@@ -97,7 +97,9 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 		return nil, err
 	}
 	a.masqueraded = masqueradeRecords{cfg.StateDir + "/masquerade", a.attachments.Boot()}
-	a.server, err = local.Listen(local.ServerConfig{Path: socketOf(cfg.StateDir), Handler: agentHandler{a}, Logger: a.log})
+	a.server, err = local.Listen(local.ServerConfig{
+		Path: socketOf(cfg.StateDir), Handler: agentHandler{a}, AdmitsAll: cfg.Gate == nil, Logger: a.log,
+	})
 	if err != nil {
 		return nil, err
 	}

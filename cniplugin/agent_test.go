@@ -275,6 +275,36 @@ func TestAgentHangsUp(t *testing.T) {
 	}
 }
 
+// TestAgentAdmitsAll: an agent that has nothing to wait for is not asked by an ADD, unless that is to fail without an agent.
+func TestAgentAdmitsAll(t *testing.T) {
+	n := newNode(t)
+	var asked atomic.Int32
+	server, err := local.Listen(local.ServerConfig{Path: n.dir + "/agent.sock", AdmitsAll: true, Handler: doorman{attach: func(context.Context) error {
+		asked.Add(1)
+		return nil
+	}}})
+	require.NoError(t, err)
+	start(t, server.Run)
+	for i, tt := range []struct {
+		changes map[string]any
+		asks    int32
+	}{
+		{nil, 0},
+		{map[string]any{"requireAgent": true}, 1},
+	} {
+		asked.Store(0)
+		n.add(t, testnet.NewNode(t, fmt.Sprintf("pod-%d", i)), n.conf(tt.changes))
+		assert.Equal(t, tt.asks, asked.Load())
+	}
+}
+
+// TestAgentSaysThatItAdmitsAll: one without a gate does. With one, TestGate would fail.
+func TestAgentSaysThatItAdmitsAll(t *testing.T) {
+	n := newNode(t)
+	n.agent(t)
+	assert.True(t, local.NewClient(n.dir+"/agent.sock").AdmitsAll())
+}
+
 // doorman is an agent that is asked to let pods in.
 type doorman struct {
 	local.Handler

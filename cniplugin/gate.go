@@ -47,9 +47,12 @@ func (h agentHandler) leave(keys []local.Key) {
 	}
 }
 
-// admit asks the agent whether the pod may start. A configuration says what becomes of pods while nobody answers: with requireAgent
-// they wait.
+// admit asks the agent whether the pod may start, unless it lets all start. A configuration says what becomes of pods while nobody answers:
+// with requireAgent they wait.
 func (t *task) admit(rec local.Record) error {
+	if !t.config.RequireAgent && local.NewClient(socketOf(t.state)).AdmitsAll() {
+		return nil
+	}
 	attach := func(ctx context.Context, agent *local.Client) error { return agent.Attach(ctx, rec) }
 	var starting []error
 	if t.config.RequireAgent {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"os"
 	"slices"
 	"syscall"
 	"time"
@@ -35,6 +36,13 @@ func (c *Client) Attach(ctx context.Context, rec Record) error {
 		return fmt.Errorf("attach %s: %w", rec.Key(), err)
 	}
 	return nil
+}
+
+// AdmitsAll reports whether the agent has said, when it began to listen, that Attach has nothing to wait for. It asks nobody: the agent may
+// be gone since, as it may be after any Attach.
+func (c *Client) AdmitsAll() bool {
+	socket, err := os.Stat(c.path)
+	return err == nil && socket.Mode()&(fs.ModeSocket|admitsAll) == fs.ModeSocket|admitsAll
 }
 
 // Detach tells the agent that attachments, any number of them, are gone; addresses claimed for them are free again. What the

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -38,6 +39,9 @@ type ServerConfig struct {
 	Path string
 	// Handler answers. Required.
 	Handler Handler
+	// AdmitsAll says that the Handler's Attach has nothing to wait for. The socket's mode tells plugins, which then need not ask: that
+	// would take each half a millisecond, of which most goes into finding its words.
+	AdmitsAll bool
 	// MaxWait is how long a plugin waits at most for one answer. Zero: 10 seconds. A runtime gives a plugin some minutes,
 	// and to try again is cheap; so this bounds what one slow attachment costs.
 	MaxWait time.Duration
@@ -101,7 +105,7 @@ func (s *Server) listen() error {
 	}
 	l.SetUnlinkOnClose(false)
 	if s.socket, err = os.Stat(passing); err == nil {
-		err = os.Chmod(passing, 0o600)
+		err = os.Chmod(passing, s.cfg.mode())
 	}
 	if err == nil {
 		err = os.Rename(passing, s.cfg.Path)
@@ -113,6 +117,16 @@ func (s *Server) listen() error {
 	}
 	s.listener = l
 	return nil
+}
+
+// admitsAll is the bit of a socket's mode that says so. To the kernel it means nothing but at directories (inode(7)).
+const admitsAll = fs.ModeSticky
+
+func (c ServerConfig) mode() fs.FileMode {
+	if c.AdmitsAll {
+		return 0o600 | admitsAll
+	}
+	return 0o600
 }
 
 // Close stops listening, without a Run or to end one, and removes the socket unless another agent has taken its place.

@@ -85,6 +85,20 @@ func serve(t testing.TB, cfg local.ServerConfig) (stop func()) {
 	return stop
 }
 
+// TestAdmitsAll: plugins see it without a call, and see that the next agent does not.
+func TestAdmitsAll(t *testing.T) {
+	path := socket(t)
+	c := local.NewClient(path)
+	assert.False(t, c.AdmitsAll(), "nobody listens")
+	serve(t, local.ServerConfig{Path: path, Handler: agent{}, AdmitsAll: true})
+	assert.True(t, c.AdmitsAll())
+	serve(t, local.ServerConfig{Path: path, Handler: agent{}})
+	assert.False(t, c.AdmitsAll())
+	dir := t.TempDir() // of a mode such as /tmp has
+	require.NoError(t, os.Chmod(dir, 0o700|os.ModeSticky))
+	assert.False(t, local.NewClient(dir).AdmitsAll())
+}
+
 func TestCalls(t *testing.T) {
 	path := socket(t)
 	want := full("a")
