@@ -53,7 +53,7 @@ func (t *task) add() (*types100.Result, error) {
 		return nil, stepsDown(err, undo)
 	}
 	undo = append(undo, t.unplug)
-	if give.delegated || t.delegated {
+	if give.delegated || c.claimed() || t.delegated {
 		rec.Delegate = c.raw
 	}
 	if err := t.note(rec); err != nil {
@@ -159,20 +159,42 @@ func (t *task) allocate(n *network) (g grant, err error) {
 
 // pool opens the network's address store; without n it only looks up and releases.
 func (t *task) pool(n *network) (*ipam.Pool, error) {
-	cfg := ipam.Config{Path: t.state + "/ipam/" + t.config.Name, BootID: t.cfg.BootID, Logger: t.log}
+	cfg := ipam.Config{Path: t.store(), BootID: t.cfg.BootID, Logger: t.log}
 	if n != nil {
 		cfg.Sets, cfg.Reserved = n.sets, n.reserved
 	}
 	return ipam.Open(cfg)
 }
 
+// store is the file of the network's addresses.
+func (t *task) store() string { return t.state + "/ipam/" + t.config.Name }
+
+// stores reports whether the network has such a file, or is to have one. Where the configuration has others give the addresses by
+// now, pods of before may hold some of it.
+func (t *task) stores() bool {
+	if t.config.builtinIPAM() {
+		return true
+	}
+	_, err := os.Stat(t.store())
+	return err == nil
+}
+
+// release gives back what the attachment holds, wherever that is: an ADD that was killed has not recorded who gave it.
 func (t *task) release() error {
+	var errs []error
 	switch {
 	case t.config.claimed():
-		return t.dismiss()
+		errs = append(errs, t.dismiss())
 	case t.delegatedIPAM():
-		return t.releaseElsewhere()
+		errs = append(errs, t.releaseElsewhere())
 	}
+	if t.stores() {
+		errs = append(errs, t.releaseStored())
+	}
+	return errors.Join(errs...)
+}
+
+func (t *task) releaseStored() error {
 	pool, err := t.pool(nil)
 	if err != nil {
 		return err
@@ -266,8 +288,8 @@ func (t *task) leave(also ...func() error) error {
 	return nil
 }
 
-// asAdded is the call with the configuration by which other programs did their part of the ADD. That of the call may name others by
-// now, or some where we did all ourselves.
+// asAdded is the call with the configuration by which other programs, the agent among them, did their part of the ADD. That of the
+// call may name others by now, or some where we did all ourselves.
 func (t *task) asAdded(rec local.Record) *task {
 	one := *t
 	if len(rec.Delegate) > 0 {
@@ -280,12 +302,12 @@ func (t *task) asAdded(rec local.Record) *task {
 		if delegated {
 			kind, now = c.Type, t.config.Type
 		}
-		if _, err := t.find(kind); err != nil && kind != now {
+		if _, err := t.find(kind); err != nil && kind != now && kind != agentIPAM {
 			t.log.WarnContext(t.ctx, "the program of the ADD is gone, and what it keeps of the pod stays", "err", err)
 			return &one
 		}
 		one.config, one.delegated = c, delegated
-	} else if t.delegatedIPAM() {
+	} else if !t.config.builtinIPAM() {
 		mine := *t.config
 		mine.IPAM.Type = ""
 		one.config = &mine

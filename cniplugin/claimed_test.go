@@ -3,6 +3,7 @@ package cniplugin_test
 import (
 	"context"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -154,4 +155,58 @@ func TestAgentCollectsAddresses(t *testing.T) {
 	assert.Equal(t, []string{"b"}, have)
 	checked := n.conf(map[string]any{"type": "ptp", "ipam": conf["ipam"], "prevResult": result(kept)})
 	require.Zero(t, n.call(t, "ptp", "CHECK", checked, about(b)...).code)
+}
+
+// TestDELByTheAllocatorOfItsADD: whoever gave the addresses takes them back, whomever the configuration names by then, and also where
+// an ADD was killed before it had recorded anything.
+func TestDELByTheAllocatorOfItsADD(t *testing.T) {
+	n := newNode(t)
+	const wanted = "CNI_ARGS=IP=10.244.1.9"
+	own := n.conf(map[string]any{"mode": "ptp"})
+	claimed := n.conf(map[string]any{"mode": "ptp", "ipam": map[string]any{"type": "podweft-agent"}})
+	call := func(command, container string, conf any, more ...string) {
+		t.Helper()
+		r := n.call(t, "podweft-cni", command, conf, about(testnet.NewNode(t, container), more...)...)
+		require.Zero(t, r.code, r)
+	}
+	forget := func() { // as one that was killed
+		require.NoError(t, os.RemoveAll(filepath.Join(n.dir, "attachments")))
+	}
+	from := n.blocks(t, memory.New(), "node-1")
+	holders := func() (all []string) {
+		_, err := from.Collect(t.Context(), func(_ context.Context, held []ipam.Allocation) ([]ipam.Owner, error) {
+			for _, h := range held {
+				all = append(all, h.Owner.Container)
+			}
+			return nil, nil
+		})
+		require.NoError(t, err)
+		return all
+	}
+	run := func(name string) {
+		t.Run(name, func(t *testing.T) {
+			call("ADD", "own", own, wanted)
+			call("DEL", "own", claimed)
+			call("ADD", "killed", own, wanted)
+			forget()
+			call("DEL", "killed", claimed)
+			call("ADD", "dead", own, wanted)
+			require.Zero(t, n.call(t, "podweft-cni", "GC", claimed).code)
+			call("ADD", "lost", own, wanted)
+			forget()
+			require.Zero(t, n.call(t, "podweft-cni", "GC", claimed).code)
+			call("ADD", "heir", own, wanted)
+			call("DEL", "heir", own)
+		})
+	}
+	run("alone")
+	n.agentWith(t, from, time.Hour)
+	run("with an agent")
+	call("ADD", "claimed", claimed)
+	require.Equal(t, []string{"claimed"}, holders())
+	call("DEL", "claimed", own)
+	assert.Empty(t, holders())
+	call("ADD", "claimed", claimed)
+	require.Zero(t, n.call(t, "podweft-cni", "GC", own).code)
+	assert.Empty(t, holders())
 }

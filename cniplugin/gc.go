@@ -27,11 +27,10 @@ func (t *task) gc() error {
 		}
 	}
 	errs = append(errs, t.collectPorts())
-	switch {
-	case t.config.claimed(): // the agent collects what has no record any more
-	case t.delegatedIPAM():
+	if t.delegatedIPAM() { // an agent collects what has no record any more
 		errs = append(errs, t.runPlugin(t.config.IPAM.Type, "GC", t.config.raw))
-	default:
+	}
+	if t.stores() {
 		errs = append(errs, t.collectAddresses(live))
 	}
 	return errors.Join(errs...)
@@ -40,7 +39,7 @@ func (t *task) gc() error {
 // holders are the attachments that hold addresses. An ADD that was killed may have left a link that bears no mark yet, and no
 // record: its address, which it got first, tells of it.
 func (t *task) holders() (all []attachment, err error) {
-	if t.delegatedIPAM() || t.config.claimed() {
+	if !t.stores() {
 		return nil, nil
 	}
 	pool, err := t.pool(nil)

@@ -29,7 +29,8 @@ type Record struct {
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
 	HostPorts []HostPort     `json:"hostPorts,omitempty"`
 	Pod       Pod            `json:"pod,omitzero"`
-	// Delegate is the configuration of another program that did the work, so that it can be told to undo it.
+	// Delegate is the configuration by which another program did part of the work, or the agent gave the addresses, so that it can be
+	// told to undo it.
 	Delegate []byte `json:"delegate,omitempty"`
 	// Lease is the node's subnet file, where the pod's addresses came of it: what the pod has been given can be told when it is gone.
 	Lease string `json:"lease,omitempty"`
