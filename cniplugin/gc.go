@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/podweft/podweft/ipam"
 )
@@ -74,19 +75,27 @@ func (t *task) collectAddresses(live map[attachment]bool) error {
 	}
 	defer pool.Close()
 	_, err = pool.Collect(t.ctx, func(_ context.Context, held []ipam.Allocation) (dead []ipam.Owner, err error) {
-		var gone []attachment
+		before := theirs{task: t} // what had a record has been removed
 		for _, a := range held {
 			one := attachment{a.Owner.Container, a.Owner.Interface}
 			if a.Owner.Network == t.config.Name && !live[one] {
-				dead, gone = append(dead, a.Owner), append(gone, one)
+				dead = append(dead, a.Owner)
+				before.gone = append(before.gone, tenant{one, func() []netip.Addr { return addressesOf(a) }})
 			}
 		}
-		if len(gone) > 0 { // what had a record has been removed: these may be of before
-			_, err = t.removeTheirs(gone...)
+		if len(dead) > 0 {
+			_, err = before.remove()
 		}
 		return dead, err
 	})
 	return err
+}
+
+func addressesOf(a ipam.Allocation) (all []netip.Addr) {
+	for _, held := range a.Addresses {
+		all = append(all, held.Prefix.Addr())
+	}
+	return all
 }
 
 // live are the attachments that the runtime knows. None at all means that all are gone.

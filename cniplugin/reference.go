@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"io/fs"
+	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/nft"
@@ -26,31 +28,80 @@ const (
 	theirHashInComment = 16 // hashForInstance in their pkg/ip/ipmasq_nftables_linux.go
 )
 
+// theirPortChains are the chains of theirHostPorts that have rules of containers (plugins/meta/portmap/portmap_nftables.go).
+var theirPortChains = []string{"hostports", "hostip_hostports", "masquerading"}
+
 // theirHash is how they begin what they name after something.
 func theirHash(of string, length int) string {
 	sum := sha512.Sum512([]byte(of))
 	return hex.EncodeToString(sum[:])[:length]
 }
 
-// theirChains are the chains of attachments in iptables: portmap's, that which its first versions had too, and what masquerades, which
-// is none of portmap's business.
-func (t *task) theirChains(gone []attachment) (names []string) {
+// tenant is an attachment that the reference plugins have made. Its addresses, where anybody knows them, are asked for if it has rules.
+type tenant struct {
+	attachment
+	addresses func() []netip.Addr
+}
+
+// theirs says whose rules are to go.
+type theirs struct {
+	*task
+	gone []tenant
+}
+
+// chainsOf are a container's chains in iptables: portmap's, that which its first versions had too, and what masquerades, which is none
+// of portmap's business.
+func (g theirs) chainsOf(container string) (names []string) {
 	prefixes := []string{"CNI-DN-", "CNI-SN-", "CNI-"}
-	if t.call.Type == "portmap" {
+	if g.call.Type == "portmap" {
 		prefixes = prefixes[:2]
 	}
-	for _, a := range gone {
-		for _, prefix := range prefixes {
-			names = append(names, prefix+theirHash(t.config.Name+a.ContainerID, theirMaxChain-len(prefix)))
-		}
+	for _, prefix := range prefixes {
+		names = append(names, prefix+theirHash(g.config.Name+container, theirMaxChain-len(prefix)))
 	}
 	return names
+}
+
+// chains are those of the attachments that are known to be gone.
+func (g theirs) chains() (names []string) {
+	for _, a := range g.gone {
+		names = append(names, g.chainsOf(a.ContainerID)...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names) // an attachment has an address of each family
+}
+
+// publishes reports whether a rule of theirHostPorts opens a host port of an attachment that is gone. Its comment names the container,
+// which may have attachments to several networks, so it goes by the address too. Where nobody knows that any more it is as with portmap
+// itself, which deletes all of the container's if the runtime names ports, and else none: such a DEL is the second one of a pod, or of an
+// attachment without host ports.
+func (g theirs) publishes(r nft.Rule) bool {
+	return slices.Contains(theirPortChains, r.Chain) && slices.ContainsFunc(g.gone, func(a tenant) bool {
+		if a.ContainerID != r.Comment {
+			return false
+		}
+		all := a.addresses()
+		if len(all) == 0 {
+			return len(g.config.RuntimeConfig.PortMappings) > 0
+		}
+		return slices.ContainsFunc(all, func(address netip.Addr) bool { return r.Names(address.AsSlice()) })
+	})
+}
+
+// masquerades reports whether a rule of theirMasquerade is for an attachment that is gone.
+func (g theirs) masquerades(r nft.Rule) bool {
+	comment := func(a attachment) string {
+		return theirHash(g.config.Name, theirHashInComment) + "-" + theirHash(a.IfName+":"+a.ContainerID, theirHashInComment)
+	}
+	is := func(a attachment) bool { return strings.HasPrefix(r.Comment, comment(a)) }
+	return slices.ContainsFunc(g.gone, func(a tenant) bool { return is(a.attachment) })
 }
 
 // forgetReference removes the rules that the reference plugins have made for the call's pod, and what is tracked of connections to
 // its host ports. That only once: where there are no rules any more, the ports may lead to another pod.
 func (t *task) forgetReference() error {
-	found, err := t.removeTheirs(attachment{t.container, t.ifname})
+	pod := tenant{attachment{t.container, t.ifname}, sync.OnceValue(t.addresses)}
+	found, err := theirs{task: t, gone: []tenant{pod}}.remove()
 	if err != nil || !found {
 		return err
 	}
@@ -58,6 +109,31 @@ func (t *task) forgetReference() error {
 		t.log.WarnContext(t.ctx, "connections to host ports may go on", "err", err)
 	}
 	return nil
+}
+
+// addresses are those that the runtime, our own store or host-local knows the call's attachment by.
+func (t *task) addresses() (all []netip.Addr) {
+	if before, err := t.config.previous(); err == nil && before != nil {
+		for _, a := range podAddresses(before, t.ifname) {
+			all = append(all, a.prefix.Addr())
+		}
+	}
+	if len(all) == 0 && t.call.Type != "portmap" && t.stores() {
+		if pool, err := t.pool(nil); err == nil {
+			defer pool.Close()
+			held, _ := pool.Lookup(t.ctx, t.owner()) // what cannot be read is not released either
+			all = addressesOf(held)
+		}
+	}
+	if len(all) > 0 {
+		return all
+	}
+	for _, held := range t.heldOfHostLocal() {
+		if held.is(attachment{t.container, t.ifname}) {
+			all = append(all, held.address)
+		}
+	}
+	return all
 }
 
 // forgetFlows does so as far as the runtime names the ports and the pod's addresses.
@@ -77,22 +153,26 @@ func (t *task) forgetFlows() error {
 	return t.closePorts(rec)
 }
 
-// removeTheirs removes the rules of attachments and reports whether there were any.
-func (t *task) removeTheirs(gone ...attachment) (found bool, err error) {
-	found, err = t.removeFromNFTables(gone)
-	errs := []error{err}
-	for _, family := range []xtables.Family{xtables.IPv4, xtables.IPv6} {
-		some, err := t.removeFromOldTables(family, gone)
+// remove removes the rules and reports whether there were any.
+func (g theirs) remove() (found bool, err error) {
+	removals := []func() (bool, error){
+		g.fromNFTables,
+		func() (bool, error) { return g.fromOldTables(xtables.IPv4) },
+		func() (bool, error) { return g.fromOldTables(xtables.IPv6) },
+	}
+	var errs []error
+	for _, removal := range removals {
+		some, err := removal()
 		found = found || some
 		errs = append(errs, err)
 	}
 	return found, errors.Join(errs...)
 }
 
-// removeFromNFTables removes chains of iptables-nft and, from the tables that the reference plugins have since their version 1.6 where
+// fromNFTables removes chains of iptables-nft and, from the tables that the reference plugins have since their version 1.6 where
 // they are told to use nftables, the rules that a comment says to be an attachment's.
-func (t *task) removeFromNFTables(gone []attachment) (found bool, err error) {
-	conn, err := nft.Open(t.cfg.NetNS)
+func (g theirs) fromNFTables() (found bool, err error) {
+	conn, err := nft.Open(g.cfg.NetNS)
 	if errors.Is(err, podweft.ErrNotSupported) {
 		return false, nil
 	}
@@ -104,70 +184,63 @@ func (t *task) removeFromNFTables(gone []attachment) (found bool, err error) {
 	var errs []error
 	for _, family := range []nft.Family{nft.IPv4, nft.IPv6} {
 		errs = append(errs,
-			conn.RemoveChains(t.ctx, &b, nft.Table{Family: family, Name: theirTable}, t.theirChains(gone)...),
-			removeCommented(t.ctx, conn, &b, nft.Table{Family: family, Name: theirHostPorts}, func(comment string) bool {
-				return slices.ContainsFunc(gone, func(a attachment) bool { return a.ContainerID == comment })
-			}))
+			conn.RemoveChains(g.ctx, &b, nft.Table{Family: family, Name: theirTable}, g.chains()...),
+			g.removeRules(conn, &b, nft.Table{Family: family, Name: theirHostPorts}, g.publishes))
 	}
-	if t.call.Type != "portmap" {
-		errs = append(errs, removeCommented(t.ctx, conn, &b, nft.Table{Family: nft.INet, Name: theirMasquerade}, t.masqueradesOne(gone)))
+	if g.call.Type != "portmap" {
+		errs = append(errs, g.removeRules(conn, &b, nft.Table{Family: nft.INet, Name: theirMasquerade}, g.masquerades))
 	}
 	for _, err := range errs {
 		if err != nil && !errors.Is(err, podweft.ErrNotSupported) {
 			return false, err
 		}
 	}
-	return b.Len() > 0, conn.Commit(t.ctx, &b)
+	return b.Len() > 0, conn.Commit(g.ctx, &b)
 }
 
-// masqueradesOne reports whether a comment is of a rule that masquerades one of the attachments.
-func (t *task) masqueradesOne(gone []attachment) func(comment string) bool {
-	return func(comment string) bool {
-		return slices.ContainsFunc(gone, func(a attachment) bool {
-			of := theirHash(t.config.Name, theirHashInComment) + "-" + theirHash(a.IfName+":"+a.ContainerID, theirHashInComment)
-			return strings.HasPrefix(comment, of)
-		})
-	}
-}
-
-// removeCommented adds to b what removes the rules from a table, if there is one, whose comment is one of those.
-func removeCommented(ctx context.Context, conn *nft.Conn, b *nft.Batch, table nft.Table, one func(comment string) bool) error {
-	_, err := conn.Table(ctx, table)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	rules, err := conn.Rules(ctx, table)
+// removeRules adds to b what removes those rules from a table.
+func (g theirs) removeRules(conn *nft.Conn, b *nft.Batch, table nft.Table, those func(nft.Rule) bool) error {
+	rules, err := rulesOf(g.ctx, conn, table)
 	for _, r := range rules {
-		if one(r.Comment) {
+		if those(r) {
 			b.DeleteRule(r)
 		}
 	}
 	return err
 }
 
-// removeFromOldTables removes chains of iptables-legacy, whose program is run where the table is in use.
-func (t *task) removeFromOldTables(family xtables.Family, gone []attachment) (found bool, err error) {
-	used, err := xtables.InUse(t.cfg.NetNS, family, theirTable)
+// rulesOf are the rules of a table, none where there is no such table.
+func rulesOf(ctx context.Context, conn *nft.Conn, table nft.Table) ([]nft.Rule, error) {
+	_, err := conn.Table(ctx, table)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return conn.Rules(ctx, table)
+}
+
+// fromOldTables removes chains of iptables-legacy, whose program is run where the table is in use.
+func (g theirs) fromOldTables(family xtables.Family) (found bool, err error) {
+	used, err := xtables.InUse(g.cfg.NetNS, family, theirTable)
 	if errors.Is(err, fs.ErrPermission) { // as an ordinary user, in a namespace of his own, where nobody else's rules are
 		return false, nil
 	}
 	if err != nil || !used {
 		return false, err
 	}
-	rules, err := xtables.Run(t.ctx, t.cfg.NetNS, family, "-t", theirTable, "-S")
+	rules, err := xtables.Run(g.ctx, g.cfg.NetNS, family, "-t", theirTable, "-S")
 	if errors.Is(err, xtables.ErrNoProgram) {
-		t.log.WarnContext(t.ctx, "rules of the reference plugins may be left", "err", err)
+		g.log.WarnContext(g.ctx, "rules of the reference plugins may be left", "err", err)
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	commands := xtables.Removal(theirTable, rules, t.theirChains(gone)...)
+	commands := xtables.Removal(theirTable, rules, g.chains()...)
 	for _, c := range commands {
-		if _, err := xtables.Run(t.ctx, t.cfg.NetNS, family, c...); err != nil {
+		if _, err := xtables.Run(g.ctx, g.cfg.NetNS, family, c...); err != nil {
 			return true, err
 		}
 	}

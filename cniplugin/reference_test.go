@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft/internal/nft"
+	"github.com/podweft/podweft/ipam"
 	"github.com/podweft/podweft/testnet"
 )
 
@@ -92,8 +94,9 @@ func TestTakeOverOfRules(t *testing.T) {
 	}
 }
 
-func takeOverRules(t *testing.T, kind string) {
-	withReference(t)
+// iptables makes iptables, for the programs that the test starts, the one of that kind.
+func iptables(t *testing.T, kind string) {
+	t.Helper()
 	dir := t.TempDir()
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	t.Setenv("XTABLES_LOCKFILE", filepath.Join(dir, "lock")) // an ordinary user may not open the host's
@@ -105,17 +108,35 @@ func takeOverRules(t *testing.T, kind string) {
 		require.NoError(t, err, "apt install iptables")
 		require.NoError(t, os.Symlink(program, filepath.Join(dir, name)))
 	}
+}
+
+// natRules are all of iptables' table nat.
+func (n *node) natRules(t *testing.T) (text string) {
+	t.Helper()
+	for _, program := range []string{"iptables", "ip6tables"} {
+		out, err := n.ns.Command(t.Context(), program, "-t", "nat", "-S").CombinedOutput()
+		require.NoError(t, err, string(out))
+		text += string(out)
+	}
+	return text
+}
+
+// with is a configuration with changes.
+func with(conf, changes map[string]any) map[string]any {
+	conf = maps.Clone(conf)
+	maps.Copy(conf, changes)
+	return conf
+}
+
+func takeOverRules(t *testing.T, kind string) {
+	withReference(t)
+	iptables(t, kind)
 	n := newNode(t)
 	theirs := map[string]any{
 		"cniVersion": "1.0.0", "name": "pods", "type": "bridge", "bridge": "old0", "isDefaultGateway": true, "ipMasq": true,
 		"ipam": map[string]any{"type": "host-local", "dataDir": filepath.Join(n.dir, "networks"), "ranges": [][]map[string]string{
 			{{"subnet": "10.244.1.0/24"}}, {{"subnet": "fd00:244:0:1::/64"}},
 		}},
-	}
-	with := func(conf, changes map[string]any) map[string]any {
-		conf = maps.Clone(conf)
-		maps.Copy(conf, changes)
-		return conf
 	}
 	ours := with(theirs, map[string]any{"cniVersion": "1.1.0", "type": "podweft-cni", "stateDir": n.dir, "ipMasq": false})
 	names := []string{"chained", "alone", "collected", "stays"}
@@ -151,23 +172,13 @@ func takeOverRules(t *testing.T, kind string) {
 		require.Equal(t, "chained", who)
 		flows = append(flows, c)
 	}
-	rules := func() string {
-		text := ""
-		for _, program := range []string{"iptables", "ip6tables"} {
-			out, err := n.ns.Command(t.Context(), program, "-t", "nat", "-S").CombinedOutput()
-			require.NoError(t, err, string(out))
-			text += string(out)
-		}
-		return text
-	}
-
 	newcomer := testnet.NewNode(t, "newcomer")
 	n.add(t, newcomer, ours)
-	before := strings.Count(rules(), "\n")
+	before := strings.Count(n.natRules(t), "\n")
 	portmap := map[string]any{"cniVersion": "1.1.0", "name": "pods", "type": "portmap", "stateDir": n.dir, "runtimeConfig": ports["chained"]}
 	r := n.call(t, "portmap", "DEL", with(portmap, results["chained"]), about(pods["chained"])...)
 	require.Zero(t, r.code, r)
-	assert.Contains(t, rules(), `id: \"chained\"`, "masquerading is not portmap's")
+	assert.Contains(t, n.natRules(t), `id: \"chained\"`, "masquerading is not portmap's")
 	for _, name := range []string{"chained", "alone"} {
 		for range 2 { // runtimes call twice
 			r = n.call(t, "podweft-cni", "DEL", ours, about(pods[name])...)
@@ -179,7 +190,7 @@ func takeOverRules(t *testing.T, kind string) {
 	}}))
 	require.Zero(t, r.code, r)
 
-	left := rules()
+	left := n.natRules(t)
 	for _, name := range names[:3] {
 		assert.NotContains(t, left, `id: \"`+name+`\"`)
 	}
@@ -245,8 +256,127 @@ func TestTakeOverOfNFTables(t *testing.T) {
 		return count
 	}
 	pod := testnet.NewNode(t, "gone")
-	require.Zero(t, n.call(t, "portmap", "DEL", n.conf(nil), about(pod)...).code)
+	conf := n.conf(map[string]any{"runtimeConfig": aPort})
+	require.Zero(t, n.call(t, "portmap", "DEL", conf, about(pod)...).code)
 	assert.Equal(t, 5, rules())
-	require.Zero(t, n.call(t, "podweft-cni", "DEL", n.conf(nil), about(pod)...).code)
+	require.Zero(t, n.call(t, "podweft-cni", "DEL", conf, about(pod)...).code)
 	assert.Equal(t, 4, rules())
+}
+
+var aPort = map[string]any{"portMappings": []any{map[string]any{"hostPort": 8080, "containerPort": 80}}}
+
+// theirRule is a rule of a container's as the reference portmap writes it where it is told to use nftables, as far as we look at it.
+func theirRule(chain, container string, to netip.Addr) nft.Rule {
+	family := nft.IPv4
+	if to.Is6() {
+		family = nft.IPv6
+	}
+	r := nft.Rule{Table: nft.Table{Family: family, Name: "cni_hostport"}, Chain: chain, Comment: container}
+	if chain == "masquerading" {
+		r.Exprs = []expr.Any{
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: uint32(to.BitLen() / 8)},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: to.AsSlice()},
+		}
+	} else {
+		r.Exprs = []expr.Any{&expr.Immediate{Register: 1, Data: to.AsSlice()}}
+	}
+	return r
+}
+
+// theirRules makes rules on the node; left are those that are there, each as "chain container".
+func (n *node) theirRules(t *testing.T, rules ...nft.Rule) (left func() []string) {
+	t.Helper()
+	conn, err := nft.Open(n.ns.NetNS())
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	var b nft.Batch
+	tables := map[nft.Table]bool{}
+	for _, r := range rules {
+		tables[r.Table] = true
+		b.AddTable(r.Table, 0)
+		b.AddChain(nft.Chain{Table: r.Table, Name: r.Chain})
+		b.AddRule(r)
+	}
+	require.NoError(t, conn.Commit(t.Context(), &b))
+	return func() (left []string) {
+		for table := range tables {
+			all, err := conn.Rules(t.Context(), table)
+			require.NoError(t, err)
+			for _, r := range all {
+				left = append(left, r.Chain+" "+r.Comment)
+			}
+		}
+		slices.Sort(left)
+		return left
+	}
+}
+
+// TestTakeOverOfOneOfTwo: portmap's nftables rules name the container alone, which may have an attachment to another network: the rules
+// of that one are told by its address. And what stands in other chains of the table is not portmap's.
+func TestTakeOverOfOneOfTwo(t *testing.T) {
+	four, six := netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("fd00:244:0:1::7")
+	four2, six2 := netip.MustParseAddr("10.9.0.7"), netip.MustParseAddr("fd00:9::7")
+	prevResult := map[string]any{
+		"cniVersion": "1.1.0", "interfaces": []any{map[string]any{"name": "eth0", "sandbox": "/nowhere"}},
+		"ips": []any{map[string]any{"address": "10.244.1.7/24", "interface": 0}, map[string]any{"address": "fd00:244:0:1::7/64", "interface": 0}},
+	}
+	for _, tt := range []struct {
+		name, kind string
+		known      func(t *testing.T, n *node, conf map[string]any)
+		want       []string
+	}{
+		{"by the result", "podweft-cni", func(_ *testing.T, _ *node, conf map[string]any) { conf["prevResult"] = prevResult }, []string{
+			"hostports two", "hostports two", "masquerading two", "mine two",
+		}},
+		{"by the result, portmap alone", "portmap", func(_ *testing.T, _ *node, conf map[string]any) { conf["prevResult"] = prevResult }, []string{
+			"hostports two", "hostports two", "masquerading two", "mine two",
+		}},
+		{"by host-local", "podweft-cni", func(t *testing.T, n *node, _ map[string]any) {
+			n.hostLocal(t, "two", "eth0", four, six)
+		}, []string{"hostports two", "hostports two", "masquerading two", "mine two"}},
+		{"by our store", "podweft-cni", func(t *testing.T, n *node, conf map[string]any) {
+			pool, err := ipam.Open(ipam.Config{Path: filepath.Join(n.dir, "ipam", "pods")})
+			require.NoError(t, err)
+			defer pool.Close()
+			n.hostLocal(t, "two", "eth0", four, six)
+			_, _, err = pool.ImportHostLocal(t.Context(), filepath.Join(n.dir, "networks", "pods"), "pods")
+			require.NoError(t, err)
+			require.NoError(t, os.RemoveAll(filepath.Join(n.dir, "networks")))
+		}, []string{"hostports two", "hostports two", "masquerading two", "mine two"}},
+		{"by nobody, with ports", "podweft-cni", func(_ *testing.T, _ *node, conf map[string]any) {
+			conf["runtimeConfig"] = aPort
+		}, []string{"mine two"}},
+		{"by nobody", "podweft-cni", func(*testing.T, *node, map[string]any) {}, []string{
+			"hostip_hostports two", "hostports two", "hostports two", "hostports two", "hostports two", "masquerading two", "masquerading two", "mine two",
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := newNode(t)
+			left := n.theirRules(t,
+				theirRule("hostports", "two", four), theirRule("hostports", "two", six), theirRule("masquerading", "two", four),
+				theirRule("hostip_hostports", "two", four),
+				theirRule("hostports", "two", four2), theirRule("hostports", "two", six2), theirRule("masquerading", "two", four2),
+				theirRule("mine", "two", four),
+			)
+			conf := n.conf(map[string]any{"ipam": map[string]any{"dataDir": filepath.Join(n.dir, "networks")}})
+			tt.known(t, n, conf)
+			pod := testnet.NewNode(t, "two")
+			for range 2 { // runtimes call twice, the second time with less
+				require.Zero(t, n.call(t, tt.kind, "DEL", conf, about(pod)...).code)
+				assert.Equal(t, tt.want, left())
+				delete(conf, "prevResult")
+				delete(conf, "runtimeConfig")
+			}
+		})
+	}
+}
+
+// hostLocal notes addresses of a container as host-local does.
+func (n *node) hostLocal(t *testing.T, container, ifname string, addresses ...netip.Addr) {
+	t.Helper()
+	dir := filepath.Join(n.dir, "networks", "pods")
+	require.NoError(t, os.MkdirAll(dir, 0o700))
+	for _, a := range addresses {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, a.String()), []byte(container+"\r\n"+ifname), 0o600))
+	}
 }

@@ -3,6 +3,7 @@ package cniplugin
 import (
 	"errors"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -86,25 +87,64 @@ func (t *task) inhabited() (bool, error) {
 	return slices.ContainsFunc(all, func(l nl.Link) bool { return l.Master == br.Index }), err
 }
 
-// forgetHostLocal removes host-local's files of the addresses that were released, so that a way back stays open.
-func (t *task) forgetHostLocal(held ipam.Allocation) error {
-	for _, a := range held.Addresses {
-		path := filepath.Join(t.hostLocalDir(), a.Prefix.Addr().String())
-		if err := t.forgetIfOurs(path); err != nil { // never imported, or another's by now
-			return err
+// heldByHostLocal is one address that host-local has given.
+type heldByHostLocal struct {
+	attachment // whose IfName old versions did not write
+	address    netip.Addr
+	path       string
+}
+
+func (h heldByHostLocal) is(a attachment) bool {
+	return h.ContainerID == a.ContainerID && (h.IfName == "" || h.IfName == a.IfName)
+}
+
+// heldOfHostLocal are the addresses of its directory of the network, as far as they can be read.
+func (t *task) heldOfHostLocal() (all []heldByHostLocal) {
+	entries, _ := os.ReadDir(t.hostLocalDir()) // none, nothing held
+	for _, e := range entries {
+		address, err := netip.ParseAddr(e.Name())
+		if err != nil {
+			continue
+		}
+		if h, ok := readHostLocal(filepath.Join(t.hostLocalDir(), e.Name())); ok {
+			h.address = address
+			all = append(all, h)
 		}
 	}
-	return nil
+	return all
+}
+
+// readHostLocal reads a file of host-local's. What cannot be read names nobody.
+func readHostLocal(path string) (h heldByHostLocal, ok bool) {
+	raw, err := os.ReadFile(path)
+	fields := strings.Fields(string(raw))
+	if err != nil || len(fields) == 0 {
+		return h, false
+	}
+	h.path, h.ContainerID = path, fields[0]
+	if len(fields) > 1 {
+		h.IfName = fields[1]
+	}
+	return h, true
+}
+
+// forgetHostLocal removes host-local's files of the addresses that were released, so that a way back stays open.
+func (t *task) forgetHostLocal(held ipam.Allocation) error {
+	var errs []error
+	for _, a := range held.Addresses { // never imported, or another's by now
+		if h, ok := readHostLocal(filepath.Join(t.hostLocalDir(), a.Prefix.Addr().String())); ok {
+			errs = append(errs, t.forgetIfOurs(h))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // forgetIfOurs removes a file of host-local's that names the call's attachment.
-func (t *task) forgetIfOurs(path string) error {
-	raw, err := os.ReadFile(path)
-	fields := strings.Fields(string(raw))
-	if err != nil || len(fields) == 0 || fields[0] != t.container || len(fields) > 1 && fields[1] != t.ifname {
-		return nil //nolint:nilerr // what cannot be read names nobody
+func (t *task) forgetIfOurs(h heldByHostLocal) error {
+	if !h.is(attachment{t.container, t.ifname}) {
+		return nil
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(h.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fail(CodeIO, "host-local's file of the address cannot be removed", err)
 	}
 	return nil
@@ -112,14 +152,9 @@ func (t *task) forgetIfOurs(path string) error {
 
 // releaseFromHostLocal removes what the pod holds there, when its DEL comes before anything was imported.
 func (t *task) releaseFromHostLocal() error {
-	entries, err := os.ReadDir(t.hostLocalDir())
-	if err != nil {
-		return nil //nolint:nilerr // no directory, nothing held
+	var errs []error
+	for _, h := range t.heldOfHostLocal() {
+		errs = append(errs, t.forgetIfOurs(h))
 	}
-	for _, e := range entries {
-		if err := t.forgetIfOurs(filepath.Join(t.hostLocalDir(), e.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
+	return errors.Join(errs...)
 }

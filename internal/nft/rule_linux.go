@@ -142,6 +142,25 @@ func (r Rule) Target() string {
 	return ""
 }
 
+// Names reports whether a rule that was read has this at the beginning of a value that it compares with or puts into registers, as an
+// address that it is about.
+func (r Rule) Names(value []byte) bool {
+	for a := range attrs(r.raw) {
+		data := find(a.value, unix.NFTA_EXPR_DATA)
+		var in []byte
+		switch str(find(a.value, unix.NFTA_EXPR_NAME)) {
+		case "cmp":
+			in = find(find(data, unix.NFTA_CMP_DATA), unix.NFTA_DATA_VALUE)
+		case "immediate":
+			in = find(find(data, unix.NFTA_IMMEDIATE_DATA), unix.NFTA_DATA_VALUE)
+		}
+		if in != nil && bytes.HasPrefix(in, value) {
+			return true
+		}
+	}
+	return false
+}
+
 // Counter returns what the first counter of a rule that was read has counted; ok is false if there is none.
 func (r Rule) Counter() (packets, bytes uint64, ok bool) {
 	for a := range attrs(r.raw) {
