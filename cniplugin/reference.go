@@ -7,9 +7,12 @@ import (
 	"errors"
 	"io/fs"
 	"net/netip"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/nft"
@@ -30,6 +33,9 @@ const (
 
 // theirPortChains are the chains of theirHostPorts that have rules of containers (plugins/meta/portmap/portmap_nftables.go).
 var theirPortChains = []string{"hostports", "hostip_hostports", "masquerading"}
+
+// removalTries is how often a removal is begun anew because something of it had gone meanwhile.
+const removalTries = 8
 
 // theirHash is how they begin what they name after something.
 func theirHash(of string, length int) string {
@@ -153,7 +159,7 @@ func (t *task) forgetFlows() error {
 	return t.closePorts(rec)
 }
 
-// remove removes the rules and reports whether there were any.
+// remove removes the rules and reports whether there were any. Others, such as another DEL, may remove the same ones at this moment.
 func (g theirs) remove() (found bool, err error) {
 	removals := []func() (bool, error){
 		g.fromNFTables,
@@ -162,11 +168,25 @@ func (g theirs) remove() (found bool, err error) {
 	}
 	var errs []error
 	for _, removal := range removals {
-		some, err := removal()
-		found = found || some
-		errs = append(errs, err)
+		for try := 1; ; try++ {
+			some, err := removal()
+			found = found || some
+			if try == removalTries || !moved(err) {
+				errs = append(errs, err)
+				break
+			}
+		}
 	}
 	return found, errors.Join(errs...)
+}
+
+// moved reports whether err is what one gets for removing what somebody else removes, or leads to, at this moment.
+func moved(err error) bool {
+	var refused *exec.ExitError
+	if errors.As(err, &refused) {
+		return refused.ExitCode() == 1 // no such rule or chain; a lock that is taken is 4 (enum xtables_exittype in xtables.h)
+	}
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EBUSY) || errors.Is(err, nft.ErrInterrupted)
 }
 
 // fromNFTables removes chains of iptables-nft and, from the tables that the reference plugins have since their version 1.6 where

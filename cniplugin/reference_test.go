@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -378,5 +379,43 @@ func (n *node) hostLocal(t *testing.T, container, ifname string, addresses ...ne
 	require.NoError(t, os.MkdirAll(dir, 0o700))
 	for _, a := range addresses {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, a.String()), []byte(container+"\r\n"+ifname), 0o600))
+	}
+}
+
+// TestTakeOverBesideOthers: several calls remove the rules of one pod at a time, and somebody else does too.
+func TestTakeOverBesideOthers(t *testing.T) {
+	n := newNode(t)
+	pod := testnet.NewNode(t, "gone")
+	other, err := nft.Open(n.ns.NetNS())
+	require.NoError(t, err)
+	t.Cleanup(func() { other.Close() })
+	var rules []nft.Rule
+	for i := range 100 {
+		rules = append(rules, theirRule("hostports", []string{"gone", "stays"}[i%2], netip.AddrFrom4([4]byte{10, 244, 1, byte(i)})))
+	}
+	for range 20 {
+		left := n.theirRules(t, rules...)
+		var calls sync.WaitGroup
+		for range 4 {
+			calls.Go(func() {
+				r := n.call(t, "portmap", "DEL", n.conf(map[string]any{"runtimeConfig": aPort}), about(pod)...)
+				assert.Zero(t, r.code, r)
+			})
+		}
+		calls.Go(func() {
+			all, err := other.Rules(t.Context(), rules[0].Table)
+			assert.NoError(t, err)
+			for _, r := range all {
+				var b nft.Batch
+				if b.DeleteRule(r); r.Comment == "gone" {
+					_ = other.Commit(t.Context(), &b) // gone already, as like as not
+				}
+			}
+		})
+		calls.Wait()
+		assert.NotContains(t, left(), "hostports gone")
+		var b nft.Batch
+		b.DeleteTable(rules[0].Table)
+		require.NoError(t, other.Commit(t.Context(), &b))
 	}
 }
