@@ -32,7 +32,8 @@
 // A node that ran the bridge plugin with host-local is taken over as it is: its bridge, the addresses its pods hold, and
 // what flannel's plugin noted of them. Pods go on, and a later DEL cleans up after them: it also removes what the reference
 // plugins' portmap and ipMasq wrote for a pod, with either kind of iptables (the old tables by their own program, if it is installed)
-// or with nftables. GC does so too, for pods whose addresses were taken over.
+// or with nftables. GC does so too, that of portmap behind another plugin included, for pods whom the rules name with their network, or
+// whose addresses were taken over or are in host-local's directory: portmap's rules in nftables name the container alone.
 //
 // A node's lasting process may run an [Agent], which then waits for the kernel in the plugins' stead: a DEL takes the pod's link
 // out of use and returns, and the agent deletes many such links at once. It also keeps, by the plugins' records, the host ports of pods

@@ -27,7 +27,7 @@ func (t *task) gc() error {
 			errs = append(errs, fmt.Errorf("%s: %w", rec.Key(), err))
 		}
 	}
-	errs = append(errs, t.collectPorts())
+	errs = append(errs, t.collectPorts(), t.collectReference())
 	if t.delegatedIPAM() { // an agent collects what has no record any more
 		errs = append(errs, t.runPlugin(t.config.IPAM.Type, "GC", t.config.raw))
 	}
@@ -75,7 +75,7 @@ func (t *task) collectAddresses(live map[attachment]bool) error {
 	}
 	defer pool.Close()
 	_, err = pool.Collect(t.ctx, func(_ context.Context, held []ipam.Allocation) (dead []ipam.Owner, err error) {
-		before := theirs{task: t} // what had a record has been removed
+		before := theirs{task: t, live: live} // what had a record has been removed
 		for _, a := range held {
 			one := attachment{a.Owner.Container, a.Owner.Interface}
 			if a.Owner.Network == t.config.Name && !live[one] {

@@ -30,7 +30,7 @@ func (t *task) portmap() (*types100.Result, error) {
 	case "CHECK":
 		return nil, t.portmapCheck()
 	case "GC":
-		return nil, t.collectPorts()
+		return nil, errors.Join(t.collectPorts(), t.collectReference())
 	}
 	return nil, nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os/exec"
 	"slices"
@@ -53,10 +54,22 @@ type tenant struct {
 type theirs struct {
 	*task
 	gone []tenant
+	live map[attachment]bool
+	all  bool // every attachment of the network is gone that is not live
+}
+
+// lives reports whether another attachment of the container is known to live.
+func (g theirs) lives(container string) bool {
+	for a := range g.live {
+		if a.ContainerID == container {
+			return true
+		}
+	}
+	return false
 }
 
 // chainsOf are a container's chains in iptables: portmap's, that which its first versions had too, and what masquerades, which is none
-// of portmap's business.
+// of portmap's business. Its attachments to one network share them.
 func (g theirs) chainsOf(container string) (names []string) {
 	prefixes := []string{"CNI-DN-", "CNI-SN-", "CNI-"}
 	if g.call.Type == "portmap" {
@@ -71,10 +84,20 @@ func (g theirs) chainsOf(container string) (names []string) {
 // chains are those of the attachments that are known to be gone.
 func (g theirs) chains() (names []string) {
 	for _, a := range g.gone {
-		names = append(names, g.chainsOf(a.ContainerID)...)
+		if !g.lives(a.ContainerID) {
+			names = append(names, g.chainsOf(a.ContainerID)...)
+		}
 	}
 	slices.Sort(names)
 	return slices.Compact(names) // an attachment has an address of each family
+}
+
+// leadsToDead reports whether a rule of iptables leads to the chain of a container of the network which is not live: its comment has
+// the names that the chain's name is a hash of.
+func (g theirs) leadsToDead(comment, chain string) bool {
+	_, container, ok := strings.Cut(comment, `name: "`+g.config.Name+`" id: "`)
+	container, whole := strings.CutSuffix(container, `"`)
+	return g.all && ok && whole && !g.lives(container) && slices.Contains(g.chainsOf(container), chain)
 }
 
 // publishes reports whether a rule of theirHostPorts opens a host port of an attachment that is gone. Its comment names the container,
@@ -100,6 +123,9 @@ func (g theirs) masquerades(r nft.Rule) bool {
 		return theirHash(g.config.Name, theirHashInComment) + "-" + theirHash(a.IfName+":"+a.ContainerID, theirHashInComment)
 	}
 	is := func(a attachment) bool { return strings.HasPrefix(r.Comment, comment(a)) }
+	if g.all && strings.HasPrefix(r.Comment, theirHash(g.config.Name, theirHashInComment)+"-") {
+		return !slices.ContainsFunc(slices.Collect(maps.Keys(g.live)), is)
+	}
 	return slices.ContainsFunc(g.gone, func(a tenant) bool { return is(a.attachment) })
 }
 
@@ -140,6 +166,18 @@ func (t *task) addresses() (all []netip.Addr) {
 		}
 	}
 	return all
+}
+
+// collectReference removes the rules of attachments that are gone, as far as the rules themselves or host-local say whose they are.
+func (t *task) collectReference() error {
+	g := theirs{task: t, live: t.config.live(), all: true}
+	for _, held := range t.heldOfHostLocal() {
+		if a := held.attachment; a.IfName != "" && !g.live[a] {
+			g.gone = append(g.gone, tenant{a, func() []netip.Addr { return []netip.Addr{held.address} }})
+		}
+	}
+	_, err := g.remove()
+	return err
 }
 
 // forgetFlows does so as far as the runtime names the ports and the pod's addresses.
@@ -204,7 +242,7 @@ func (g theirs) fromNFTables() (found bool, err error) {
 	var errs []error
 	for _, family := range []nft.Family{nft.IPv4, nft.IPv6} {
 		errs = append(errs,
-			conn.RemoveChains(g.ctx, &b, nft.Table{Family: family, Name: theirTable}, g.chains()...),
+			g.removeChains(conn, &b, nft.Table{Family: family, Name: theirTable}),
 			g.removeRules(conn, &b, nft.Table{Family: family, Name: theirHostPorts}, g.publishes))
 	}
 	if g.call.Type != "portmap" {
@@ -216,6 +254,23 @@ func (g theirs) fromNFTables() (found bool, err error) {
 		}
 	}
 	return b.Len() > 0, conn.Commit(g.ctx, &b)
+}
+
+// removeChains adds to b what removes chains of iptables-nft.
+func (g theirs) removeChains(conn *nft.Conn, b *nft.Batch, table nft.Table) error {
+	names := g.chains()
+	if g.all {
+		rules, err := rulesOf(g.ctx, conn, table)
+		if err != nil {
+			return err
+		}
+		for _, r := range rules {
+			if chain := r.Target(); chain != "" && !slices.Contains(names, chain) && g.leadsToDead(r.XTComment(), chain) {
+				names = append(names, chain)
+			}
+		}
+	}
+	return conn.RemoveChains(g.ctx, b, table, names...)
 }
 
 // removeRules adds to b what removes those rules from a table.
@@ -258,11 +313,23 @@ func (g theirs) fromOldTables(family xtables.Family) (found bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	commands := xtables.Removal(theirTable, rules, g.chains()...)
+	commands := xtables.Removal(theirTable, rules, append(g.chains(), g.deadChains(rules)...)...)
 	for _, c := range commands {
 		if _, err := xtables.Run(g.ctx, g.cfg.NetNS, family, c...); err != nil {
 			return true, err
 		}
 	}
 	return len(commands) > 0, nil
+}
+
+// deadChains are those that a rule leads to, in what iptables -S has said, whose container is not live.
+func (g theirs) deadChains(rules string) (names []string) {
+	for line := range strings.Lines(rules) {
+		words := xtables.Words(line)
+		comment, target := slices.Index(words, "--comment")+1, slices.Index(words, "-j")+1
+		if comment > 0 && target > 0 && max(comment, target) < len(words) && g.leadsToDead(words[comment], words[target]) {
+			names = append(names, words[target])
+		}
+	}
+	return names
 }

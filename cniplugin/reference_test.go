@@ -223,6 +223,92 @@ func takeOverRules(t *testing.T, kind string) {
 	}))
 }
 
+// TestPortmapCollects: behind another plugin, which answers for addresses itself, our portmap's GC removes what the reference's has
+// written for pods that are gone. Their masquerading goes with a GC of ours.
+func TestPortmapCollects(t *testing.T) {
+	for _, kind := range []string{"nft", "legacy"} {
+		t.Run(kind, func(t *testing.T) {
+			withReference(t)
+			iptables(t, kind)
+			n := newNode(t)
+			conf := func(network, kind string, changes map[string]any) map[string]any {
+				return with(map[string]any{"cniVersion": "1.0.0", "name": network, "type": kind}, changes)
+			}
+			for i, name := range []string{"dead", "stays", "stranger"} {
+				network := []string{"pods", "pods", "others"}[i]
+				pod := testnet.NewNode(t, name)
+				at := map[string]any{"prevResult": n.callReference(t, "bridge", "ADD", pod, conf(network, "bridge", map[string]any{
+					"bridge": "br-" + network, "isGateway": true, "ipMasq": true, "ipam": map[string]any{
+						"type": "host-local", "dataDir": filepath.Join(n.dir, "networks"),
+						"ranges": [][]map[string]string{{{"subnet": fmt.Sprintf("10.24%d.0.0/24", i/2)}}, {{"subnet": fmt.Sprintf("fd00:%d::/64", i/2)}}},
+					},
+				}))}
+				at["runtimeConfig"] = map[string]any{"portMappings": []map[string]any{
+					{"hostPort": 8080 + i, "containerPort": 80, "protocol": "tcp"}, {"hostPort": 8080 + i, "containerPort": 80, "protocol": "udp"},
+				}}
+				n.callReference(t, "portmap", "ADD", pod, conf(network, "portmap", at))
+			}
+			before := strings.Count(n.natRules(t), "\n")
+			live := map[string]any{"cniVersion": "1.1.0", "stateDir": n.dir, "cni.dev/valid-attachments": []any{
+				map[string]any{"containerID": "stays", "ifname": "eth0"},
+			}}
+			for range 2 {
+				require.Zero(t, n.call(t, "portmap", "GC", conf("pods", "portmap", live)).code)
+			}
+			left := n.natRules(t)
+			assert.NotContains(t, left, `"dnat name: \"pods\" id: \"dead\"`)
+			for _, name := range []string{`"pods\" id: \"stays`, `"others\" id: \"stranger`} {
+				assert.Contains(t, left, `"dnat name: \`+name)
+			}
+			assert.Contains(t, left, `"name: \"pods\" id: \"dead\"`, "masquerading is not portmap's")
+			assert.Equal(t, before-(1+6+2)-(1+4+2), strings.Count(left, "\n"), left) // a chain, its rules, two that lead there
+			require.Zero(t, n.call(t, "podweft-cni", "GC", conf("pods", "podweft-cni", live)).code)
+			left = n.natRules(t)
+			assert.NotContains(t, left, `id: \"dead\"`)
+			for _, name := range []string{`"pods\" id: \"stays`, `"others\" id: \"stranger`} {
+				assert.Contains(t, left, `"name: \`+name)
+			}
+		})
+	}
+}
+
+// TestGCOfNFTables: a rule of the reference plugins is of a pod that is gone where it names the network, or where host-local does.
+func TestGCOfNFTables(t *testing.T) {
+	n := newNode(t)
+	address := func(i byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 244, 1, i}) }
+	n.hostLocal(t, "dead", "eth0", address(2))
+	n.hostLocal(t, "two", "eth0", address(3)) // lives
+	n.hostLocal(t, "two", "eth1", address(4))
+	masquerading := func(id string) nft.Rule {
+		return nft.Rule{
+			Table: nft.Table{Family: nft.INet, Name: "cni_plugins_masquerade"}, Chain: "masq_checks", Comment: id,
+			Exprs: []expr.Any{&expr.Counter{}},
+		}
+	}
+	left := n.theirRules(t,
+		theirRule("hostports", "dead", address(2)), theirRule("masquerading", "dead", address(2)), theirRule("hostports", "dead", address(9)),
+		theirRule("hostports", "two", address(3)), theirRule("hostports", "two", address(4)), theirRule("hostports", "stranger", address(5)),
+		// hash of podstwo; of both attachments
+		nft.Rule{Table: nft.Table{Family: nft.IPv4, Name: "nat"}, Chain: "CNI-DN-24b2a26dd08fda0005237", Exprs: []expr.Any{&expr.Counter{}}},
+		// hashes of pods or another name, and of eth0:two or others
+		masquerading("aa9217ce5dd9862e-d750b2c8f0f25d5f, net: pods, if: eth0, id: two"), masquerading("aa9217ce5dd9862e-0000000000000000, net: pods"),
+		masquerading("0000000000000000-0000000000000000, net: others"), masquerading(""),
+	)
+	conf := n.conf(map[string]any{
+		"ipam":                      map[string]any{"dataDir": filepath.Join(n.dir, "networks")},
+		"cni.dev/valid-attachments": []any{map[string]any{"containerID": "two", "ifname": "eth0"}},
+	})
+	require.Zero(t, n.call(t, "portmap", "GC", conf).code)
+	rest := []string{
+		"CNI-DN-24b2a26dd08fda0005237 ", "hostports dead", "hostports stranger", "hostports two", "masq_checks ",
+		"masq_checks 0000000000000000-0000000000000000, net: others",
+	}
+	kept := "masq_checks aa9217ce5dd9862e-d750b2c8f0f25d5f, net: pods, if: eth0, id: two"
+	assert.Equal(t, append(slices.Clone(rest), "masq_checks aa9217ce5dd9862e-0000000000000000, net: pods", kept), left())
+	require.Zero(t, n.call(t, "podweft-cni", "GC", conf).code)
+	assert.Equal(t, append(rest, kept), left())
+}
+
 // TestTakeOverOfNFTables: what the reference plugins write where they are told to use nftables is known by comments.
 func TestTakeOverOfNFTables(t *testing.T) {
 	n := newNode(t)

@@ -161,6 +161,17 @@ func (r Rule) Names(value []byte) bool {
 	return false
 }
 
+// XTComment is what the match "comment" of iptables says in a rule that was read; empty if it has none. It is not the Comment.
+func (r Rule) XTComment() string {
+	for a := range attrs(r.raw) {
+		data := find(a.value, unix.NFTA_EXPR_DATA)
+		if str(find(a.value, unix.NFTA_EXPR_NAME)) == "match" && str(find(data, unix.NFTA_MATCH_NAME)) == "comment" {
+			return str(find(data, unix.NFTA_MATCH_INFO))
+		}
+	}
+	return ""
+}
+
 // Counter returns what the first counter of a rule that was read has counted; ok is false if there is none.
 func (r Rule) Counter() (packets, bytes uint64, ok bool) {
 	for a := range attrs(r.raw) {
