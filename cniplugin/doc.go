@@ -56,7 +56,8 @@
 // A pod may have several interfaces, of one network or of several. Where two have a route to the same prefix, as default routes do,
 // the first stays the way, and the other's stands behind it with a metric of 2000 and more, until the first is deleted. What comes to
 // the second from farther away than its own routes is thus answered by the first, where the node drops the IPv4 answer of a routed
-// one (ptp): chain the sbr plugin for it, with which each interface has a routing table of its own.
+// one (ptp): chain the sbr plugin for it, with which each interface has a routing table of its own. The reference's bridge plugin appends
+// its IPv6 default route to ours, and the kernel then takes either for each connection. CHECK asks whether ours is there, and it is.
 //
 // That masquerading stands is seen by the kernel's numbers for its table and chain: what somebody does to the elements of its sets
 // goes unnoticed here, but for an agent.

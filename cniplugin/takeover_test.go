@@ -32,12 +32,12 @@ func withReference(t *testing.T) {
 }
 
 // callReference runs a reference plugin on the node and returns its result.
-func (n *node) callReference(t *testing.T, kind, command string, pod *testnet.Node, conf any) json.RawMessage {
+func (n *node) callReference(t *testing.T, kind, command string, pod *testnet.Node, conf any, env ...string) json.RawMessage {
 	t.Helper()
 	stdin, err := json.Marshal(conf)
 	require.NoError(t, err)
 	cmd := n.ns.Command(t.Context(), filepath.Join(reference, kind))
-	cmd.Env = append(append(os.Environ(), about(pod, "CNI_PATH="+reference)...), "CNI_COMMAND="+command)
+	cmd.Env = append(append(os.Environ(), about(pod, append(env, "CNI_PATH="+reference)...)...), "CNI_COMMAND="+command)
 	cmd.Stdin = strings.NewReader(string(stdin))
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))

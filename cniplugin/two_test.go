@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/podweft/podweft/cniplugin"
 	"github.com/podweft/podweft/internal/nl"
 	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/testnet"
@@ -103,6 +104,49 @@ func TestTwoInterfaces(t *testing.T) {
 			links, err := pod.Links()
 			require.NoError(t, err)
 			assert.Len(t, links, 1, "lo and nothing else")
+		})
+	}
+}
+
+// TestReferenceInterfaceBehindOurs: the reference's bridge plugin appends its IPv6 default route to ours, which the kernel makes one of two
+// nexthops.
+func TestReferenceInterfaceBehindOurs(t *testing.T) {
+	for _, kind := range []string{"podweft-cni", "ptp"} {
+		t.Run(kind, func(t *testing.T) {
+			withReference(t)
+			n := newNode(t)
+			n.forward(t)
+			pod := testnet.NewNode(t, "pod")
+			ours := n.conf(map[string]any{"type": kind})
+			r := n.call(t, kind, "ADD", ours, about(pod)...)
+			require.Zero(t, r.code, r)
+			checked := n.conf(map[string]any{"type": kind, "prevResult": result(r)})
+			n.callReference(t, "bridge", "ADD", pod, map[string]any{
+				"cniVersion": "1.0.0", "name": "theirs", "type": "bridge", "bridge": "theirs0", "isDefaultGateway": true,
+				"ipam": map[string]any{"type": "host-local", "dataDir": filepath.Join(n.dir, "networks"), "ranges": [][]map[string]string{
+					{{"subnet": "10.9.1.0/24"}}, {{"subnet": "fd00:9::/64"}},
+				}},
+			}, "CNI_IFNAME=net1")
+			text, err := pod.Command(t.Context(), "ip", "-6", "route", "show", "default").CombinedOutput()
+			require.NoError(t, err)
+			require.Equal(t, 2, strings.Count(string(text), "nexthop"), "as it is to be judged: %s", text)
+			r = n.call(t, kind, "CHECK", checked, about(pod)...)
+			assert.Zero(t, r.code, r)
+
+			third := n.conf(map[string]any{"type": "podweft-cni", "name": "third", "bridge": "third0", "ipMasq": false, "ipam": map[string]any{
+				"subnet": "10.7.1.0/24", "ranges": [][]map[string]string{{{"subnet": "fd00:7::/64"}}},
+			}})
+			r = n.call(t, "podweft-cni", "ADD", third, about(pod, "CNI_IFNAME=net2")...)
+			require.Zero(t, r.code, r)
+			third["prevResult"] = result(r)
+			r = n.call(t, "podweft-cni", "CHECK", third, about(pod, "CNI_IFNAME=net2")...)
+			assert.Zero(t, r.code, r)
+
+			out, err := pod.Command(t.Context(), "ip", "-6", "route", "del", "default", "dev", "eth0").CombinedOutput()
+			require.NoError(t, err, string(out))
+			r = n.call(t, kind, "CHECK", checked, about(pod)...)
+			assert.Equal(t, cniplugin.CodeMissing, r.Code, r)
+			assert.Contains(t, r.Msg+r.Details, "::/0 via")
 		})
 	}
 }

@@ -54,8 +54,10 @@ func (s Setup) Check(ctx context.Context, pod *Pod) error {
 		return err
 	}
 	routes := map[netip.Prefix][]nl.Route{}
-	err = pod.Conn.Routes(ctx, func() { clear(routes) }, func(r nl.Route) {
-		routes[r.Prefix] = append(routes[r.Prefix], r) // in any table: the plugins sbr and vrf move them, behind one that attached the pod
+	err = pod.Conn.Hops(ctx, func() { clear(routes) }, func(r nl.Route) {
+		// In any table, since the plugins sbr and vrf move them, behind one that attached the pod. And as one nexthop of several: the
+		// bridge plugin appends the IPv6 routes of another interface. What a plugin has made is there, which is all that CHECK asks.
+		routes[r.Prefix] = append(routes[r.Prefix], r)
 	})
 	if err != nil {
 		return err

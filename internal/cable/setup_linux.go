@@ -144,7 +144,7 @@ func (p *Pod) neighbors(ctx context.Context, s *Setup) error {
 
 func (p *Pod) routes(ctx context.Context, s *Setup) error {
 	have := map[netip.Prefix][]nl.Route{}
-	err := p.Conn.Routes(ctx, func() { clear(have) }, func(r nl.Route) {
+	err := p.Conn.Hops(ctx, func() { clear(have) }, func(r nl.Route) { // a route of another's, appended to ours, makes ours a nexthop
 		if r.Table == nl.TableMain {
 			have[r.Prefix] = append(have[r.Prefix], r)
 		}
@@ -153,7 +153,7 @@ func (p *Pod) routes(ctx context.Context, s *Setup) error {
 		return err
 	}
 	same := func(a, b nl.Route) bool {
-		return a.Gateway == b.Gateway && a.Link == b.Link && !a.Multipath && a.Nexthop == 0
+		return a.Gateway == b.Gateway && a.Link == b.Link && a.Nexthop == 0
 	}
 	lacking := without(s.Routes, func(w nl.Route) bool {
 		return slices.ContainsFunc(have[w.Prefix], func(h nl.Route) bool { return same(h, w) })

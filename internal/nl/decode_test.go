@@ -202,6 +202,7 @@ func decodeAll(h header, body []byte) {
 	_ = answer(h, body)
 	if r, _, ok := parseRoute(body); ok {
 		_ = r.Format("dev")
+		r.hops(body, func(hop Route) { _ = hop.Format("dev") })
 	}
 	if nh, ok := parseNexthop(body); ok {
 		_ = nh.Format("dev")

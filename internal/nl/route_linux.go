@@ -55,7 +55,7 @@ type Route struct {
 	Gateway  netip.Addr
 	Link     int
 	Onlink   bool
-	// Multipath: the kernel lists several nexthops, of which Gateway and Link say nothing.
+	// Multipath: the kernel lists several nexthops, of which Gateway and Link say nothing, but with Hops.
 	Multipath bool
 }
 
@@ -119,12 +119,53 @@ func (m *message) rtmsg(r *Route, kind uint8, flags uint32) {
 // Routes calls each for every route of both families in every table, whoever made it. restart is called before each
 // listing, also the first: an interrupted one starts anew.
 func (c *Conn) Routes(ctx context.Context, restart func(), each func(Route)) error {
+	return c.routes(ctx, restart, func(r Route, _ []byte) { each(r) })
+}
+
+// Hops is Routes, but that a route over several nexthops comes once for each of them, with its Gateway and Link.
+func (c *Conn) Hops(ctx context.Context, restart func(), each func(Route)) error {
+	return c.routes(ctx, restart, func(r Route, body []byte) {
+		if r.Multipath {
+			r.hops(body, each)
+		} else {
+			each(r)
+		}
+	})
+}
+
+func (c *Conn) routes(ctx context.Context, restart func(), each func(r Route, body []byte)) error {
 	request := func(m *message) { m.fixed(make([]byte, unix.SizeofRtMsg)...) } // AF_UNSPEC: one listing of all families
 	return wrapList("routes", c.dump(ctx, unix.RTM_GETROUTE, request, restart, func(body []byte) {
 		if r, cloned, ok := parseRoute(body); ok && !cloned {
-			each(r)
+			each(r, body)
 		}
 	}))
+}
+
+// hops calls each for the nexthops of r, which was decoded from body: a list of struct rtnexthop of linux/rtnetlink.h, its length,
+// flags, weight and link, with attributes behind it.
+func (r Route) hops(body []byte, each func(Route)) {
+	attrs(body[unix.SizeofRtMsg:], func(kind uint16, v []byte) {
+		if kind != unix.RTA_MULTIPATH {
+			return
+		}
+		for len(v) >= unix.SizeofRtNexthop {
+			size := int(native.Uint16(v))
+			if size < unix.SizeofRtNexthop || size > len(v) {
+				return
+			}
+			hop := r
+			hop.Onlink = v[2]&unix.RTNH_F_ONLINK != 0
+			hop.Link = int(native.Uint32(v[4:]))
+			attrs(v[unix.SizeofRtNexthop:size], func(kind uint16, v []byte) {
+				if kind == unix.RTA_GATEWAY {
+					hop.Gateway = asAddr(v)
+				}
+			})
+			each(hop)
+			v = v[min((size+3)&^3, len(v)):]
+		}
+	})
 }
 
 // Local reports whether packets to a stay in the namespace. For an IPv6 address that was just added this is not so at once,
