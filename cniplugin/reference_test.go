@@ -21,43 +21,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft/internal/nft"
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/ipam"
 	"github.com/podweft/podweft/testnet"
 )
-
-// serve answers with the pod's name on its port 80, TCP and UDP, both families.
-func serve(t *testing.T, pod *testnet.Node) {
-	t.Helper()
-	var tcp net.Listener
-	var udp net.PacketConn
-	require.NoError(t, pod.Do(func() (err error) {
-		if tcp, err = net.Listen("tcp", ":80"); err == nil {
-			udp, err = net.ListenPacket("udp", ":80")
-		}
-		return err
-	}))
-	done := make(chan struct{}, 2)
-	t.Cleanup(func() {
-		tcp.Close()
-		udp.Close()
-		<-done
-		<-done
-	})
-	go func() {
-		for c, err := tcp.Accept(); err == nil; c, err = tcp.Accept() {
-			c.Write([]byte(pod.Name))
-			c.Close()
-		}
-		done <- struct{}{}
-	}()
-	go func() {
-		buf := make([]byte, 100)
-		for _, from, err := udp.ReadFrom(buf); err == nil; _, from, err = udp.ReadFrom(buf) {
-			udp.WriteTo([]byte(pod.Name), from)
-		}
-		done <- struct{}{}
-	}()
-}
 
 // connect opens a connection from the node.
 func (n *node) connect(network, to string) (c net.Conn, err error) {
@@ -78,13 +45,15 @@ func (n *node) who(to string) (string, error) {
 	return hear(c)
 }
 
+// hear says which pod answers.
 func hear(c net.Conn) (string, error) {
 	buf := make([]byte, 100)
 	if err := c.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
 		return "", err
 	}
 	got, err := c.Read(buf)
-	return string(buf[:got]), err
+	name, _, _ := strings.Cut(string(buf[:got]), " ")
+	return name, err
 }
 
 // TestTakeOverOfRules changes the plugins of a node on which bridge masqueraded pods and portmap opened their host ports, with either
@@ -149,7 +118,7 @@ func takeOverRules(t *testing.T, kind string) {
 	var flows []net.Conn
 	for i, name := range names {
 		pod := testnet.NewNode(t, name)
-		serve(t, pod)
+		sabotage.Serve(t, pod)
 		ports[name] = map[string]any{"portMappings": []map[string]any{
 			{"hostPort": 8080 + i, "containerPort": 80, "protocol": "tcp"}, {"hostPort": 8080 + i, "containerPort": 80, "protocol": "udp"},
 		}}
@@ -201,7 +170,7 @@ func takeOverRules(t *testing.T, kind string) {
 		heir := testnet.NewNode(t, "heir-of-"+name)
 		ips := []string{fmt.Sprintf("10.244.1.%d", i+2), fmt.Sprintf("fd00:244:0:1::%d", i+2)}
 		n.add(t, heir, with(ours, map[string]any{"runtimeConfig": map[string]any{"ips": ips}}))
-		serve(t, heir)
+		sabotage.Serve(t, heir)
 		for _, to := range at(name) {
 			_, err := n.who(to)
 			assert.ErrorIs(t, err, unix.ECONNREFUSED, to)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/nft"
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/nat"
 	"github.com/podweft/podweft/testnet"
 )
@@ -94,52 +95,6 @@ func (b *bridged) pod(t testing.TB, i int) *testnet.Node {
 	return pod
 }
 
-// serve answers on a pod's port 80, TCP and UDP, both families, with the pod's name and the address it was asked from.
-func serve(t testing.TB, pod *testnet.Node) {
-	t.Helper()
-	var tcp net.Listener
-	var udp net.PacketConn
-	require.NoError(t, pod.Do(func() (err error) {
-		if tcp, err = net.Listen("tcp", ":80"); err == nil {
-			udp, err = net.ListenPacket("udp", ":80")
-		}
-		return err
-	}))
-	done := make(chan struct{}, 2)
-	t.Cleanup(func() {
-		tcp.Close()
-		udp.Close()
-		<-done
-		<-done
-	})
-	answer := func(from net.Addr) []byte {
-		at := netip.MustParseAddrPort(from.String())
-		return []byte(pod.Name + " " + at.Addr().Unmap().String())
-	}
-	go func() {
-		defer func() { done <- struct{}{} }()
-		for {
-			c, err := tcp.Accept()
-			if err != nil {
-				return
-			}
-			c.Write(answer(c.RemoteAddr()))
-			c.Close()
-		}
-	}()
-	go func() {
-		defer func() { done <- struct{}{} }()
-		buf := make([]byte, 100)
-		for {
-			_, from, err := udp.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			udp.WriteTo(answer(from), from)
-		}
-	}()
-}
-
 // ask says who answers there and from which address it was asked, or what went wrong.
 func ask(t testing.TB, from *testnet.Node, network string, to netip.AddrPort) string {
 	t.Helper()
@@ -180,8 +135,8 @@ func both(port uint16, pod *testnet.Node) (all []nat.HostPort) {
 
 func TestHostPorts(t *testing.T) {
 	b := newBridged(t)
-	serve(t, b.pods[0])
-	serve(t, b.pods[1])
+	sabotage.Serve(t, b.pods[0])
+	sabotage.Serve(t, b.pods[1])
 	for i, pod := range b.pods {
 		require.NoError(t, b.ports.Add(t.Context(), both(uint16(8000+i), pod), near...))
 	}
@@ -288,7 +243,7 @@ func TestPortsOfOtherPodsStay(t *testing.T) {
 // TestNearOfOtherLengths: the prefix of a node's pods becomes longer and shorter while some of them have host ports.
 func TestNearOfOtherLengths(t *testing.T) {
 	b := newBridged(t)
-	serve(t, b.pods[0])
+	sabotage.Serve(t, b.pods[0])
 	for i, near := range [][]string{
 		{"10.244.1.0/24", "fd00:244:0:1::/64"}, {"10.244.0.0/16", "fd00:244::/48"}, {"10.244.1.0/24", "fd00:244:0:1::/64"}, {"10.244.1.0/26", "10.244.9.0/24"},
 	} {
@@ -308,8 +263,8 @@ func TestNearOfOtherLengths(t *testing.T) {
 // TestUDPForgets: a sender that never pauses, from one port, as DNS and syslog clients do.
 func TestUDPForgets(t *testing.T) {
 	b := newBridged(t)
-	serve(t, b.pods[0])
-	serve(t, b.pods[1])
+	sabotage.Serve(t, b.pods[0])
+	sabotage.Serve(t, b.pods[1])
 	for _, to := range b.node.Addrs() {
 		t.Run(to.String(), func(t *testing.T) {
 			var c net.Conn
@@ -371,7 +326,7 @@ func TestPortsAddedByManyAtOnce(t *testing.T) {
 // TestPortsComeBack: a Loop repairs what `nft flush ruleset` did. How fast, BenchmarkPortsComeBack says.
 func TestPortsComeBack(t *testing.T) {
 	b := newBridged(t)
-	serve(t, b.pods[0])
+	sabotage.Serve(t, b.pods[0])
 	loop := podweft.NewLoop(b.ports, podweft.LoopConfig{})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
