@@ -74,7 +74,7 @@ func (t *task) collectAddresses(live map[attachment]bool) error {
 		return err
 	}
 	defer pool.Close()
-	_, err = pool.Collect(t.ctx, func(_ context.Context, held []ipam.Allocation) (dead []ipam.Owner, err error) {
+	freed, err := pool.Collect(t.ctx, func(_ context.Context, held []ipam.Allocation) (dead []ipam.Owner, err error) {
 		before := theirs{task: t, live: live} // what had a record has been removed
 		for _, a := range held {
 			one := attachment{a.Owner.Container, a.Owner.Interface}
@@ -88,7 +88,11 @@ func (t *task) collectAddresses(live map[attachment]bool) error {
 		}
 		return dead, err
 	})
-	return err
+	errs := []error{err}
+	for _, a := range freed {
+		errs = append(errs, t.of(a.Owner.Container, a.Owner.Interface).forgetHostLocal(a))
+	}
+	return errors.Join(errs...)
 }
 
 func addressesOf(a ipam.Allocation) (all []netip.Addr) {

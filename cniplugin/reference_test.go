@@ -160,6 +160,10 @@ func takeOverRules(t *testing.T, kind string) {
 	}}))
 	require.Zero(t, r.code, r)
 
+	files, err := filepath.Glob(filepath.Join(n.dir, "networks", "pods", "10.*"))
+	require.NoError(t, err)
+	assert.Equal(t, []string{filepath.Join(n.dir, "networks", "pods", "10.244.1.5")}, files, "host-local's of stays")
+
 	left := n.natRules(t)
 	for _, name := range names[:3] {
 		assert.NotContains(t, left, `id: \"`+name+`\"`)
