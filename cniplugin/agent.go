@@ -356,15 +356,23 @@ func (a *Agent) keep(name string, spec nat.PortSpec) error {
 func portSpecs(records []local.Record, problem func(error)) map[string]nat.PortSpec {
 	slices.SortStableFunc(records, func(a, b local.Record) int { return a.Since.Compare(b.Since) })
 	specs := map[string]nat.PortSpec{}
+	taken := map[string]map[nat.HostPort]bool{}
 	for _, rec := range records {
 		all, err := lead(rec.HostPorts, rec.Addresses)
+		if err == nil {
+			err = nat.PortSpec{Ports: all}.Validate()
+		}
 		if err != nil {
 			problem(fmt.Errorf("%s: %w", rec.Key(), err))
 			continue
 		}
 		spec := specs[rec.Network]
+		if taken[rec.Network] == nil {
+			taken[rec.Network] = map[nat.HostPort]bool{}
+		}
 		for _, h := range all {
-			if !slices.ContainsFunc(spec.Ports, func(o nat.HostPort) bool { return sameHostPort(o, h) }) {
+			if place := placeOf(h); !taken[rec.Network][place] {
+				taken[rec.Network][place] = true
 				spec.Ports = append(spec.Ports, h)
 			}
 		}
@@ -379,11 +387,6 @@ func portSpecs(records []local.Record, problem func(error)) map[string]nat.PortS
 		slices.SortFunc(spec.Near, netip.Prefix.Compare)
 	}
 	return specs
-}
-
-// sameHostPort reports whether two host ports are one: they cannot lead to two pods.
-func sameHostPort(a, b nat.HostPort) bool {
-	return a.Protocol == b.Protocol && a.HostIP == b.HostIP && a.Port == b.Port && a.Pod.Addr().Is4() == b.Pod.Addr().Is4()
 }
 
 // agentHandler answers plugins.

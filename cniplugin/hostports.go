@@ -82,6 +82,7 @@ func (t *task) portmapDel() error {
 
 // hostPorts are those that the runtime asks for. A mapping without a host port asks for none.
 func (c *config) hostPorts() (all []local.HostPort, err error) {
+	known := map[local.HostPort][]local.HostPort{} // by protocol and host port: a user may ask for thousands
 	for i, m := range c.RuntimeConfig.PortMappings {
 		field := fmt.Sprintf("runtimeConfig.portMappings[%d]", i)
 		if m.HostPort == 0 {
@@ -106,49 +107,86 @@ func (c *config) hostPorts() (all []local.HostPort, err error) {
 			if h.HostIP, err = netip.ParseAddr(m.HostIP); err != nil {
 				return nil, bad(".hostIP", fmt.Sprintf("%q", m.HostIP), "is not an address", "")
 			}
+			if h.HostIP.Zone() != "" {
+				return nil, bad(".hostIP", fmt.Sprintf("%q", m.HostIP), "is of one link alone", "name an address of the node without a link, or none")
+			}
 			h.HostIP = h.HostIP.Unmap()
 		}
-		if !slices.Contains(all, h) {
-			all = append(all, h)
+		others := known[local.HostPort{Protocol: h.Protocol, Host: h.Host}]
+		if slices.Contains(others, h) {
+			continue
 		}
+		for _, o := range others {
+			if o.Pod != h.Pod && samePlace(o.HostIP, h.HostIP) {
+				return nil, bad("", fmt.Sprintf("%s %d", h.Protocol, h.Host), fmt.Sprintf("leads to port %d of the pod already", o.Pod), "publish one of them on another port")
+			}
+		}
+		known[local.HostPort{Protocol: h.Protocol, Host: h.Host}] = append(others, h)
+		all = append(all, h)
 	}
 	return all, nil
 }
 
-// lead makes them lead to the pod, in each family that it has an address of and that the host port is open in.
+// samePlace reports whether a host port that is open on one of the addresses is open on the other. None is every address.
+func samePlace(a, b netip.Addr) bool {
+	everywhere := func(a netip.Addr) bool { return !a.IsValid() || a.IsUnspecified() }
+	return a == b || everywhere(a) && everywhere(b) && !(a.IsValid() && b.IsValid())
+}
+
+// lead makes them lead to the pod, in each family that it has an address of and that the host port is open in. Who asks for a port of
+// each family's addresses gets that of the pod's; the reference leaves out the other, too.
 func lead(ports []local.HostPort, pod []netip.Prefix) (all []nat.HostPort, err error) {
+	type end struct {
+		protocol  string
+		host, pod uint16
+	}
+	opened := map[end]bool{}
 	for _, h := range ports {
 		protocol, err := nat.ParseProtocol(h.Protocol)
 		if err != nil {
 			return nil, err
 		}
-		n := 0
 		for _, a := range pod {
 			if h.HostIP.IsValid() && h.HostIP.Is4() != a.Addr().Is4() {
 				continue
 			}
-			n++
+			opened[end{h.Protocol, h.Host, h.Pod}] = true
 			all = append(all, nat.HostPort{
 				Protocol: protocol, HostIP: h.HostIP, Port: h.Host, Pod: netip.AddrPortFrom(a.Addr(), h.Pod),
 			})
 		}
-		if n == 0 {
+	}
+	for _, h := range ports {
+		if !opened[end{h.Protocol, h.Host, h.Pod}] {
 			return nil, &podweft.FieldError{
 				Field: "runtimeConfig.portMappings", Value: h.HostIP, Problem: "is of a family that the pod has no address of",
 			}
 		}
 	}
-	return firstOfFamily(all), nil
+	return firstOfPlace(all), nil
 }
 
-// firstOfFamily leaves out a pod's further addresses: a port leads to one place.
-func firstOfFamily(all []nat.HostPort) (kept []nat.HostPort) {
-	for _, h := range all {
-		if !slices.ContainsFunc(kept, func(k nat.HostPort) bool { return sameHostPort(k, h) }) {
-			kept = append(kept, h)
-		}
+// firstOfPlace leaves out a pod's further addresses: a port leads to one place.
+func firstOfPlace(all []nat.HostPort) []nat.HostPort {
+	taken := map[nat.HostPort]bool{}
+	return slices.DeleteFunc(all, func(h nat.HostPort) bool {
+		had := taken[placeOf(h)]
+		taken[placeOf(h)] = true
+		return had
+	})
+}
+
+// placeOf is what two host ports have in common that cannot lead to two pods.
+func placeOf(h nat.HostPort) nat.HostPort {
+	unspecified := netip.IPv6Unspecified()
+	if h.Pod.Addr().Is4() {
+		unspecified = netip.IPv4Unspecified()
 	}
-	return kept
+	if !h.HostIP.IsValid() {
+		h.HostIP = unspecified
+	}
+	h.Pod = netip.AddrPortFrom(unspecified, 0)
+	return h
 }
 
 // portRecords are beside those of the attachments: another plugin of the chain may keep them.
@@ -169,6 +207,9 @@ func (t *task) publish(ports []local.HostPort, pod []given) error {
 		near = append(near, a.prefix.Masked())
 	}
 	all, err := lead(ports, rec.Addresses)
+	if err == nil {
+		err = nat.PortSpec{Ports: all, Near: near}.Validate() // nobody could close or keep what makes no sense
+	}
 	if err != nil {
 		return err
 	}

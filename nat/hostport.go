@@ -74,9 +74,10 @@ func (h HostPort) at() netip.AddrPort {
 	return netip.AddrPortFrom(ip, h.Port)
 }
 
-// key is what no two host ports may share.
+// key is what no two host ports may share: protocol, address and port.
 func (h HostPort) key() HostPort {
-	h.Pod = netip.AddrPortFrom(h.at().Addr(), 0)
+	h.HostIP = h.at().Addr()
+	h.Pod = netip.AddrPort{}
 	return h
 }
 
@@ -99,7 +100,7 @@ func (s PortSpec) Validate() error {
 			errs = append(errs, err)
 			continue
 		}
-		if other, taken := first[h.key()]; taken && s.Ports[other] != h {
+		if other, taken := first[h.key()]; taken && s.Ports[other].Pod != h.Pod {
 			errs = append(errs, &podweft.FieldError{
 				Field: field, Value: h, Problem: "is taken by " + s.Ports[other].String(), Remedy: "publish one of them on another port or address",
 			})
