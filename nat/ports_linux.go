@@ -176,33 +176,54 @@ func (p *Ports) Remove(ctx context.Context, ports []HostPort) error {
 		return err
 	}
 	t := newPortTable(p.name)
-	for set, elements := range t.elementsOf(PortSpec{Ports: ports}) {
-		if set == t.near4 || set == t.near6 {
-			continue
+	elements := t.elementsOf(PortSpec{Ports: ports})
+	for _, of := range [][3]nft.Set{{t.any4, t.one4, t.ours4}, {t.any6, t.one6, t.ours6}} {
+		for try := 1; len(elements[of[2]]) > 0; try++ {
+			err := p.removeOf(ctx, of, elements)
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, unix.ENOENT) || try == tries { // else somebody else is at it too
+				return err
+			}
 		}
+	}
+	return p.forget(ctx, ports, everyProtocol)
+}
+
+// removeOf removes elements of one family: those of the two maps, and of the set those to which no other element of the maps leads. It
+// fails with ENOENT where one of them has gone meanwhile, and then removes nothing.
+func (p *Ports) removeOf(ctx context.Context, of [3]nft.Set, elements map[nft.Set][]nft.Element) error {
+	var b nft.Batch
+	needed := map[nft.Element]bool{}
+	for _, set := range of {
 		have, err := p.conn.Elements(ctx, set)
-		if errors.Is(err, unix.ENOENT) {
-			continue
+		if errors.Is(err, unix.ENOENT) { // no table
+			return nil
 		}
 		if err != nil {
 			return err
 		}
-		var b nft.Batch
-		for _, e := range elements {
-			for _, h := range have {
-				if h == e {
-					b.DeleteElements(set, e)
-				}
+		doomed := map[nft.Element]bool{}
+		for _, e := range elements[set] {
+			doomed[e] = true
+		}
+		for _, h := range have {
+			switch {
+			case doomed[h] && !needed[h]:
+				b.DeleteElements(set, h)
+			case set != of[2]:
+				needed[publishedBy(h)] = true
 			}
 		}
-		if b.Len() == 0 {
-			continue
-		}
-		if err := p.conn.Commit(ctx, &b); err != nil && !errors.Is(err, unix.ENOENT) {
-			return err
-		}
 	}
-	return p.forget(ctx, ports, everyProtocol)
+	return p.conn.Commit(ctx, &b)
+}
+
+// publishedBy is the element of the set of what was translated that belongs to an element of a map, whose key ends with protocol and port.
+func publishedBy(e nft.Element) nft.Element {
+	const protocolPort = 8 // each padded to four bytes
+	return nft.Element{Key: e.Key[max(0, len(e.Key)-protocolPort):] + e.Data}
 }
 
 // Missing returns those of ports that are not open.

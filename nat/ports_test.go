@@ -240,6 +240,56 @@ func TestPortsOfOtherPodsStay(t *testing.T) {
 	assert.Empty(t, missing)
 }
 
+// TestOneOfTwoPlacesIsClosed: a pod's port is open on one address of the node and on all, and then on one of these alone. What it is
+// reached by from beside it belongs to both.
+func TestOneOfTwoPlacesIsClosed(t *testing.T) {
+	b := newBridged(t)
+	sabotage.Serve(t, b.pods[0])
+	for i, to := range b.node.Addrs() {
+		all := hostPort(nat.TCP, 8000, []netip.Addr{b.pods[0].V4, b.pods[0].V6}[i])
+		one := all
+		one.HostIP = to
+		for _, closed := range []nat.HostPort{one, all} {
+			require.NoError(t, b.ports.Add(t.Context(), []nat.HostPort{one, all}, near...))
+			require.NoError(t, b.ports.Remove(t.Context(), []nat.HostPort{closed}))
+			missing, err := b.ports.Missing(t.Context(), []nat.HostPort{one, all})
+			require.NoError(t, err)
+			assert.Equal(t, []nat.HostPort{closed}, missing)
+			assert.NotEqual(t, "no answer", ask(t, b.pods[0], "tcp", netip.AddrPortFrom(to, 8000)))
+		}
+		require.NoError(t, b.ports.Remove(t.Context(), []nat.HostPort{one, all}))
+	}
+	plan, err := b.ports.Plan(t.Context(), nat.PortSpec{Ports: []nat.HostPort{}, Near: near})
+	require.NoError(t, err)
+	assert.Empty(t, plan.String(), "nothing is left")
+}
+
+// TestPortsRemovedByManyAtOnce: each removes two, one of which all the others remove too.
+func TestPortsRemovedByManyAtOnce(t *testing.T) {
+	b := newBridged(t)
+	const many = 10
+	var all []nat.HostPort
+	for i := range many + 1 {
+		all = append(all, hostPort(nat.TCP, uint16(9000+i), b.pods[0].V4))
+	}
+	require.NoError(t, b.ports.Add(t.Context(), all, near...))
+	errs, begin := make(chan error, many), make(chan struct{})
+	for _, h := range all[1:] {
+		own := newPorts(t, b.node)
+		go func() {
+			<-begin
+			errs <- own.Remove(t.Context(), []nat.HostPort{all[0], h})
+		}()
+	}
+	close(begin)
+	for range many {
+		assert.NoError(t, <-errs)
+	}
+	missing, err := b.ports.Missing(t.Context(), all)
+	require.NoError(t, err)
+	assert.Len(t, missing, len(all))
+}
+
 // TestNearOfOtherLengths: the prefix of a node's pods becomes longer and shorter while some of them have host ports.
 func TestNearOfOtherLengths(t *testing.T) {
 	b := newBridged(t)
