@@ -2,12 +2,16 @@ package nat_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/nft"
@@ -85,4 +89,65 @@ func BenchmarkPortsComeBack(b *testing.B) {
 	b.ReportMetric(took[len(took)-1].Seconds()*1000, "ms/worst")
 	cancel()
 	require.NoError(b, <-done)
+}
+
+// BenchmarkForget opens and closes a host port, TCP and UDP, both families, which makes the kernel walk its connections: on a node of
+// routed pods, each of whose links has the same two addresses, and for the many ports of one pod.
+func BenchmarkForget(b *testing.B) {
+	for _, bench := range []struct {
+		name                string
+		links, flows, ports int
+	}{
+		{"0 links, 0 connections, 1 port", 0, 0, 1},
+		{"0 links, 10000 connections, 1 port", 0, 10000, 1},
+		{"100 links, 10000 connections, 1 port", 100, 10000, 1},
+		{"0 links, 10000 connections, 100 ports", 0, 10000, 100},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			n := testnet.NewNode(b, "node")
+			configure(b, n, func(h *netlink.Handle) {
+				setUp(b, h, "lo", []string{"192.0.2.1/32", "2001:db8::1/128"})
+				for i := range bench.links {
+					name := fmt.Sprintf("p%d", i)
+					require.NoError(b, h.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name, TxQLen: -1}, PeerName: name + "p"}))
+					setUp(b, h, name, []string{"169.254.1.1/32", "fe80::1/128"})
+				}
+			})
+			p := newPorts(b, n)
+			require.NoError(b, p.Add(b.Context(), []nat.HostPort{hostPort(nat.TCP, 1, netip.MustParseAddr("10.244.1.2"))}, near...)) // tracks
+			connections(b, n, bench.flows)
+			var ports []nat.HostPort
+			for i := range bench.ports {
+				for _, protocol := range []nat.Protocol{nat.TCP, nat.UDP} {
+					for _, pod := range []string{"10.244.1.2", "fd00:244:0:1::2"} {
+						ports = append(ports, hostPort(protocol, uint16(8000+i), netip.MustParseAddr(pod)))
+					}
+				}
+			}
+			for b.Loop() {
+				require.NoError(b, p.Add(b.Context(), ports, near...))
+				require.NoError(b, p.Remove(b.Context(), ports))
+			}
+		})
+	}
+}
+
+// connections are tracked UDP connections of the node to itself, half of them over IPv6.
+func connections(b *testing.B, n *testnet.Node, count int) {
+	b.Helper()
+	require.NoError(b, n.Do(func() error {
+		for i := 0; i < count; i += 2 {
+			for _, to := range []string{"192.0.2.1", "2001:db8::1"} {
+				c, err := net.DialUDP("udp", nil, &net.UDPAddr{IP: net.ParseIP(to), Port: 20000 + i})
+				if err == nil {
+					_, err = c.Write([]byte("x"))
+					err = errors.Join(err, c.Close())
+				}
+				if err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}))
 }
