@@ -49,6 +49,13 @@ func (t portTable) elementsOf(spec PortSpec) map[nft.Set][]nft.Element {
 	all := map[nft.Set][]nft.Element{}
 	near := disjoint(spec.Near)
 	all[t.near4], all[t.near6] = elements(near, netip.Addr.Is4), elements(near, netip.Addr.Is6)
+	known := make(map[string]bool, 2*len(spec.Ports))
+	add := func(set nft.Set, e nft.Element) {
+		if in := set.Name + e.Key; !known[in] { // a port may be open on several addresses
+			known[in] = true
+			all[set] = append(all[set], e)
+		}
+	}
 	for _, h := range spec.Ports {
 		anyAddr, one, ours := t.any4, t.one4, t.ours4
 		if h.Pod.Addr().Is6() {
@@ -58,14 +65,11 @@ func (t portTable) elementsOf(spec PortSpec) map[nft.Set][]nft.Element {
 		addr, port := h.Pod.Addr().AsSlice(), binary.BigEndian.AppendUint16(nil, h.Pod.Port())
 		pod := nft.Key(addr, port)
 		if h.any() {
-			all[anyAddr] = append(all[anyAddr], nft.Element{Key: nft.Key(proto, host), Data: pod})
+			add(anyAddr, nft.Element{Key: nft.Key(proto, host), Data: pod})
 		} else {
-			all[one] = append(all[one], nft.Element{Key: nft.Key(h.HostIP.AsSlice(), proto, host), Data: pod})
+			add(one, nft.Element{Key: nft.Key(h.HostIP.AsSlice(), proto, host), Data: pod})
 		}
-		e := nft.Element{Key: nft.Key(proto, host, addr, port)}
-		if !slices.Contains(all[ours], e) {
-			all[ours] = append(all[ours], e)
-		}
+		add(ours, nft.Element{Key: nft.Key(proto, host, addr, port)})
 	}
 	return all
 }
