@@ -118,7 +118,8 @@ func (c *config) hostPorts() (all []local.HostPort, err error) {
 		}
 		for _, o := range others {
 			if o.Pod != h.Pod && samePlace(o.HostIP, h.HostIP) {
-				return nil, bad("", fmt.Sprintf("%s %d", h.Protocol, h.Host), fmt.Sprintf("leads to port %d of the pod already", o.Pod), "publish one of them on another port")
+				problem := fmt.Sprintf("leads to port %d of the pod already", o.Pod)
+				return nil, bad("", fmt.Sprintf("%s %d", h.Protocol, h.Host), problem, "publish one of them on another port")
 			}
 		}
 		known[local.HostPort{Protocol: h.Protocol, Host: h.Host}] = append(others, h)

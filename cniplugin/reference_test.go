@@ -407,7 +407,8 @@ func TestTakeOverOfOneOfTwo(t *testing.T) {
 			conf["runtimeConfig"] = aPort
 		}, []string{"mine two"}},
 		{"by nobody", "podweft-cni", func(*testing.T, *node, map[string]any) {}, []string{
-			"hostip_hostports two", "hostports two", "hostports two", "hostports two", "hostports two", "masquerading two", "masquerading two", "mine two",
+			"hostip_hostports two", "hostports two", "hostports two", "hostports two", "hostports two", "masquerading two", "masquerading two",
+			"mine two",
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

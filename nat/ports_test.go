@@ -417,7 +417,10 @@ func TestPortSpecValidate(t *testing.T) {
 			nat.HostPort{Protocol: nat.TCP, HostIP: netip.IPv4Unspecified(), Port: 8080, Pod: netip.AddrPortFrom(v4, 81)},
 			"Ports[1]: tcp 0.0.0.0:8080 to 10.244.1.2:80 is taken by tcp 0.0.0.0:8080 to 10.244.1.2:81: publish one of them on another port or address",
 		},
-		{"the same, written otherwise", nat.HostPort{Protocol: nat.TCP, HostIP: netip.IPv4Unspecified(), Port: 8080, Pod: netip.AddrPortFrom(v4, 80)}, ""},
+		{
+			"the same, written otherwise",
+			nat.HostPort{Protocol: nat.TCP, HostIP: netip.IPv4Unspecified(), Port: 8080, Pod: netip.AddrPortFrom(v4, 80)}, "",
+		},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
