@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -86,10 +87,11 @@ func (d *Driver) compare(ctx context.Context, spec Spec) (*pass, error) {
 		}
 		p.port(ctx, v)
 	}
+	mine := p.ends()
 	for _, l := range spec.local() {
-		p.route(nl.Route{RouteKey: keyOf(l), Protocol: protocolOf(d.pods.node.Owner), Type: unix.RTN_BLACKHOLE}, "")
+		p.drop(l, protocolOf(d.pods.node.Owner), mine)
 	}
-	p.sweep()
+	p.sweep(mine)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.interest = i
@@ -171,13 +173,33 @@ func (p *pass) route(want nl.Route, dev string) {
 	}
 }
 
-// sweep deletes routes of ours that nothing asks for: blackholes, and those to a port that it has no address for any more. Routes to
-// ports that are not in the Spec are a plugin's, who may have made them a moment ago.
-func (p *pass) sweep() {
+// drop compares the blackhole of what is local. That of a single address has the key of a pod's route, which may be there though the Spec
+// names no such port: it is a plugin's, and stays. When it goes, with the pod's link, the blackhole comes.
+func (p *pass) drop(local netip.Prefix, protocol uint8, mine map[int]bool) {
+	want := nl.Route{RouteKey: keyOf(local), Protocol: protocol, Type: unix.RTN_BLACKHOLE}
+	have, there := p.have.routes[want.RouteKey]
+	if there && local.IsSingleIP() && have.Protocol == protocol && !mine[have.Link] {
+		p.wants[want.RouteKey] = have
+		return
+	}
+	p.route(want, "")
+	if last := len(p.todo) - 1; !there && local.IsSingleIP() {
+		p.todo[last].fine = unix.EEXIST // a plugin was faster: its route is a change, and we look again
+	}
+}
+
+// ends are the links that routes of ours lead to, if they are the Spec's: those of its ports, and what blackholes have for one.
+func (p *pass) ends() map[int]bool {
 	mine := map[int]bool{loopback: true, 0: true}
 	for _, r := range p.wants {
 		mine[r.Link] = true
 	}
+	return mine
+}
+
+// sweep deletes routes of ours that nothing asks for: blackholes, and those to a port that it has no address for any more. Routes to
+// ports that are not in the Spec are a plugin's, who may have made them a moment ago.
+func (p *pass) sweep(mine map[int]bool) {
 	protocol := protocolOf(p.pods.node.Owner)
 	var stale []nl.Route
 	for k, r := range p.have.routes {

@@ -209,6 +209,50 @@ func TestAddressOfAPortMoves(t *testing.T) {
 	require.ErrorIs(t, err, podweft.ErrInvalid)
 }
 
+// TestLocalOfOneAddress: the blackhole of a single address has the place of a pod's route, also where the Spec does not name the pod's port,
+// which a plugin attached. It gives way to the pod, and is back when that has gone.
+func TestLocalOfOneAddress(t *testing.T) {
+	h := newHost(t, ptp.Config{})
+	pod := newMachine(t, "pod")
+	p := port(dual, pod, 2)
+	var single []netip.Prefix
+	for _, a := range p.Addresses {
+		single = append(single, netip.PrefixFrom(a, a.BitLen()))
+	}
+	d := h.driver(t)
+	loop := sabotage.Keep(t, d, ptp.Spec{Local: single})
+	dropped := []string{"blackhole route 10.244.0.2/32", "blackhole route fd00:244::2/128 metric 1024"}
+	for range 3 {
+		require.Eventually(t, func() bool {
+			plan, err := d.Plan(t.Context(), ptp.Spec{})
+			return err == nil && plan.String() == "- "+dropped[0]+"\n- "+dropped[1]+"\n"
+		}, patience, time.Millisecond, "blackholes")
+		at := h.attach(t, p)
+		for _, a := range p.Addresses {
+			h.ping(t, a)
+		}
+		loop.Set(ptp.Spec{Local: append(local[:1:1], single...)}) // another pass, as when a block was claimed
+		sabotage.Settle(t, loop)
+		for _, a := range p.Addresses {
+			h.ping(t, a)
+		}
+		plan, err := d.Plan(t.Context(), ptp.Spec{Local: append(local[:1:1], single...)})
+		require.NoError(t, err)
+		assert.Empty(t, plan.String())
+		assert.Contains(t, h.routes(t), "route 10.244.0.2/32 dev "+at.Host.Name)
+		loop.Set(ptp.Spec{Local: single})
+		require.NoError(t, h.pods.Detach(t.Context(), p))
+	}
+
+	// A port that the Spec names, and that has the address no more, is no pod's that nobody told of.
+	h.attach(t, p)
+	other := p
+	other.Addresses = []netip.Addr{netip.MustParseAddr("10.244.0.7"), netip.MustParseAddr("fd00:244::7")}
+	plan, err := d.Plan(t.Context(), ptp.Spec{Ports: []ptp.Port{other}, Local: single})
+	require.NoError(t, err)
+	assert.Contains(t, plan.String(), "~ "+dropped[0]+"  # was route 10.244.0.2/32 dev ")
+}
+
 func protocol(t *testing.T, h *host) uint8 {
 	return sabotage.RouteTo(t, h.Node, netip.MustParsePrefix("10.244.0.2/32")).Protocol
 }

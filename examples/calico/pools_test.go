@@ -3,6 +3,7 @@ package calico_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -52,6 +53,54 @@ func TestPoolsOfNodes(t *testing.T) {
 		assert.Equal(t, pods["a"].host.Addrs()[i].String(), seenAs(t, w, pods["a"], out).String())
 		assert.Equal(t, pods["b"].addrs[i].String(), seenAs(t, w, pods["b"], out).String())
 	}
+}
+
+// TestBlocksOfOneAddress: a block may be a single address, so that its route and the pod's are one. Pods are reached from their node, from
+// a node beside it and from one behind the router; of a pod that is gone packets are dropped at its node, and its address can be had anew.
+func TestBlocksOfOneAddress(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	pools := pools(calico.CrossSubnet)
+	pools[0].BlockBits, pools[1].BlockBits = 32, 128
+	nodes := w.Nodes()[:3] // the third is in the other rack
+	var agents []*calico.Agent
+	var pods []*pod
+	for i, n := range nodes {
+		agent, _ := start(t, w.config(t, n, pools))
+		agents = append(agents, agent)
+		pods = append(pods, w.add(t, n, fmt.Sprint("pod", i)), w.add(t, n, fmt.Sprint("other", i)))
+	}
+	for _, from := range pods {
+		for _, to := range pods {
+			if from != to {
+				reaches(t, from.Node, to.addrs...)
+			}
+		}
+	}
+	for _, n := range nodes {
+		reaches(t, n, pods[0].addrs...)
+	}
+	for _, a := range agents {
+		s := waitFor(t, a, "routes in force", func(s calico.Status) bool { return len(s.Routes) == 2*6 && s.Failing() == 0 }) // two pods and the link
+		assert.Empty(t, s.Problems)
+	}
+	gone := pods[0]
+	gone.del(t)
+	for _, addr := range gone.addrs {
+		require.Eventually(t, func() bool { return dropped(t, gone.host, addr) }, patience, 10*time.Millisecond, addr)
+	}
+	again := w.add(t, nodes[0], "again")
+	for _, from := range pods[1:] {
+		reaches(t, from.Node, again.addrs...)
+	}
+}
+
+// dropped reports whether the node has a blackhole for an address.
+func dropped(t testing.TB, n *testnet.Node, addr netip.Addr) bool {
+	t.Helper()
+	family := map[bool]string{true: "-4", false: "-6"}[addr.Is4()]
+	out, err := n.Command(t.Context(), "ip", family, "route", "show", "type", "blackhole", "exact", addr.String()).CombinedOutput()
+	return err == nil && len(out) > 0
 }
 
 // seenAs is the address that an echo request of the pod's has where it comes to the machine outside, at the router: that machine knows
