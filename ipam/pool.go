@@ -82,7 +82,7 @@ func (p *Pool) locked(ctx context.Context, fn func(*store) error) error {
 }
 
 // Allocate gives owner one address from each set, and the same ones when it asks again, even if the ranges have changed
-// since. Each wanted address takes the place of the one that its set would give; it may lie beyond the set's window, but
+// since, or there are none. Each wanted address takes the place of the one that its set would give; it may lie beyond the set's window, but
 // within its ranges.
 //
 // It returns [ErrExhausted] if a set has no address left and [ErrTaken] if a wanted one is somebody else's; nothing is then
@@ -91,7 +91,7 @@ func (p *Pool) locked(ctx context.Context, fn func(*store) error) error {
 // After any other error (the disk is full) owner may hold addresses nevertheless: ask again, or Release.
 func (p *Pool) Allocate(ctx context.Context, owner Owner, want ...netip.Addr) (Allocation, error) {
 	var given Allocation
-	err := p.allocatable(owner)
+	err := owner.Validate()
 	if err == nil {
 		err = p.locked(ctx, func(s *store) (err error) {
 			given, err = p.allocate(s, owner, want)
@@ -104,23 +104,21 @@ func (p *Pool) Allocate(ctx context.Context, owner Owner, want ...netip.Addr) (A
 	return given, nil
 }
 
-func (p *Pool) allocatable(owner Owner) error {
-	if len(p.rules.geometry) == 0 {
-		return &podweft.FieldError{Field: "Sets", Problem: "are missing", Remedy: "open the pool with Prefixes or Sets"}
-	}
-	return owner.Validate()
-}
-
 func (p *Pool) allocate(s *store, owner Owner, want []netip.Addr) (Allocation, error) {
-	if err := s.prepare(p.rules.geometry); err != nil {
-		return Allocation{}, err
+	gives := len(p.rules.geometry) > 0
+	if gives { // else the file stays laid out as it is
+		if err := s.prepare(p.rules.geometry); err != nil {
+			return Allocation{}, err
+		}
 	}
 	here, err := s.find(owner)
-	if err != nil {
+	switch {
+	case err != nil:
 		return Allocation{}, err
-	}
-	if here.found() {
+	case here.found():
 		return here.rec.Allocation, confirm(here.rec.Allocation, want)
+	case !gives:
+		return Allocation{}, &podweft.FieldError{Field: "Sets", Problem: "are missing", Remedy: "open the pool with Prefixes or Sets"}
 	}
 	chosen, err := p.rules.assign(want)
 	if err != nil {

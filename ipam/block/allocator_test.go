@@ -95,6 +95,36 @@ func TestAllocator(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// TestAllocatorOfAnotherFamily: a second family has come, of which the node has nothing yet. Who has an address keeps it, as ever, and needs
+// nothing else.
+func TestAllocatorOfAnotherFamily(t *testing.T) {
+	s := memory.New()
+	v4 := claimer(t, s, "node-1", block.Pool{Prefix: prefix("10.0.0.0/24")})
+	cfg := block.AllocatorConfig{Claimers: []*block.Claimer{v4}, IPAM: ipam.Config{Path: filepath.Join(fastDir(t), "ipam")}}
+	a := allocator(t, cfg)
+	had, err := a.Allocate(t.Context(), pod("a"))
+	require.NoError(t, err)
+	require.NoError(t, a.Close())
+
+	v6 := claimer(t, s, "node-1", block.Pool{Prefix: prefix("fd00::/64")})
+	cfg.Claimers = append(cfg.Claimers, v6)
+	a = allocator(t, cfg)
+	for range 2 {
+		given, err := a.Allocate(t.Context(), pod("a"))
+		require.NoError(t, err)
+		assert.Equal(t, had, given)
+		given, err = a.AllocateOf(t.Context(), pod("a"), []netip.Prefix{prefix("fd00::/64")}, had.Addr())
+		require.NoError(t, err)
+		assert.Equal(t, had, given)
+	}
+	_, err = a.Allocate(t.Context(), pod("a"), netip.MustParseAddr("fd00::7"))
+	require.ErrorIs(t, err, podweft.ErrInvalid, "it has another")
+	assert.Empty(t, shares(t, v6), "nothing is claimed in vain")
+	given, err := a.Allocate(t.Context(), pod("b"))
+	require.NoError(t, err)
+	require.Len(t, given.Addresses, 2)
+}
+
 func TestAllocatorWantedAddress(t *testing.T) {
 	s := memory.New()
 	c := claimer(t, s, "node-1", pools("10.0.0.0/16")...)
