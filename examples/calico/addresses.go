@@ -94,7 +94,7 @@ func (a *Agent) claimTunnels(ctx context.Context, from *block.Allocator) (map[wa
 		if !slices.ContainsFunc(a.cfg.Pools, func(p Pool) bool { return p.wraps(w) }) {
 			continue
 		}
-		held, err := from.AllocateOf(ctx, a.cfg.tunnelOwner(w), a.cfg.poolsForNode())
+		held, err := a.claimTunnel(ctx, from, a.cfg.tunnelOwner(w))
 		if err != nil {
 			errs = append(errs, fmt.Errorf("address of the %s link: %w", w, err))
 			continue
@@ -104,6 +104,30 @@ func (a *Agent) claimTunnels(ctx context.Context, from *block.Allocator) (map[wa
 		}
 	}
 	return tunnels, errors.Join(errs...)
+}
+
+// claimTunnel is one link's addresses. What it was given before a family had pools is given back, to be had again with one of that family:
+// without, the node's packets into that tunnel would leave with its underlay address, to which pods answer past the tunnel.
+func (a *Agent) claimTunnel(ctx context.Context, from *block.Allocator, owner ipam.Owner) (held ipam.Allocation, err error) {
+	pools := a.cfg.poolsForNode()
+	held, err = from.AllocateOf(ctx, owner, pools)
+	lacking := func(p netip.Prefix) bool {
+		return !slices.ContainsFunc(held.Addresses, func(has ipam.Address) bool { return has.Prefix.Addr().Is4() == p.Addr().Is4() })
+	}
+	if err != nil || !slices.ContainsFunc(pools, lacking) {
+		return held, err
+	}
+	if err := from.Release(ctx, owner); err != nil {
+		return held, err
+	}
+	var had []netip.Addr
+	for _, has := range held.Addresses {
+		had = append(had, has.Prefix.Addr())
+	}
+	if held, err = from.AllocateOf(ctx, owner, pools, had...); err != nil { // its pool may be gone, or not the node's any more
+		held, err = from.AllocateOf(ctx, owner, pools)
+	}
+	return held, err
 }
 
 // dropLost gives up what the node's links hold in blocks that are not the node's any more, because it was taken for dead: those addresses

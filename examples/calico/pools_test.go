@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -93,6 +94,46 @@ func TestBlocksOfOneAddress(t *testing.T) {
 	for _, from := range pods[1:] {
 		reaches(t, from.Node, again.addrs...)
 	}
+}
+
+// TestSecondFamily: pools of IPv6 come to a node whose link has an address of IPv4 already. The agent starts, the link has one of each, the
+// old one among them, and pods of before keep theirs.
+func TestSecondFamily(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	both := pools(calico.Always)
+	one, two := w.Nodes()[0], w.Nodes()[1]
+	_, stop := start(t, w.config(t, one, both[:1]))
+	start(t, w.config(t, two, both))
+	before := w.add(t, one, "before")
+	require.Len(t, before.addrs, 1)
+	links := func() (all []netip.Addr) {
+		links, err := one.Links()
+		require.NoError(t, err)
+		for _, l := range links {
+			for _, a := range l.Addrs {
+				if l.Kind == "vxlan" && slices.ContainsFunc(both, func(p calico.Pool) bool { return p.Prefix.Contains(a.Addr()) }) {
+					all = append(all, a.Addr())
+				}
+			}
+		}
+		return all
+	}
+	had := links()
+	require.Len(t, had, 1)
+	stop()
+
+	agent, _ := start(t, w.config(t, one, both))
+	waitFor(t, agent, "blocks of both families", func(s calico.Status) bool { return len(s.Blocks) == 2 && s.Failing() == 0 })
+	now := links()
+	require.Len(t, now, 2)
+	assert.Contains(t, now, had[0])
+	after, other := w.add(t, one, "after"), w.add(t, two, "other")
+	require.Len(t, after.addrs, 2)
+	reaches(t, before.Node, other.addrs[0], after.addrs[0])
+	reaches(t, after.Node, other.addrs...)
+	reaches(t, one, other.addrs...)
+	reaches(t, two, append(after.addrs, before.addrs...)...)
 }
 
 // dropped reports whether the node has a blackhole for an address.
