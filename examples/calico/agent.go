@@ -131,7 +131,7 @@ func (a *Agent) place(ctx context.Context) (self subnet.Node, networks []netip.P
 func (a *Agent) begin(ctx context.Context) (*run, error) {
 	r := &run{Agent: a, wake: make(chan struct{}, 1)}
 	a.nameLeftovers(ctx)
-	for _, step := range []func(context.Context) error{r.settle, r.claim, r.open, r.join, r.answer, r.police} {
+	for _, step := range []func(context.Context) error{r.settle, r.claim, r.open, r.join, r.answer} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, r.close())
 		}
@@ -148,15 +148,17 @@ func (r *run) settle(ctx context.Context) (err error) {
 	return forward.Enable(r.cfg.NetNS, prefixes(r.cfg.Pools)...)
 }
 
-// claim gets the node its blocks, and addresses of its own.
+// claim learns which blocks the node has.
 func (r *run) claim(ctx context.Context) error {
 	claimers, err := r.claimers()
-	if err != nil {
-		return err
+	if err == nil {
+		r.addresses, err = r.allocator(ctx, claimers)
 	}
-	if r.addresses, err = r.allocator(ctx, claimers); err != nil {
-		return err
-	}
+	return err
+}
+
+// address gets the node's links addresses of their own.
+func (r *run) address(ctx context.Context) error {
 	if err := r.dropLost(ctx, r.addresses); err != nil {
 		return err
 	}
@@ -228,7 +230,7 @@ func (r *run) answer(context.Context) (err error) {
 	return err
 }
 
-// police has the policies in force as soon as work begins. While the source cannot be asked, the rules that are in the kernel stay, and
+// police has the policies in force as soon as the parts run. While the source cannot be asked, the rules that are in the kernel stay, and
 // the agent waits: without them it would cut off pods that run. What is wrong with single objects costs nobody else anything.
 func (r *run) police(ctx context.Context) error {
 	if r.policing == nil {
@@ -259,12 +261,28 @@ func (r *run) work(ctx context.Context) error {
 		r.Agent.mu.Unlock()
 	}()
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return r.member.Run(ctx) })
+	group.Go(func() error { return r.collector.Run(ctx) })
+	group.Go(func() error { return r.tidy(ctx) })
+	group.Go(func() error {
+		// What these wait for may take longer than it takes to be held for dead.
+		for _, step := range []func(context.Context) error{r.address, r.police} {
+			if err := step(ctx); err != nil {
+				return err
+			}
+		}
+		r.carry(ctx, group)
+		return nil
+	})
+	return group.Wait()
+}
+
+// carry begins what concerns pods and others.
+func (r *run) carry(ctx context.Context, group *errgroup.Group) {
 	for _, k := range r.parts.all {
 		group.Go(func() error { return k.run(ctx) })
 	}
 	group.Go(func() error { return r.plugins.Run(ctx) })
-	group.Go(func() error { return r.member.Run(ctx) })
-	group.Go(func() error { return r.collector.Run(ctx) })
 	if r.cfg.Routes == ByStore { // else BGP tells of others' blocks
 		group.Go(func() error { return r.listen(ctx, "blocks", r.cfg.Blocks.Watch, r.hint) })
 	}
@@ -286,9 +304,7 @@ func (r *run) work(ctx context.Context) error {
 			return r.listen(ctx, "policies", func(ctx context.Context, _ func()) error { return r.policing.follow(ctx) }, nil)
 		})
 	}
-	group.Go(func() error { return r.tidy(ctx) })
 	group.Go(func() error { return r.follow(ctx) })
-	return group.Wait()
 }
 
 // hint has follow look again. It never blocks.

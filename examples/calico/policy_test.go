@@ -1,12 +1,15 @@
 package calico_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,6 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft/examples/calico"
+	"github.com/podweft/podweft/ipam/block"
+	"github.com/podweft/podweft/kube"
 	"github.com/podweft/podweft/testnet"
 )
 
@@ -103,6 +108,74 @@ func TestPolicies(t *testing.T) {
 	pods["stranger"] = `friend: "yes"`
 	cluster(t, dir, pods, at)
 	eventually(t, func() error { return dial(stranger.Node, unknown.addrs[0], time.Second) })
+}
+
+// TestWaitingForPolicies: a node whose policies cannot be read tells meanwhile that it lives, and collects what the dead had if that is its
+// turn; it lets no pod come. Nobody takes it for dead, whose pods of before run.
+func TestWaitingForPolicies(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	one := w.Nodes()[0]
+	cfg := w.config(t, one, pools(calico.CrossSubnet))
+	policies := &away{PolicySource: calico.PolicyFiles{t.TempDir()}}
+	policies.away.Store(true)
+	cfg.Policies, cfg.Grace = policies, time.Second
+	dead, err := block.New(block.Config{Store: cfg.Blocks, Node: "dead", Pools: []block.Pool{{Prefix: netip.MustParsePrefix("10.244.0.0/16")}}})
+	require.NoError(t, err)
+	left, err := dead.Claim(t.Context(), netip.Addr{})
+	require.NoError(t, err)
+
+	agent, err := calico.New(cfg)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- agent.Run(ctx) }()
+	s := waitFor(t, agent, "what it waits for", func(s calico.Status) bool { return s.Problem != "" && len(s.Blocks) > 0 })
+	assert.Equal(t, "waiting for policies: nobody answers", s.Problem)
+	assert.False(t, s.Ready)
+	eventually(t, func() error {
+		nodes, err := cfg.Nodes.Nodes(t.Context())
+		if n, known := nodes.Node(one.Name); err == nil && !(known && n.Alive) {
+			err = errors.New("it is not known to live")
+		}
+		return err
+	})
+	eventually(t, func() error {
+		blocks, err := cfg.Blocks.Blocks(t.Context(), left.Prefix)
+		if err == nil && len(blocks) > 0 {
+			err = fmt.Errorf("not collected: %v", blocks)
+		}
+		return err
+	})
+	assert.False(t, agent.Status(t.Context()).Ready)
+	policies.away.Store(false)
+	waitFor(t, agent, "readiness", func(s calico.Status) bool { return s.Ready && s.Problem == "" })
+	cancel()
+	require.NoError(t, <-ended)
+
+	// One that is ended while it waits ends without an error.
+	policies.away.Store(true)
+	agent, err = calico.New(cfg)
+	require.NoError(t, err)
+	ctx, cancel = context.WithCancel(t.Context())
+	go func() { ended <- agent.Run(ctx) }()
+	waitFor(t, agent, "what it waits for", func(s calico.Status) bool { return s.Problem != "" && len(s.Blocks) > 0 })
+	cancel()
+	require.NoError(t, <-ended)
+}
+
+// away is a source that may not be there.
+type away struct {
+	calico.PolicySource
+	away atomic.Bool
+}
+
+// List implements calico.PolicySource.
+func (a *away) List(ctx context.Context) (kube.Changes, error) {
+	if a.away.Load() {
+		return kube.Changes{}, errors.New("nobody answers")
+	}
+	return a.PolicySource.List(ctx)
 }
 
 const webPort = 8080
