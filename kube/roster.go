@@ -205,7 +205,8 @@ func (r *Roster) Forget(ctx context.Context, name string) error {
 	return err
 }
 
-// ForgetDead implements [roster.Store]. The Node stays.
+// ForgetDead implements [roster.Store]. The Node stays. A node whose kubelet alone is silent joins again: before its pods' addresses are
+// given to others, see whether it does.
 func (r *Roster) ForgetDead(ctx context.Context, name string) (bool, error) {
 	return r.forget(ctx, name, func(n seenNode) bool { return !n.Alive })
 }

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/ipam/block"
+	"github.com/podweft/podweft/roster"
 )
 
 // forget takes another node out of the store and frees its blocks, on the word of whoever calls that it is gone for good. The kernel is
@@ -28,10 +30,14 @@ func (o *Options) forget(ctx context.Context, out io.Writer) error {
 	}
 	// First its record, in one step with the question whether it lives. Should the rest fail it can be done again, and else the
 	// collector does it.
-	if err := o.strike(ctx); err != nil {
+	err = o.strike(ctx)
+	_, known := nodes.Node(o.gone)
+	if err == nil && known && o.cluster != nil && !o.Force {
+		err = o.hearken(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("forget %s: %w", o.gone, err)
 	}
-	_, known := nodes.Node(o.gone)
 	if known {
 		_, _ = fmt.Fprintf(out, "- node %s\n", o.gone)
 	}
@@ -51,8 +57,33 @@ func (o *Options) strike(ctx context.Context) error {
 		return o.Config.Nodes.Forget(ctx, o.gone)
 	}
 	forgotten, err := o.Config.Nodes.ForgetDead(ctx, o.gone)
-	if err == nil && !forgotten {
-		err = errors.New("it counts as alive: end its agent and try again in a minute, or say --force")
+	switch {
+	case err != nil || forgotten:
+		return err
+	case o.cluster != nil:
+		return errors.New("the cluster counts it as alive: delete its Node, or try again when its kubelet has been silent for a minute, or say --force")
 	}
-	return err
+	return errors.New("it counts as alive: end its agent and try again in a minute, or say --force")
+}
+
+// hearken waits as long as an agent takes to join again. In Kubernetes a node counts as dead when its kubelet is silent, whose agent may
+// live, and pods with it.
+func (o *Options) hearken(ctx context.Context) error {
+	const enough = roster.DefaultTTL / 2 // a Member joins three times in each
+	o.Config.Logger.InfoContext(ctx, "waiting whether its agent joins again", "node", o.gone, "for", enough)
+	for until := time.Now().Add(enough); time.Now().Before(until); {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(again):
+		}
+		nodes, err := o.Config.Nodes.Nodes(ctx)
+		if err != nil {
+			return err
+		}
+		if _, back := nodes.Node(o.gone); back {
+			return errors.New("its agent lives, though its kubelet is silent: end it first, or say --force")
+		}
+	}
+	return nil
 }
