@@ -138,7 +138,7 @@ func (e *engine) neighbor(p Peer) *api.Peer {
 	hold := uint64(p.HoldTime / time.Second)
 	n := &api.Peer{
 		Conf: &api.PeerConf{
-			NeighborAddress: p.Addr.String(), PeerAsn: p.AS, LocalAsn: e.cfg.AS, Description: p.Name,
+			NeighborAddress: p.Addr.String(), PeerAsn: p.AS, LocalAsn: p.LocalAS, Description: p.Name,
 			AuthPassword: p.Password, AllowOwnAsn: uint32(p.AllowOwnAS),
 		},
 		Timers: &api.Timers{Config: &api.TimersConfig{
@@ -152,8 +152,11 @@ func (e *engine) neighbor(p Peer) *api.Peer {
 	if p.ReflectorClient {
 		n.RouteReflector = &api.RouteReflector{RouteReflectorClient: true, RouteReflectorClusterId: e.cfg.ClusterID.String()}
 	}
-	if p.AS != e.cfg.AS && p.Multihop > 1 {
+	if p.external() && p.Multihop > 1 {
 		n.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: uint32(p.Multihop)}
+	}
+	if p.TTLSecurity > 0 {
+		n.TtlSecurity = &api.TtlSecurity{Enabled: true, TtlMin: uint32(256 - p.TTLSecurity)} // who sends sets 255, and each hop takes one
 	}
 	if p.BFD.Interval > 0 {
 		interval := uint32(p.BFD.Interval / time.Microsecond)

@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net/netip"
@@ -16,6 +17,8 @@ type Peer struct {
 	Addr netip.Addr // where it is, and who it is: no two peers have the same
 	AS   uint32     // zero: ours
 	Port int        // where it listens; 0 means DefaultPort
+	// LocalAS is the AS that we are in for this peer, and the one that it sees in paths of ours. Zero: that of the Config.
+	LocalAS uint32
 	// Local is our end's address. Zero is the kernel's choice.
 	Local netip.Addr
 	// Passive waits for the peer to dial. It is best when one end does: two that dial at the same moment have a connection too
@@ -35,6 +38,9 @@ type Peer struct {
 	ReflectorClient bool
 	// Multihop is how many hops away an external peer may be. Zero means 1: on the link.
 	Multihop int
+	// TTLSecurity drops what comes from more hops away, which shows in the TTL that it has left (RFC 5082); 1 is on the link. The peer
+	// must do the same. It goes without Multihop, and for internal peers too. Zero switches it off.
+	TTLSecurity int
 	// AllowOwnAS accepts paths in which our own AS stands up to so many times, as when each rack has the same AS.
 	AllowOwnAS int
 	// Transit says whether an external peer is told what others have told us. Zero means OwnOnly, as a rule.
@@ -60,8 +66,12 @@ func (p Peer) equal(o Peer) bool {
 func (p Peer) sameSession(o Peer) bool {
 	return p.Name == o.Name && p.Addr == o.Addr && p.AS == o.AS && p.Port == o.Port && p.Local == o.Local &&
 		p.Passive == o.Passive && p.Password == o.Password && p.HoldTime == o.HoldTime && p.BFD == o.BFD &&
-		p.ReflectorClient == o.ReflectorClient && p.Multihop == o.Multihop && p.AllowOwnAS == o.AllowOwnAS
+		p.ReflectorClient == o.ReflectorClient && p.Multihop == o.Multihop && p.AllowOwnAS == o.AllowOwnAS &&
+		p.LocalAS == o.LocalAS && p.TTLSecurity == o.TTLSecurity
 }
+
+// external reports whether the peer is of another AS than we are for it. Its defaults are filled in.
+func (p Peer) external() bool { return p.AS != p.LocalAS }
 
 func comparePeers(a, b Peer) int { return a.Addr.Compare(b.Addr) }
 
@@ -82,9 +92,8 @@ const (
 
 // withDefaults is p in a speaker of that AS.
 func (p Peer) withDefaults(as uint32) Peer {
-	if p.AS == 0 {
-		p.AS = as
-	}
+	p.LocalAS = cmp.Or(p.LocalAS, as)
+	p.AS = cmp.Or(p.AS, p.LocalAS)
 	if p.Port == 0 {
 		p.Port = DefaultPort
 	}
@@ -109,20 +118,20 @@ func completePeers(as uint32, peers []Peer) ([]Peer, error) {
 	reflects := slices.ContainsFunc(peers, func(p Peer) bool { return p.ReflectorClient })
 	for i, p := range peers {
 		p = p.withDefaults(as)
-		p.Transit = transitOf(p.Transit, p.AS != as, reflects)
+		p.Transit = transitOf(p.Transit, p.external(), reflects)
 		at := fmt.Sprintf("Peers[%d]", i)
 		if seen[p.Addr] {
 			problems.add(at+".Addr", p.Addr, "is there twice", "")
 		}
 		seen[p.Addr] = true
-		p.validate(&problems, at+".", as)
+		p.validate(&problems, at+".")
 		full = append(full, p)
 	}
 	slices.SortFunc(full, comparePeers)
 	return full, problems.err()
 }
 
-func (p Peer) validate(problems *problems, at string, as uint32) {
+func (p Peer) validate(problems *problems, at string) {
 	if !p.Addr.IsValid() || p.Addr.Is4In6() || p.Addr.IsUnspecified() || p.Addr.IsMulticast() || p.Addr.Zone() != "" {
 		problems.add(at+"Addr", p.Addr, "is not an address that a peer can have", "")
 	}
@@ -144,11 +153,17 @@ func (p Peer) validate(problems *problems, at string, as uint32) {
 	if p.BFD.Multiplier < 1 || p.BFD.Multiplier > math.MaxUint8 {
 		problems.add(at+"BFD.Multiplier", p.BFD.Multiplier, "is not a multiplier", "use 1 to 255")
 	}
-	if p.ReflectorClient && p.AS != as {
+	if p.ReflectorClient && p.external() {
 		problems.add(at+"ReflectorClient", nil, "is for peers of our own AS", "")
 	}
 	if p.Multihop < 1 || p.Multihop > math.MaxUint8 {
 		problems.add(at+"Multihop", p.Multihop, "is not a number of hops", "use 1 to 255")
+	}
+	switch {
+	case p.TTLSecurity < 0 || p.TTLSecurity > math.MaxUint8:
+		problems.add(at+"TTLSecurity", p.TTLSecurity, "is not a number of hops", "use 1 to 255, or 0 for none")
+	case p.TTLSecurity > 0 && p.Multihop > 1:
+		problems.add(at+"TTLSecurity", p.TTLSecurity, "says already how far away the peer may be", "drop Multihop")
 	}
 	if p.AllowOwnAS < 0 || p.AllowOwnAS > math.MaxUint8 {
 		problems.add(at+"AllowOwnAS", p.AllowOwnAS, "is not a number of times", "use 0 to 255")

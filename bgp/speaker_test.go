@@ -183,6 +183,45 @@ func TestPassword(t *testing.T) {
 	waitFor(t, r[0], "the peer that was corrected", has(v4Block(3)))
 }
 
+// TestTTLSecurity: both ends have to send with the highest TTL.
+func TestTTLSecurity(t *testing.T) {
+	r := newRow(t, 3, func(i int, cfg *bgp.Config) { cfg.AS = []uint32{64512, 64513, 64513}[i-1] })
+	near := func(own, i int, as uint32, hops int) bgp.Peer {
+		p := external(own, i, as)
+		p.TTLSecurity = hops
+		return p
+	}
+	require.NoError(t, r[0].SetPeers([]bgp.Peer{near(1, 2, 64513, 1), near(1, 3, 64513, 1)}))
+	require.NoError(t, r[1].SetPeers([]bgp.Peer{near(2, 1, 64512, 0)}))
+	require.NoError(t, r[2].SetPeers([]bgp.Peer{near(3, 1, 64512, 2)}))
+	for i, s := range r {
+		require.NoError(t, s.Advertise(blocks(i+1)))
+	}
+	waitFor(t, r[0], "the peer that does so too", has(v4Block(3)))
+	time.Sleep(time.Second) // both had the same time to dial
+	assert.True(t, lacks(v4Block(2))(waitFor(t, r[0], "any", has(v4Block(3)))))
+}
+
+// TestLocalAS: a speaker is in another AS for one of its peers.
+func TestLocalAS(t *testing.T) {
+	r := newRow(t, 3, func(i int, cfg *bgp.Config) { cfg.AS = []uint32{64512, 64513, 64512}[i-1] })
+	as := func(p bgp.Peer, local uint32) bgp.Peer { p.LocalAS = local; return p }
+	require.NoError(t, r[0].SetPeers([]bgp.Peer{as(external(1, 2, 64513), 64999), peer(1, 3)}))
+	require.NoError(t, r[1].SetPeers([]bgp.Peer{external(2, 1, 64999)}))
+	require.NoError(t, r[2].SetPeers([]bgp.Peer{peer(3, 1)}))
+	for i, s := range r {
+		require.NoError(t, s.Advertise(blocks(i+1)))
+	}
+	got, _ := waitFor(t, r[1], "its blocks", has(v4Block(1))).Path(v4Block(1))
+	assert.Equal(t, []uint32{64999}, got.ASPath)
+	got, _ = waitFor(t, r[2], "what it has learned there", has(v4Block(1), v4Block(2))).Path(v4Block(2))
+	assert.Equal(t, []uint32{64513}, got.ASPath)
+	// In the peer's own AS it is an internal peer.
+	require.NoError(t, r[0].SetPeers([]bgp.Peer{as(peer(1, 2), 64513), peer(1, 3)}))
+	require.NoError(t, r[1].SetPeers([]bgp.Peer{peer(2, 1)}))
+	waitFor(t, r[1], "an internal path", func(s *bgp.Snapshot) bool { p, ok := s.Path(v4Block(1)); return ok && len(p.ASPath) == 0 })
+}
+
 func TestFilters(t *testing.T) {
 	r := newRow(t, 2, nil)
 	red, blue := bgp.Community(64512<<16|1), bgp.Community(64512<<16|11)
