@@ -75,6 +75,9 @@ func TestPeersSayWhatIsWrong(t *testing.T) {
 		{"own AS", bgp.Peer{AllowOwnAS: -1}, "Peers[0].AllowOwnAS: -1 is not a number of times: use 0 to 255"},
 		{"transit", bgp.Peer{AS: 65000, Transit: "all"}, "Peers[0].Transit: all is unknown: use own, keep or self"},
 		{"host bits", bgp.Peer{Import: bgp.Filter{{Within: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}}}}, "Peers[0].Import[0].Within: 10.0.0.1/8 is not a subnet: leave no host bits set"},
+		{"outside of nothing", bgp.Peer{Import: bgp.Filter{{Outside: true}}}, "Peers[0].Import[0].Within: is missing: of it Outside, MinLength and MaxLength speak: give 0.0.0.0/0, say"},
+		{"lengths", bgp.Peer{Import: bgp.Filter{{Within: []netip.Prefix{v4Block(1)}, MaxLength: 23}}}, "Peers[0].Import[0].MaxLength: 23 and MinLength leave nothing of 10.244.1.0/24"},
+		{"length of the other family", bgp.Peer{Import: bgp.Filter{{Within: []netip.Prefix{v4Block(1)}, MaxLength: 64}}}, "Peers[0].Import[0].MaxLength: 64 and MinLength leave nothing of 10.244.1.0/24"},
 		{"rejects and changes", bgp.Peer{Export: bgp.Filter{{Reject: true, LocalPref: 200}}}, "Peers[0].Export[0].Reject: leaves no path to change: drop AddCommunities and LocalPref, or Reject"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -12,8 +13,12 @@ type Filter []Rule
 
 // Rule is what a Filter does with the paths that match all its conditions.
 type Rule struct {
-	Within      []netip.Prefix // matches these prefixes and everything in them; none: any prefix
-	Communities []Community    // matches a path with one of them; none: any path
+	Within []netip.Prefix // matches these prefixes and everything in them; none: any prefix
+	// MinLength and MaxLength bound the length of what matches in Within, in bits. Zero is no bound.
+	MinLength, MaxLength int
+	// Outside matches instead what those three would not, of the families that are in Within.
+	Outside     bool
+	Communities []Community // matches a path with one of them; none: any path
 
 	Reject         bool        // the path does not pass
 	AddCommunities []Community // to a path that passes
@@ -24,6 +29,7 @@ func (f Filter) equal(o Filter) bool { return slices.EqualFunc(f, o, Rule.equal)
 
 func (r Rule) equal(o Rule) bool {
 	return r.Reject == o.Reject && r.LocalPref == o.LocalPref && slices.Equal(r.Within, o.Within) &&
+		r.MinLength == o.MinLength && r.MaxLength == o.MaxLength && r.Outside == o.Outside &&
 		slices.Equal(r.Communities, o.Communities) && slices.Equal(r.AddCommunities, o.AddCommunities)
 }
 
@@ -34,6 +40,12 @@ func (f Filter) validate(p *problems, at string) {
 			if !prefix.IsValid() || prefix != prefix.Masked() || prefix.Addr().Is4In6() {
 				p.add(field+"Within", prefix, "is not a subnet", "leave no host bits set")
 			}
+			if most := cmp.Or(r.MaxLength, prefix.Addr().BitLen()); most < max(r.MinLength, prefix.Bits()) || most > prefix.Addr().BitLen() || r.MinLength < 0 {
+				p.add(field+"MaxLength", r.MaxLength, "and MinLength leave nothing of "+prefix.String(), "")
+			}
+		}
+		if len(r.Within) == 0 && (r.Outside || r.MinLength != 0 || r.MaxLength != 0) {
+			p.add(field+"Within", nil, "is missing: of it Outside, MinLength and MaxLength speak", "give 0.0.0.0/0, say")
 		}
 		if r.Reject && (len(r.AddCommunities) > 0 || r.LocalPref != 0) {
 			p.add(field+"Reject", nil, "leaves no path to change", "drop AddCommunities and LocalPref, or Reject")

@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -117,12 +118,20 @@ func (s *sets) rule(name string, r Rule, neighbors *api.MatchSet) []*api.Stateme
 		set := &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_PREFIX, Name: fmt.Sprintf("%s-afi%d", name, f.api.Afi)}
 		for _, p := range r.Within {
 			if p.Addr().Is4() == f.v4 {
-				set.Prefixes = append(set.Prefixes, &api.Prefix{IpPrefix: p.String(), MaskLengthMin: uint32(p.Bits()), MaskLengthMax: uint32(p.Addr().BitLen())})
+				set.Prefixes = append(set.Prefixes, &api.Prefix{
+					IpPrefix:      p.String(),
+					MaskLengthMin: uint32(max(r.MinLength, p.Bits())), MaskLengthMax: uint32(cmp.Or(r.MaxLength, p.Addr().BitLen())),
+				})
 			}
 		}
-		if len(set.Prefixes) > 0 {
-			all = append(all, statement(set.Name, s.add(set)))
+		if len(set.Prefixes) == 0 {
+			continue
 		}
+		match := s.add(set)
+		if r.Outside {
+			match.Type = api.MatchSet_TYPE_INVERT // never of the other family (PrefixCondition.Evaluate in GoBGP's table/policy.go)
+		}
+		all = append(all, statement(set.Name, match))
 	}
 	return all
 }
