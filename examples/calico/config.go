@@ -16,6 +16,7 @@ import (
 	"github.com/podweft/podweft/cniplugin"
 	"github.com/podweft/podweft/ipam/block"
 	"github.com/podweft/podweft/node"
+	"github.com/podweft/podweft/policy"
 	"github.com/podweft/podweft/roster"
 	"github.com/podweft/podweft/subnet"
 )
@@ -100,13 +101,35 @@ type BGP struct {
 	// Password of the sessions of the mesh. Empty: they are not signed.
 	Password string
 	// Peers are those beside the mesh, such as the switch at the top of the rack. Of one that is a node of the mesh the filters count alone.
-	Peers []bgp.Peer
+	Peers []Peer
+	// Bound has the speaker listen at the node's underlay addresses alone.
+	Bound bool
 	// RestartTime is bgp.Config's.
 	RestartTime time.Duration
 	// Communities mark what this node advertises: each its blocks and Services within a prefix.
 	Communities []Communities
 	// Services are advertised by every node: the addresses of a cluster's Services, which each of its nodes answers for.
 	Services []netip.Prefix
+}
+
+// Peer is a speaker to have a session with, or the nodes that are chosen.
+type Peer struct {
+	bgp.Peer
+	// FromNode makes our end the node's underlay address where Local is zero, if there is one of the peer's family.
+	FromNode bool
+	// Nodes are the peers, at their addresses: Name, Addr, AS, Local and Passive come from them, and Port, if it is zero, is that of all.
+	// Nil: Addr is the peer. The nodes must have this one as a peer too.
+	Nodes *NodeChoice
+}
+
+// NodeChoice chooses nodes: those that have this name and are selected by their labels. Its zero value is all of them.
+type NodeChoice struct {
+	Name   string
+	Labels policy.Selector
+}
+
+func (c NodeChoice) has(n roster.Node) bool {
+	return (c.Name == "" || c.Name == n.Name) && c.Labels.Matches(n.Labels)
 }
 
 // Communities mark what lies in a prefix.
@@ -226,7 +249,20 @@ func (c Config) validateBGP() error {
 		for _, p := range c.BGP.Services {
 			ads = append(ads, bgp.Advertisement{Prefix: p})
 		}
-		err = errors.Join(speaker.SetPeers(c.BGP.Peers), speaker.Advertise(ads))
+		var peers []bgp.Peer
+		errs := []error{speaker.Advertise(ads)}
+		for i, p := range c.BGP.Peers {
+			if p.Nodes != nil {
+				p.Addr = netip.AddrFrom4([4]byte{240, byte(i >> 8), byte(i), 1}) // nobody's
+			}
+			peers = append(peers, p.Peer)
+			if p.Transit == bgp.NextHopSelf && cmp.Or(p.AS, p.LocalAS, c.BGP.AS) == cmp.Or(p.LocalAS, c.BGP.AS) {
+				errs = append(errs, &podweft.FieldError{
+					Field: fmt.Sprintf("Peers[%d].Transit", i), Value: p.Transit, Problem: "is not for peers of our own AS, who are told of nodes as they are",
+				})
+			}
+		}
+		err = errors.Join(append(errs, speaker.SetPeers(peers))...)
 	}
 	if err != nil {
 		return fmt.Errorf("BGP: %w", err)

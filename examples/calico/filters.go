@@ -1,53 +1,28 @@
 package calico
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/bgp"
 )
 
-// bgpFilter is a BGPFilter's spec: rules by the names of their lists.
-type bgpFilter map[string][]map[string]any
-
-// The lists of a BGPFilter: what comes from a peer and what goes to it, each of one family.
-const (
-	importV4, importV6 = "importV4", "importV6"
-	exportV4, exportV6 = "exportV4", "exportV6"
-)
-
-// filterRule is one of a BGPFilter's rules. The first that matches a path decides; a path that none matches passes.
-type filterRule struct {
-	within  netip.Prefix
-	outside bool // it matches what is not in within
-	reject  bool
+// bgpFilter is a BGPFilter's spec: rules for what comes from a peer and for what goes to it, of each family. The first that matches a
+// path decides; a path that none matches passes.
+type bgpFilter struct {
+	ImportV4, ImportV6, ExportV4, ExportV6 []filterRule
 }
 
-// filterOf makes a Filter of rules of one family. Package bgp's rules match only what is in a prefix. So that a rule for the rest can
-// come true, the rules after it are asked before it, of what is in the prefix.
-func filterOf(rules []filterRule) bgp.Filter {
-	if len(rules) == 0 {
-		return nil
-	}
-	first, rest := rules[0], filterOf(rules[1:])
-	within := []netip.Prefix{first.within}
-	if !first.outside {
-		return append(bgp.Filter{{Within: within, Reject: first.reject}}, rest...)
-	}
-	var f bgp.Filter
-	for _, r := range rest {
-		if p := r.Within[0]; p.Overlaps(first.within) {
-			if p.Bits() < first.within.Bits() {
-				r.Within = within
-			}
-			f = append(f, r)
-		}
-	}
-	return append(f, bgp.Rule{Within: within}, bgp.Rule{Within: []netip.Prefix{everything(first.within.Addr().Is4())}, Reject: first.reject})
+// filterRule is one of a BGPFilter's rules. Without a cidr it matches everything.
+type filterRule struct {
+	Action        string
+	CIDR          string
+	MatchOperator string
+	PrefixLength  *struct{ Min, Max *int } // of what In and NotIn match; Calico has it in bits
 }
 
 // everything is the prefix of all addresses of a family.
@@ -58,64 +33,64 @@ func everything(v4 bool) netip.Prefix {
 	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 }
 
-// rules reads a list. What it says beyond our means is an error: a path that should have been rejected would pass.
-func (f bgpFilter) rules(list string) (all []filterRule, err error) {
-	for i, has := range f[list] {
-		r, err := ruleOf(fmt.Sprintf("spec.%s[%d].", list, i), has, list == importV4 || list == exportV4)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, r)
+// rule is r, of a list of one family, as package bgp says it.
+func (r filterRule) rule(at string, v4 bool) (rule bgp.Rule, err error) {
+	bad := func(field string, value any, problem, remedy string) (bgp.Rule, error) {
+		return rule, &podweft.FieldError{Field: at + field, Value: value, Problem: problem, Remedy: remedy}
 	}
-	return all, nil
-}
-
-func ruleOf(at string, has map[string]any, v4 bool) (r filterRule, err error) {
-	for _, field := range slices.Sorted(maps.Keys(has)) {
-		switch field {
-		case "action", "cidr", "matchOperator":
-		default:
-			return r, &podweft.FieldError{
-				Field: at + field, Value: fmt.Sprint(has[field]), Problem: "is a condition that we do not know",
-				Remedy: "use action, cidr and matchOperator alone",
-			}
-		}
-	}
-	bad := func(field, problem, remedy string) (filterRule, error) {
-		value := any(nil)
-		if has[field] != nil {
-			value = fmt.Sprintf("%q", has[field])
-		}
-		return r, &podweft.FieldError{Field: at + field, Value: value, Problem: problem, Remedy: remedy}
-	}
-	switch has["action"] {
+	switch r.Action {
 	case "Accept":
 	case "Reject":
-		r.reject = true
+		rule.Reject = true
 	default:
-		return bad("action", "is no action", "write Accept or Reject")
+		return bad("action", fmt.Sprintf("%q", r.Action), "is no action", "write Accept or Reject")
 	}
-	r.within = everything(v4)
-	cidr, named := has["cidr"].(string)
-	if named {
-		if r.within, err = netip.ParsePrefix(cidr); err != nil || r.within.Addr().Is4() != v4 {
-			return bad("cidr", "is not a network of "+familyName(v4), "")
+	within := everything(v4)
+	if r.CIDR != "" {
+		if within, err = netip.ParsePrefix(r.CIDR); err != nil || within.Addr().Is4() != v4 {
+			return bad("cidr", fmt.Sprintf("%q", r.CIDR), "is not a network of "+familyName(v4), "")
 		}
-		r.within = r.within.Masked()
 	}
-	switch operator := has["matchOperator"]; {
-	case operator == "In" && named, operator == nil && has["cidr"] == nil:
-	case operator == "NotIn" && named:
-		r.outside = true
-	default:
-		return bad("matchOperator", "is no way to match that we know", "write In or NotIn, and a cidr")
+	rule.Within = []netip.Prefix{within.Masked()}
+	lowest, highest := within.Bits(), within.Addr().BitLen()
+	switch equal := r.MatchOperator == "Equal" || r.MatchOperator == "NotEqual"; {
+	case (r.CIDR == "") != (r.MatchOperator == ""):
+		return bad("matchOperator", fmt.Sprintf("%q", r.MatchOperator), "goes with a cidr", "give both or neither")
+	case !slices.Contains([]string{"", "In", "NotIn", "Equal", "NotEqual"}, r.MatchOperator):
+		return bad("matchOperator", fmt.Sprintf("%q", r.MatchOperator), "is no way to match", "write In, NotIn, Equal or NotEqual")
+	case r.PrefixLength != nil && (equal || r.CIDR == ""):
+		return bad("prefixLength", nil, "goes with In and NotIn, and a cidr", "leave it out")
+	case equal:
+		highest = lowest
+	case r.PrefixLength != nil:
+		least, most := lowest, highest
+		if r.PrefixLength.Min != nil {
+			least = *r.PrefixLength.Min
+		}
+		if r.PrefixLength.Max != nil {
+			most = *r.PrefixLength.Max
+		}
+		if least < lowest || most > highest || most < least {
+			return bad("prefixLength", fmt.Sprintf("%d to %d", least, most), "is no length of what is in "+within.String(), fmt.Sprintf("use %d to %d", lowest, highest))
+		}
+		lowest, highest = least, most
 	}
-	return r, nil
+	rule.Outside = strings.HasPrefix(r.MatchOperator, "Not")
+	if highest == 0 { // which would be no bound: the default route is what is no longer than it
+		rule.MinLength, rule.Outside = 1, !rule.Outside
+		return rule, nil
+	}
+	if lowest > within.Bits() {
+		rule.MinLength = lowest
+	}
+	if highest < within.Addr().BitLen() {
+		rule.MaxLength = highest
+	}
+	return rule, nil
 }
 
 // filters are what BGPFilters with these names let in and out, one after the other.
 func (l *loader) filters(names []string) (in, out bgp.Filter, err error) {
-	rules := map[string][]filterRule{}
 	for i, name := range names {
 		raw, ok := l.filterSpecs[name]
 		if !ok {
@@ -125,23 +100,25 @@ func (l *loader) filters(names []string) (in, out bgp.Filter, err error) {
 			}
 		}
 		var of bgpFilter
-		if err := json.Unmarshal(raw, &of); err != nil {
+		err := readSpec(raw, &of)
+		for _, list := range []struct {
+			name  string
+			v4    bool
+			rules []filterRule
+			to    *bgp.Filter
+		}{
+			{"importV4", true, of.ImportV4, &in}, {"importV6", false, of.ImportV6, &in},
+			{"exportV4", true, of.ExportV4, &out}, {"exportV6", false, of.ExportV6, &out},
+		} {
+			for i, r := range list.rules {
+				rule, ruleErr := r.rule(fmt.Sprintf("spec.%s[%d].", list.name, i), list.v4)
+				err = errors.Join(err, ruleErr)
+				*list.to = append(*list.to, rule)
+			}
+		}
+		if err != nil {
 			return nil, nil, fmt.Errorf("BGPFilter %s: %w", name, err)
 		}
-		for _, list := range slices.Sorted(maps.Keys(of)) {
-			switch list {
-			case importV4, importV6, exportV4, exportV6:
-			default:
-				return nil, nil, fmt.Errorf("BGPFilter %s: %w", name, &podweft.FieldError{Field: "spec." + list, Problem: "is a list that we do not know"})
-			}
-			more, err := of.rules(list)
-			if err != nil {
-				return nil, nil, fmt.Errorf("BGPFilter %s: %w", name, err)
-			}
-			rules[list] = append(rules[list], more...)
-		}
 	}
-	in = append(filterOf(rules[importV4]), filterOf(rules[importV6])...)
-	out = append(filterOf(rules[exportV4]), filterOf(rules[exportV6])...)
 	return in, out, nil
 }

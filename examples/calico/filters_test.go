@@ -1,85 +1,60 @@
 package calico
 
 import (
-	"fmt"
-	"math/rand/v2"
+	"encoding/json"
 	"net/netip"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/podweft/podweft/bgp"
+	"github.com/podweft/podweft/subnet"
 )
 
-// TestFilterOf: a Filter says of every prefix what Calico's rules say, whatever is in what and outside of what.
-func TestFilterOf(t *testing.T) {
-	t.Parallel()
-	random := rand.New(rand.NewPCG(1, 2))
-	some := func() netip.Prefix { // of few, so that they are in each other
-		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(random.IntN(4)) << 6}), random.IntN(5))
-		return p.Masked()
-	}
-	for range 2000 {
-		rules := make([]filterRule, random.IntN(5))
-		for i := range rules {
-			rules[i] = filterRule{within: some(), outside: random.IntN(2) == 0, reject: random.IntN(2) == 0}
-		}
-		f := filterOf(rules)
-		for range 20 {
-			p := some()
-			require.Equal(t, rejectedBy(rules, p), rejectedAfter(f, p), "%s by %+v: %+v", p, rules, f)
-		}
-	}
-}
-
-func in(p, of netip.Prefix) bool { return of.Contains(p.Addr()) && of.Bits() <= p.Bits() }
-
-func rejectedBy(rules []filterRule, p netip.Prefix) bool {
-	for _, r := range rules {
-		if in(p, r.within) != r.outside {
-			return r.reject
-		}
-	}
-	return false
-}
-
-func rejectedAfter(f bgp.Filter, p netip.Prefix) bool {
-	for _, r := range f {
-		if in(p, r.Within[0]) {
-			return r.Reject
-		}
-	}
-	return false
-}
-
-// TestFilterRules: what a rule says, and that what it says beyond our means is an error that names it.
+// TestFilterRules: what a rule says, and that what makes no sense is an error that names it.
 func TestFilterRules(t *testing.T) {
 	t.Parallel()
+	v4, all4, v6 := []netip.Prefix{prefix("10.0.0.0/8")}, []netip.Prefix{prefix("0.0.0.0/0")}, []netip.Prefix{prefix("fd00::/8")}
 	for _, tt := range []struct {
-		list string
-		has  map[string]any
-		want filterRule
-		err  string
+		list, rule string
+		want       bgp.Rule
+		err        string
 	}{
-		{importV4, map[string]any{"action": "Reject"}, filterRule{within: prefix("0.0.0.0/0"), reject: true}, ""},
-		{exportV6, map[string]any{"action": "Accept"}, filterRule{within: prefix("::/0")}, ""},
-		{exportV4, map[string]any{"action": "Accept", "cidr": "10.0.0.1/8", "matchOperator": "In"}, filterRule{within: prefix("10.0.0.0/8")}, ""},
-		{importV6, map[string]any{"action": "Reject", "cidr": "fd00::/8", "matchOperator": "NotIn"}, filterRule{prefix("fd00::/8"), true, true}, ""},
-		{importV6, map[string]any{"action": "Reject", "cidr": "10.0.0.0/8", "matchOperator": "In"}, filterRule{}, `spec.importV6[0].cidr: "10.0.0.0/8" is not a network of IPv6`},
-		{importV4, map[string]any{"action": "Reject", "cidr": "10.0.0.0/8", "matchOperator": "Equal"}, filterRule{}, `spec.importV4[0].matchOperator: "Equal" is no way to match that we know: write In or NotIn, and a cidr`},
-		{importV4, map[string]any{"action": "Reject", "cidr": "10.0.0.0/8"}, filterRule{}, `spec.importV4[0].matchOperator: is no way to match that we know: write In or NotIn, and a cidr`},
-		{importV4, map[string]any{"action": "Reject", "matchOperator": "In"}, filterRule{}, `spec.importV4[0].matchOperator: "In" is no way to match that we know: write In or NotIn, and a cidr`},
-		{exportV4, map[string]any{"action": "Reject", "source": "RemotePeers"}, filterRule{}, `spec.exportV4[0].source: RemotePeers is a condition that we do not know: use action, cidr and matchOperator alone`},
-		{exportV4, map[string]any{"cidr": "10.0.0.0/8"}, filterRule{}, `spec.exportV4[0].action: is no action: write Accept or Reject`},
+		{"importV4", `{"action":"Reject"}`, bgp.Rule{Within: all4, Reject: true}, ""},
+		{"exportV6", `{"action":"Accept"}`, bgp.Rule{Within: []netip.Prefix{prefix("::/0")}}, ""},
+		{"exportV4", `{"action":"Accept","cidr":"10.0.0.1/8","matchOperator":"In"}`, bgp.Rule{Within: v4}, ""},
+		{"importV6", `{"action":"Reject","cidr":"fd00::/8","matchOperator":"NotIn"}`, bgp.Rule{Within: v6, Outside: true, Reject: true}, ""},
+		{"importV4", `{"action":"Reject","cidr":"10.0.0.0/8","matchOperator":"Equal"}`, bgp.Rule{Within: v4, MaxLength: 8, Reject: true}, ""},
+		{"importV4", `{"action":"Accept","cidr":"10.0.0.0/8","matchOperator":"NotEqual"}`, bgp.Rule{Within: v4, MaxLength: 8, Outside: true}, ""},
+		{"importV4", `{"action":"Accept","cidr":"10.0.0.7/32","matchOperator":"Equal"}`, bgp.Rule{Within: []netip.Prefix{prefix("10.0.0.7/32")}}, ""},
+		{"importV4", `{"action":"Reject","cidr":"0.0.0.0/0","matchOperator":"Equal"}`, bgp.Rule{Within: all4, MinLength: 1, Outside: true, Reject: true}, ""},
+		{"importV4", `{"action":"Reject","cidr":"0.0.0.0/0","matchOperator":"NotEqual"}`, bgp.Rule{Within: all4, MinLength: 1, Reject: true}, ""},
+		{"importV4", `{"action":"Reject","cidr":"10.0.0.0/8","matchOperator":"In","prefixLength":{"min":16,"max":24}}`, bgp.Rule{Within: v4, MinLength: 16, MaxLength: 24, Reject: true}, ""},
+		{"importV4", `{"action":"Reject","cidr":"10.0.0.0/8","matchOperator":"In","prefixLength":{"min":27}}`, bgp.Rule{Within: v4, MinLength: 27, Reject: true}, ""},
+		{"exportV6", `{"action":"Reject","cidr":"fd00::/8","matchOperator":"NotIn","prefixLength":{"max":64}}`, bgp.Rule{Within: v6, MaxLength: 64, Outside: true, Reject: true}, ""},
+		{"importV4", `{"action":"Reject","cidr":"10.0.0.0/8","matchOperator":"In","prefixLength":{"min":7}}`, bgp.Rule{}, `spec.importV4[0].prefixLength: 7 to 32 is no length of what is in 10.0.0.0/8: use 8 to 32`},
+		{"importV4", `{"action":"Reject","cidr":"10.0.0.0/8","matchOperator":"Equal","prefixLength":{"min":16}}`, bgp.Rule{}, `spec.importV4[0].prefixLength: goes with In and NotIn, and a cidr: leave it out`},
+		{"importV4", `{"action":"Reject","prefixLength":{"min":16}}`, bgp.Rule{}, `spec.importV4[0].prefixLength: goes with In and NotIn, and a cidr: leave it out`},
+		{"importV6", `{"action":"Reject","cidr":"10.0.0.0/8","matchOperator":"In"}`, bgp.Rule{}, `spec.importV6[0].cidr: "10.0.0.0/8" is not a network of IPv6`},
+		{"importV4", `{"action":"Reject","cidr":"10.0.0.0/8","matchOperator":"Like"}`, bgp.Rule{}, `spec.importV4[0].matchOperator: "Like" is no way to match: write In, NotIn, Equal or NotEqual`},
+		{"importV4", `{"action":"Reject","cidr":"10.0.0.0/8"}`, bgp.Rule{}, `spec.importV4[0].matchOperator: "" goes with a cidr: give both or neither`},
+		{"importV4", `{"action":"Reject","matchOperator":"In"}`, bgp.Rule{}, `spec.importV4[0].matchOperator: "In" goes with a cidr: give both or neither`},
+		{"exportV4", `{"action":"Reject","source":"RemotePeers"}`, bgp.Rule{}, `spec.exportV4[0].source: is a field that we do not know: leave it out`},
+		{"exportV4", `{}`, bgp.Rule{}, `spec.exportV4[0].action: "" is no action: write Accept or Reject`},
 	} {
-		t.Run(fmt.Sprint(tt.list, tt.has), func(t *testing.T) {
-			got, err := bgpFilter{tt.list: {tt.has}}.rules(tt.list)
+		t.Run(tt.list+tt.rule, func(t *testing.T) {
+			l := &loader{filterSpecs: map[string]json.RawMessage{"some": json.RawMessage(`{"` + tt.list + `":[` + tt.rule + `]}`)}}
+			in, out, err := l.filters([]string{"some"})
 			if tt.err != "" {
-				require.EqualError(t, err, tt.err)
+				require.EqualError(t, err, "BGPFilter some: "+tt.err)
 				return
 			}
 			require.NoError(t, err)
-			require.Equal(t, []filterRule{tt.want}, got)
+			require.Equal(t, bgp.Filter{tt.want}, append(in, out...))
+			speaker, err := bgp.New(bgp.Config{AS: 64512, NextHop: subnet.Addrs{V4: addr("192.0.2.9")}})
+			require.NoError(t, err)
+			assert.NoError(t, speaker.SetPeers([]bgp.Peer{{Addr: addr("192.0.2.1"), Import: append(in, out...)}}))
 		})
 	}
 }

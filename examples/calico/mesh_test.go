@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -16,28 +17,42 @@ import (
 	"github.com/podweft/podweft/examples/calico"
 )
 
-// TestReflectors: nodes speak to the reflector alone, with signed sessions, and know each other all the same.
+// TestReflectors: nodes speak to the reflector alone, with signed sessions, and know each other all the same; by flags, and by the objects
+// that Calico has for it.
 func TestReflectors(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 2)
-	agents := make([]*process, 3)
-	for i := range agents {
-		flags := []string{"--bgp-mesh=reflectors", "--bgp-password=swordfish", "--ipv4-pool-vxlan=CrossSubnet", "--ipv6-pool-vxlan=CrossSubnet"}
-		if i == 0 {
-			flags = append(flags, "--cluster-id=10.0.0.1")
-		}
-		agents[i] = w.launch(t, w.Nodes()[i], flags...)
-	}
-	for i, a := range agents {
-		want := 1
-		if i == 0 {
-			want = 2
-		}
-		s := a.wait(t, "the others' blocks", func(s calico.Status) bool { return len(s.Routes) == 4 && s.BGP.Established == want })
-		assert.Len(t, s.BGP.Peers, want)
-		for _, r := range s.Routes {
-			assert.NotEqual(t, "none", r.Way, r.String())
-		}
+	objects := filepath.Join(t.TempDir(), "calico.yaml")
+	require.NoError(t, os.WriteFile(objects, []byte(`{kind: BGPConfiguration, metadata: {name: default}, spec: {nodeToNodeMeshEnabled: false, bindMode: NodeIP}}
+---
+{kind: BGPPeer, metadata: {name: reflectors}, spec: {nodeSelector: all(), peerSelector: route-reflector == 'true', password: swordfish, ttlSecurity: 2}}
+`), 0o600))
+	for name, how := range map[string]struct{ all, reflector string }{
+		"flags":   {"--bgp-mesh=reflectors --bgp-password=swordfish", "--cluster-id=10.0.0.1"},
+		"objects": {"--config=" + objects, "--cluster-id=10.0.0.1 --node-labels=route-reflector=true"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, 2)
+			agents := make([]*process, 3)
+			for i := range agents {
+				flags := append(strings.Fields(how.all), "--ipv4-pool-vxlan=CrossSubnet", "--ipv6-pool-vxlan=CrossSubnet")
+				if i == 0 {
+					flags = append(flags, strings.Fields(how.reflector)...)
+				}
+				agents[i] = w.launch(t, w.Nodes()[i], flags...)
+			}
+			for i, a := range agents {
+				want := 1
+				if i == 0 {
+					want = 2
+				}
+				s := a.wait(t, "the others' blocks", func(s calico.Status) bool { return len(s.Routes) == 4 && s.BGP.Established == want })
+				assert.Len(t, s.BGP.Peers, want)
+				for _, r := range s.Routes {
+					assert.NotEqual(t, "none", r.Way, r.String())
+				}
+			}
+		})
 	}
 }
 

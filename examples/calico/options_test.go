@@ -68,7 +68,9 @@ metadata: {name: default}
 	assert.Equal(t, uint32(65001), c.BGP.AS)
 	assert.Equal(t, 1179, c.BGP.Port)
 	assert.Equal(t, calico.NoMesh, c.BGP.Mesh)
-	assert.Equal(t, []bgp.Peer{{Name: "tor", Addr: netip.MustParseAddr("192.0.2.254"), AS: 65000, Port: 1179, Transit: bgp.NextHopKept}}, c.BGP.Peers)
+	assert.Equal(t, []calico.Peer{{FromNode: true, Peer: bgp.Peer{
+		Name: "tor", Addr: netip.MustParseAddr("192.0.2.254"), AS: 65000, Port: 1179, Transit: bgp.NextHopKept,
+	}}}, c.BGP.Peers)
 	assert.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}, c.BGP.Services)
 	assert.Equal(t, []calico.Communities{{Within: netip.MustParsePrefix("10.244.0.0/16"), Values: []bgp.Community{65001<<16 | 7, 65001<<16 | 8}}}, c.BGP.Communities)
 	assert.Equal(t, "192.0.2.1", c.Underlay.Name)
@@ -140,14 +142,14 @@ spec:
 		assert.Equal(t, calico.FullMesh, b.Mesh)
 		assert.ElementsMatch(t, append(within("10.96.0.0/12"), within("10.98.1.0/24")...), b.Services)
 		assert.Equal(t, []calico.Communities{{Within: within("10.96.0.0/12")[0], Values: []bgp.Community{65009<<16 | 1}}}, b.Communities)
-		assert.Equal(t, []bgp.Peer{{
+		assert.Equal(t, []calico.Peer{{FromNode: true, Peer: bgp.Peer{
 			Name: "tor", Addr: netip.MustParseAddr("192.0.2.254"), AS: 65000,
 			Import: bgp.Filter{
-				{Within: within("10.244.0.0/16")}, {Within: within("0.0.0.0/0"), Reject: true},
+				{Within: within("10.244.0.0/16"), Outside: true, Reject: true},
 				{Within: within("fd00::/64")}, {Within: within("::/0"), Reject: true},
 			},
 			Export: bgp.Filter{{Within: within("10.96.0.0/12"), Reject: true}},
-		}}, b.Peers)
+		}}}, b.Peers)
 		assert.NoError(t, o.Config.Validate())
 	}
 }
@@ -159,11 +161,11 @@ func TestObjectsSayWhatIsWrong(t *testing.T) {
 		"no filter": {peer, `document 1: BGPPeer tor: spec.filters[0]: "some" is no BGPFilter that we know of: give it in a file of --config`},
 		"condition": {
 			`{kind: BGPFilter, metadata: {name: some}, spec: {exportV4: [{action: Accept}, {action: Reject, interface: "*.calico"}]}}` + "\n" + peer,
-			"document 2: BGPPeer tor: BGPFilter some: spec.exportV4[1].interface: *.calico is a condition that we do not know",
+			"document 2: BGPPeer tor: BGPFilter some: spec.exportV4[1].interface: is a field that we do not know: leave it out",
 		},
 		"list": {
 			`{kind: BGPFilter, metadata: {name: some}, spec: {exportV5: [{action: Reject}]}}` + "\n" + peer,
-			"document 2: BGPPeer tor: BGPFilter some: spec.exportV5: is a list that we do not know",
+			"document 2: BGPPeer tor: BGPFilter some: spec.exportV5: is a field that we do not know",
 		},
 		"community": {
 			`{kind: BGPConfiguration, metadata: {name: default}, spec: {prefixAdvertisements: [{cidr: 10.0.0.0/8, communities: [pods]}]}}`,
@@ -177,7 +179,31 @@ func TestObjectsSayWhatIsWrong(t *testing.T) {
 			`{kind: BGPConfiguration, metadata: {name: default}, spec: {prefixAdvertisements: [{cidr: 10.0.0.0}]}}`,
 			`spec.prefixAdvertisements[0].cidr: "10.0.0.0" is not a network`,
 		},
-		"nobody's": {`{kind: BGPConfiguration, metadata: {name: node-1}, spec: {asNumber: 1}}`, `BGPConfiguration node-1: metadata.name: "node-1" is that of no node: write default, or node.NODE`},
+		"field of a peer": {
+			`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, localWorkloadSelector: all(), asNumber: 1, reachableBy: 192.0.2.1, maxRestartTime: 90s}}`,
+			"BGPPeer tor: spec.localWorkloadSelector: is a field that we do not know: leave it out\n" +
+				"spec.maxRestartTime: 90s is not what we can do: give all sessions theirs with --bgp-restart-time\n" +
+				"spec.reachableBy: 192.0.2.1 is not what we can do: give the host a route to the peer",
+		},
+		"field of a configuration": {
+			`{kind: BGPConfiguration, metadata: {name: default}, spec: {communities: [{name: a, value: "1:2", large: true}], serviceLoadBalancerAggregation: Disabled}}`,
+			"BGPConfiguration default: spec.communities[0].large: is a field that we do not know: leave it out\nspec.serviceLoadBalancerAggregation: Disabled is not what we can do",
+		},
+		"field of a pool": {
+			`{kind: IPPool, metadata: {name: p}, spec: {cidr: 10.0.0.0/8, allowedUses: [LoadBalancer], assignmentMode: Manual, disableBGPExport: true}}`,
+			"IPPool p: spec.allowedUses: [LoadBalancer] is not what we can do: leave it out\n" +
+				"spec.assignmentMode: Manual is not what we can do: leave it out, or disable the pool\n" +
+				"spec.disableBGPExport: true is not what we can do: give the peer a BGPFilter that rejects the pool",
+		},
+		"secret":      {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, password: {secretKeyRef: {name: s, key: k}}}}`, "BGPPeer tor: password: is in a Secret, which we do not read: write the password itself"},
+		"AS":          {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, asNumber: "1.65536"}}`, "BGPPeer tor: AS number: 1.65536 is none: write one like 64512"},
+		"source":      {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, sourceAddress: eth0}}`, `spec.sourceAddress: "eth0" is no choice of an address: write UseNodeIP or None`},
+		"next hop":    {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, nextHopMode: Mine}}`, `spec.nextHopMode: "Mine" is no mode: write Auto, Keep or Self`},
+		"reverse":     {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, reversePeering: "No"}}`, `spec.reversePeering: "No" is no choice: write Auto or Manual`},
+		"nodes at":    {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, peerSelector: all()}}`, `spec.peerSelector: "all()" goes without peerIP and asNumber, which are the nodes': leave those out`},
+		"bind":        {`{kind: BGPConfiguration, metadata: {name: default}, spec: {bindMode: eth0}}`, `spec.bindMode: "eth0" is no mode: write None or NodeIP`},
+		"peer's node": {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerSelector: "a || b"}}`, `selector: "a || b" has a condition that is not understood`},
+		"nobody's":    {`{kind: BGPConfiguration, metadata: {name: node-1}, spec: {asNumber: 1}}`, `BGPConfiguration node-1: metadata.name: "node-1" is that of no node: write default, or node.NODE`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := given(t, tt.objects)
@@ -211,7 +237,7 @@ func TestOptionsSayWhatIsWrong(t *testing.T) {
 // TestBGPSaysWhatIsWrong: before anybody speaks.
 func TestBGPSaysWhatIsWrong(t *testing.T) {
 	err := calico.Config{BGP: calico.BGP{
-		Peers: []bgp.Peer{{Addr: netip.MustParseAddr("192.0.2.1"), Port: 70000}}, ClusterID: netip.MustParseAddr("::1"),
+		Peers: []calico.Peer{{Peer: bgp.Peer{Addr: netip.MustParseAddr("192.0.2.1"), Port: 70000}}}, ClusterID: netip.MustParseAddr("::1"),
 		Services:    []netip.Prefix{netip.MustParsePrefix("10.96.0.1/12")},
 		Communities: []calico.Communities{{Within: netip.MustParsePrefix("10.96.0.1/12")}},
 	}}.Validate()
@@ -219,10 +245,55 @@ func TestBGPSaysWhatIsWrong(t *testing.T) {
 	require.ErrorContains(t, err, "ClusterID")
 	require.ErrorContains(t, err, "BGP.Communities[0].Within")
 	err = calico.Config{BGP: calico.BGP{
-		Peers: []bgp.Peer{{Addr: netip.MustParseAddr("192.0.2.1"), Port: 70000}}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.1/12")},
+		Peers: []calico.Peer{{Peer: bgp.Peer{Addr: netip.MustParseAddr("192.0.2.1"), Port: 70000}}}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.1/12")},
 	}}.Validate()
 	require.ErrorContains(t, err, "Peers[0].Port")
 	require.ErrorContains(t, err, "Advertisements[0].Prefix")
+}
+
+// TestPeersSayWhatIsWrong: those that are nodes too.
+func TestPeersSayWhatIsWrong(t *testing.T) {
+	err := calico.Config{BGP: calico.BGP{Peers: []calico.Peer{
+		{Peer: bgp.Peer{Addr: netip.MustParseAddr("192.0.2.1"), Transit: bgp.NextHopSelf}}, {Nodes: &calico.NodeChoice{}, Peer: bgp.Peer{TTLSecurity: 256}},
+		{Nodes: &calico.NodeChoice{}}, {Peer: bgp.Peer{Addr: netip.MustParseAddr("192.0.2.2"), AS: 1, Transit: bgp.NextHopSelf}},
+	}}}.Validate()
+	require.ErrorContains(t, err, "Peers[0].Transit: self is not for peers of our own AS")
+	require.ErrorContains(t, err, "Peers[1].TTLSecurity: 256 is not a number of hops")
+	require.NotContains(t, err.Error(), "Peers[2]")
+	require.NotContains(t, err.Error(), "Peers[3]")
+}
+
+// TestPeerObjects: what a BGPPeer says of its session.
+func TestPeerObjects(t *testing.T) {
+	o, err := given(t, `
+kind: BGPConfiguration
+metadata: {name: default}
+spec: {asNumber: "1.10", nodeMeshPassword: woven, bindMode: NodeIP, ignoredInterfaces: [docker0], logSeverityScreen: Info, serviceLoadBalancerAggregation: Enabled}
+---
+kind: BGPPeer
+metadata: {name: one}
+spec: {peerIP: 192.0.2.254, asNumber: "64600", localASNumber: 64999, sourceAddress: None, ttlSecurity: 2, nextHopMode: Self, numAllowedLocalASNumbers: 1}
+---
+kind: BGPPeer
+metadata: {name: two}
+spec: {peerIP: 192.0.2.253, asNumber: 64600, sourceAddress: UseNodeIP, nextHopMode: Auto, keepOriginalNextHop: true}
+---
+kind: IPPool
+metadata: {name: usual}
+spec: {cidr: 10.9.0.0/16, allowedUses: [Workload, Tunnel], assignmentMode: Automatic, disableBGPExport: false, vxlanMode: Never}
+`)
+	require.NoError(t, err)
+	require.NoError(t, o.Config.Validate())
+	b := o.Config.BGP
+	assert.Equal(t, uint32(1<<16|10), b.AS)
+	assert.Equal(t, "woven", b.Password)
+	assert.True(t, b.Bound)
+	assert.Equal(t, []calico.Peer{
+		{Peer: bgp.Peer{
+			Name: "one", Addr: netip.MustParseAddr("192.0.2.254"), AS: 64600, LocalAS: 64999, TTLSecurity: 2, Transit: bgp.NextHopSelf, AllowOwnAS: 1,
+		}},
+		{FromNode: true, Peer: bgp.Peer{Name: "two", Addr: netip.MustParseAddr("192.0.2.253"), AS: 64600, Transit: bgp.NextHopKept}},
+	}, b.Peers)
 }
 
 // TestRouterSaysWhatIsWrong: the router's command line too.

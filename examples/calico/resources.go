@@ -43,41 +43,66 @@ type ipPool struct {
 	// NamespaceSelector is of the namespaces' labels, which Policies' source tells.
 	NamespaceSelector string
 	Disabled          bool
+	// Those have one value with us.
+	AllowedUses      *[]string
+	AssignmentMode   *string
+	DisableBGPExport *bool
 }
 
-// bgpPeer is a BGPPeer's spec. Passwords are in Secrets there, which a file has none of: ours is the text.
+// bgpPeer is a BGPPeer's spec.
 type bgpPeer struct {
+	// Of which nodes it is a peer.
 	Node         string
 	NodeSelector string
-	PeerIP       string
-	ASNumber     uint32
-	Password     string
-	MaxHops      int  // ours: how many routers may be between
-	AllowOwnAS   int  `json:"numAllowedLocalASNumbers"`
-	Passive      bool // ours: it dials
+	// Which one it is: a speaker, or nodes. Those have a session with each other, whichever of them the object is read on, unless
+	// ReversePeering is Manual.
+	PeerIP         string
+	ASNumber       asNumber
+	PeerSelector   string
+	ReversePeering string
+	// How the session is.
+	Password                 secret
+	LocalASNumber            asNumber
+	SourceAddress            string // UseNodeIP, or None for the kernel's choice
+	TTLSecurity              int
+	MaxHops                  int // ours: how many routers may be between
+	NumAllowedLocalASNumbers int
+	Passive                  bool // ours: it dials
+	MaxRestartTime           *string
+	ReachableBy              *string
 	// Filters are BGPFilters' names.
 	Filters []string
-	// Calico tells an external peer of all nodes' blocks, with itself as the next hop or, with KeepHops, the nodes they are at. We tell
-	// it of ours alone if nothing is said here.
-	KeepHops bool        `json:"keepOriginalNextHop"`
-	Transit  bgp.Transit // ours
+	// Calico tells an external peer of all nodes' blocks, with itself as the next hop or, if told to keep it, the nodes they are at. We
+	// tell it of ours alone if nothing is said here.
+	KeepOriginalNextHop bool
+	NextHopMode         string      // Auto, Keep or Self
+	Transit             bgp.Transit // ours
 }
 
 // bgpConfiguration is the BGPConfiguration's spec. That of a node may say here whatever that of all does. (Calico has some fields in
 // that of all alone, and a node's AS number at its Node.)
 type bgpConfiguration struct {
 	NodeToNodeMeshEnabled *bool
-	ASNumber              uint32
+	NodeMeshPassword      secret
+	ASNumber              asNumber
 	ListenPort            int
+	BindMode              string // NodeIP, or None to listen at all addresses
 	// Communities are names. Nothing is marked with them before PrefixAdvertisements say what.
 	Communities          []struct{ Name, Value string }
 	PrefixAdvertisements []struct {
 		CIDR        string
 		Communities []string // names or values
 	}
-	ServiceClusterIPs    []serviceRange
-	ServiceExternalIPs   []serviceRange
-	ServiceLoadBalancers []serviceRange `json:"serviceLoadBalancerIPs"`
+	ServiceClusterIPs      []serviceRange
+	ServiceExternalIPs     []serviceRange
+	ServiceLoadBalancerIPs []serviceRange
+	// Those have one value with us.
+	ServiceLoadBalancerAggregation *string
+	NodeMeshMaxRestartTime         *string
+	// Those say what BIRD does, which is not there: how much it logs (ours is --log-level), and which links' networks it does not tell of
+	// (we tell of none).
+	LogSeverityScreen string
+	IgnoredInterfaces []string
 }
 
 type serviceRange struct{ CIDR string }
@@ -174,7 +199,13 @@ func (l *loader) take() (errs []error) {
 
 func (l *loader) addPool(r resource) (err error) {
 	var of ipPool
-	if err := json.Unmarshal(r.Spec, &of); err != nil {
+	err = errors.Join(
+		readSpec(r.Spec, &of),
+		fixed("spec.allowedUses", of.AllowedUses, "leave it out", []string{"Workload", "Tunnel"}, []string{"Tunnel", "Workload"}),
+		fixed("spec.assignmentMode", of.AssignmentMode, "leave it out, or disable the pool", "Automatic"),
+		fixed("spec.disableBGPExport", of.DisableBGPExport, "give the peer a BGPFilter that rejects the pool", false),
+	)
+	if err != nil {
 		return err
 	}
 	p := Pool{Name: r.Metadata.Name, BlockBits: of.BlockSize, NAT: of.NATOutgoing, Disabled: of.Disabled}
@@ -197,22 +228,82 @@ func (l *loader) addPool(r resource) (err error) {
 
 func (l *loader) addPeer(r resource) error {
 	var of bgpPeer
-	if err := json.Unmarshal(r.Spec, &of); err != nil {
+	err := errors.Join(
+		readSpec(r.Spec, &of),
+		fixed("spec.maxRestartTime", of.MaxRestartTime, "give all sessions theirs with --bgp-restart-time"),
+		fixed("spec.reachableBy", of.ReachableBy, "give the host a route to the peer"),
+	)
+	if err != nil {
 		return err
 	}
 	selector, err := ParseSelector(of.NodeSelector)
 	if err != nil {
 		return err
 	}
-	if of.Node != "" && of.Node != l.Node || !selector.Matches(l.Labels) {
-		return nil // another node's
+	p, err := l.peer(r.Metadata.Name, of)
+	if err != nil {
+		return err
 	}
-	p := bgp.Peer{
-		Name: r.Metadata.Name, AS: of.ASNumber, Password: of.Password,
-		AllowOwnAS: of.AllowOwnAS, Multihop: of.MaxHops, Passive: of.Passive, Transit: of.Transit,
+	chosen := (of.Node == "" || of.Node == l.Node) && selector.Matches(l.Labels)
+	if of.PeerSelector == "" {
+		if chosen {
+			l.BGP.Peers = append(l.BGP.Peers, p)
+		}
+		return nil
 	}
-	if of.KeepHops {
-		p.Transit = cmp.Or(p.Transit, bgp.NextHopKept)
+	others, err := ParseSelector(of.PeerSelector)
+	if err != nil {
+		return err
+	}
+	if chosen {
+		p.Nodes = &NodeChoice{Labels: others}
+		l.BGP.Peers = append(l.BGP.Peers, p)
+	}
+	if others.Matches(l.Labels) && of.ReversePeering != "Manual" {
+		p.Nodes = &NodeChoice{Name: of.Node, Labels: selector}
+		l.BGP.Peers = append(l.BGP.Peers, p)
+	}
+	return nil
+}
+
+// peer is the session that a BGPPeer describes. Where it is that with nodes, it has no address.
+func (l *loader) peer(name string, of bgpPeer) (p Peer, err error) {
+	p = Peer{FromNode: true, Peer: bgp.Peer{
+		Name: name, AS: uint32(of.ASNumber), LocalAS: uint32(of.LocalASNumber), Password: string(of.Password), TTLSecurity: of.TTLSecurity,
+		AllowOwnAS: of.NumAllowedLocalASNumbers, Multihop: of.MaxHops, Passive: of.Passive, Transit: of.Transit,
+	}}
+	bad := func(field, value, problem, remedy string) (Peer, error) {
+		return p, &podweft.FieldError{Field: "spec." + field, Value: fmt.Sprintf("%q", value), Problem: problem, Remedy: remedy}
+	}
+	switch of.SourceAddress {
+	case "", "UseNodeIP":
+	case "None":
+		p.FromNode = false
+	default:
+		return bad("sourceAddress", of.SourceAddress, "is no choice of an address", "write UseNodeIP or None")
+	}
+	hop := map[string]bgp.Transit{"": "", "Auto": "", "Keep": bgp.NextHopKept, "Self": bgp.NextHopSelf}
+	mode, known := hop[of.NextHopMode]
+	if !known {
+		return bad("nextHopMode", of.NextHopMode, "is no mode", "write Auto, Keep or Self")
+	}
+	if of.KeepOriginalNextHop {
+		mode = cmp.Or(mode, bgp.NextHopKept)
+	}
+	p.Transit = cmp.Or(p.Transit, mode)
+	switch of.ReversePeering {
+	case "", "Auto", "Manual":
+	default:
+		return bad("reversePeering", of.ReversePeering, "is no choice", "write Auto or Manual")
+	}
+	if p.Import, p.Export, err = l.filters(of.Filters); err != nil {
+		return p, err
+	}
+	if of.PeerSelector != "" {
+		if of.PeerIP != "" || of.ASNumber != 0 {
+			return bad("peerSelector", of.PeerSelector, "goes without peerIP and asNumber, which are the nodes'", "leave those out")
+		}
+		return p, nil
 	}
 	host, port := of.PeerIP, ""
 	if h, p, err := net.SplitHostPort(of.PeerIP); err == nil {
@@ -222,15 +313,9 @@ func (l *loader) addPeer(r resource) error {
 		p.Port, err = strconv.Atoi(port)
 	}
 	if err != nil {
-		return &podweft.FieldError{
-			Field: "spec.peerIP", Value: fmt.Sprintf("%q", of.PeerIP), Problem: "is not an address, with a port or without", Remedy: "write one like 192.0.2.254",
-		}
+		return bad("peerIP", of.PeerIP, "is not an address, with a port or without", "write one like 192.0.2.254")
 	}
-	if p.Import, p.Export, err = l.filters(of.Filters); err != nil {
-		return err
-	}
-	l.BGP.Peers = append(l.BGP.Peers, p)
-	return nil
+	return p, nil
 }
 
 // The names of BGPConfigurations: that of all nodes, and what a node's begins with.
@@ -251,14 +336,27 @@ func (l *loader) configureBGP(r resource) error {
 		}
 	}
 	var of bgpConfiguration
-	if err := json.Unmarshal(r.Spec, &of); err != nil {
+	err := errors.Join(
+		readSpec(r.Spec, &of),
+		fixed("spec.serviceLoadBalancerAggregation", of.ServiceLoadBalancerAggregation, "leave it out: each range is advertised as a whole", "Enabled"),
+		fixed("spec.nodeMeshMaxRestartTime", of.NodeMeshMaxRestartTime, "give all sessions theirs with --bgp-restart-time"),
+	)
+	if err != nil {
 		return err
+	}
+	switch of.BindMode {
+	case "":
+	case "None", "NodeIP":
+		l.BGP.Bound = of.BindMode == "NodeIP"
+	default:
+		return &podweft.FieldError{Field: "spec.bindMode", Value: fmt.Sprintf("%q", of.BindMode), Problem: "is no mode", Remedy: "write None or NodeIP"}
 	}
 	if of.NodeToNodeMeshEnabled != nil {
 		l.BGP.Mesh = map[bool]Mesh{true: FullMesh, false: NoMesh}[*of.NodeToNodeMeshEnabled]
 	}
-	l.BGP.AS, l.BGP.Port = cmp.Or(of.ASNumber, l.BGP.AS), cmp.Or(of.ListenPort, l.BGP.Port)
-	for _, s := range slices.Concat(of.ServiceClusterIPs, of.ServiceExternalIPs, of.ServiceLoadBalancers) {
+	l.BGP.AS, l.BGP.Port = cmp.Or(uint32(of.ASNumber), l.BGP.AS), cmp.Or(of.ListenPort, l.BGP.Port)
+	l.BGP.Password = cmp.Or(l.BGP.Password, string(of.NodeMeshPassword)) // a flag goes before it
+	for _, s := range slices.Concat(of.ServiceClusterIPs, of.ServiceExternalIPs, of.ServiceLoadBalancerIPs) {
 		p, err := netip.ParsePrefix(s.CIDR)
 		if err != nil {
 			return notNetwork("spec.service...IPs", s.CIDR)

@@ -1,6 +1,7 @@
 package calico
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"net/netip"
 	"path/filepath"
@@ -16,6 +17,9 @@ func (a *Agent) speakerConfig(self subnet.Node) bgp.Config {
 	cfg := bgp.Config{
 		AS: b.AS, RouterID: b.RouterID, ClusterID: b.ClusterID, NextHop: self.Underlay, Port: b.Port, RestartTime: b.RestartTime,
 		StateFile: a.speakerFile(), Logger: a.log,
+	}
+	if b.Bound {
+		cfg.Listen = slices.Collect(self.Underlay.All())
 	}
 	if !cfg.RouterID.IsValid() && !self.Underlay.V4.IsValid() {
 		cfg.RouterID = routerID(a.cfg.Node)
@@ -85,14 +89,44 @@ func (r *run) peers(nodes []fellow) []bgp.Peer {
 	}
 	mesh := len(peers)
 	for _, p := range r.cfg.BGP.Peers {
-		own := p.Addr == r.self.Underlay.V4 || p.Addr == r.self.Underlay.V6 // all nodes may have been told of this one
-		switch i := slices.IndexFunc(peers, func(o bgp.Peer) bool { return o.Addr == p.Addr }); {
-		case own:
-		case i < 0:
-			peers = append(peers, p)
-		case i < mesh: // the session stays the mesh's, and what passes is as the operator says
-			peers[i].Import, peers[i].Export = p.Import, p.Export
+		for _, p := range r.those(p, nodes) {
+			own := p.Addr == r.self.Underlay.V4 || p.Addr == r.self.Underlay.V6 // all nodes may have been told of this one
+			switch i := slices.IndexFunc(peers, func(o bgp.Peer) bool { return o.Addr == p.Addr }); {
+			case own:
+			case i < 0:
+				peers = append(peers, p)
+			case i < mesh: // the session stays the mesh's, and what passes is as the operator says
+				peers[i].Import, peers[i].Export = p.Import, p.Export
+			}
 		}
+	}
+	return peers
+}
+
+// those are the speakers that are meant by a peer. Of nodes, one that is no reflector is the client of one that is.
+func (r *run) those(p Peer, nodes []fellow) []bgp.Peer {
+	if p.Nodes == nil {
+		if p.FromNode && !p.Local.IsValid() {
+			p.Local = view{self: r.self}.local(p.Addr.Is4())
+		}
+		return []bgp.Peer{p.Peer}
+	}
+	var chosen []bgp.Node
+	clients := map[string]bool{}
+	for _, n := range nodes {
+		if n.AS != 0 && (n.Name == r.cfg.Node || p.Nodes.has(n.Node)) {
+			chosen = append(chosen, n.speaks())
+			clients[n.Name] = r.cfg.BGP.ClusterID.IsValid() && !n.Cluster.IsValid() && n.AS == r.cfg.BGP.AS
+		}
+	}
+	like := p.Peer
+	like.Port = cmp.Or(like.Port, r.cfg.BGP.Port)
+	if like.TTLSecurity == 0 {
+		like.Multihop = cmp.Or(like.Multihop, meshHops)
+	}
+	peers := bgp.Mesh(r.cfg.Node, chosen, like)
+	for i, p := range peers {
+		peers[i].ReflectorClient = clients[p.Name]
 	}
 	return peers
 }
