@@ -208,6 +208,7 @@ func (a *Allocator) use(shares [][]Share) error {
 	if slices.ContainsFunc(cfg.Sets, func(set []ipam.Range) bool { return len(set) == 0 }) {
 		cfg.Sets = nil // until there is something of each family, it looks up and releases
 	}
+	bridge(&cfg)
 	pool, err := ipam.Open(cfg)
 	if err != nil {
 		return err
@@ -228,10 +229,7 @@ func (a *Allocator) use(shares [][]Share) error {
 func (a *Allocator) ranges(shares []Share, family netip.Prefix) (ranges []ipam.Range) {
 	for _, s := range shares {
 		if n := len(ranges) - 1; n >= 0 && ranges[n].Last.Next() == s.Prefix.Addr() {
-			ranges[n].Last = last(s.Prefix)
-			for !ranges[n].Prefix.Contains(ranges[n].Last) {
-				ranges[n].Prefix = netip.PrefixFrom(ranges[n].First, ranges[n].Prefix.Bits()-1).Masked()
-			}
+			ranges[n] = upTo(ranges[n], last(s.Prefix))
 			continue
 		}
 		r := ipam.Range{Prefix: s.Prefix, First: s.Prefix.Addr(), Last: last(s.Prefix), Routed: true}

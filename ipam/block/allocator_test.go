@@ -95,6 +95,53 @@ func TestAllocator(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// TestAllocatorOfScatteredBlocks: however small a node's blocks are and however far apart, it gives out all addresses of its own, and none
+// of those between.
+func TestAllocatorOfScatteredBlocks(t *testing.T) {
+	s := memory.New()
+	pool := block.Pool{Prefix: prefix("10.0.0.0/24"), BlockBits: 32}
+	theirs := claimer(t, s, "node-2", pool)
+	others := map[netip.Addr]bool{}
+	for a := pool.Prefix.Addr(); pool.Prefix.Contains(a); a = a.Next() {
+		if a.As4()[3]%3 == 0 {
+			_, err := theirs.Claim(t.Context(), a)
+			require.NoError(t, err)
+			others[a] = true
+		}
+	}
+	v6 := block.Pool{Prefix: prefix("fd00::/112"), BlockBits: 127}
+	for i := range 256 {
+		a := v6.Prefix.Addr().As16()
+		a[15] = byte(i)
+		if i%8 == 0 {
+			_, err := claimer(t, s, "node-2", v6).Claim(t.Context(), netip.AddrFrom16(a))
+			require.NoError(t, err)
+		}
+	}
+	cfg := block.AllocatorConfig{
+		Claimers: []*block.Claimer{claimer(t, s, "node-1", pool), claimer(t, s, "node-1", v6)}, IPAM: ipam.Config{Path: filepath.Join(fastDir(t), "ipam")},
+	}
+	a := allocator(t, cfg)
+	held := map[netip.Addr]bool{}
+	for i := range 256 - len(others) {
+		given, err := a.Allocate(t.Context(), pod(fmt.Sprint(i)))
+		require.NoError(t, err, "%d", i)
+		require.Len(t, given.Addresses, 2)
+		assert.False(t, others[given.Addr()], "%s is another's", given.Addr())
+		for _, has := range given.Addresses {
+			assert.False(t, held[has.Prefix.Addr()], "%s twice", has.Prefix)
+			held[has.Prefix.Addr()] = true
+		}
+	}
+	_, err := a.Allocate(t.Context(), pod("one too many"))
+	require.ErrorIs(t, err, block.ErrExhausted)
+	require.NoError(t, a.Release(t.Context(), pod("77")))
+	_, err = a.Allocate(t.Context(), pod("another"))
+	require.NoError(t, err)
+	_, err = a.Allocate(t.Context(), pod("wanting"), netip.MustParseAddr("10.0.0.3"))
+	require.ErrorIs(t, err, block.ErrTaken)
+}
+
 // TestAllocatorOfAnotherFamily: a second family has come, of which the node has nothing yet. Who has an address keeps it, as ever, and needs
 // nothing else.
 func TestAllocatorOfAnotherFamily(t *testing.T) {
