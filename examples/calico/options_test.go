@@ -195,6 +195,8 @@ func TestObjectsSayWhatIsWrong(t *testing.T) {
 				"spec.assignmentMode: Manual is not what we can do: leave it out, or disable the pool\n" +
 				"spec.disableBGPExport: true is not what we can do: give the peer a BGPFilter that rejects the pool",
 		},
+		"policy":      {`{apiVersion: projectcalico.org/v3, kind: GlobalNetworkPolicy, metadata: {name: deny}, spec: {}}`, "GlobalNetworkPolicy deny: kind: GlobalNetworkPolicy is not what we can do: give Kubernetes' NetworkPolicies"},
+		"reservation": {`{kind: IPReservation, metadata: {name: mine}, spec: {reservedCIDRs: [10.244.0.7]}}`, "IPReservation mine: kind: IPReservation is not what we can do: leave the addresses out of all pools"},
 		"secret":      {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, password: {secretKeyRef: {name: s, key: k}}}}`, "BGPPeer tor: password: is in a Secret, which we do not read: write the password itself"},
 		"AS":          {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, asNumber: "1.65536"}}`, "BGPPeer tor: AS number: 1.65536 is none: write one like 64512"},
 		"source":      {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, sourceAddress: eth0}}`, `spec.sourceAddress: "eth0" is no choice of an address: write UseNodeIP or None`},

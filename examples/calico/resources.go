@@ -114,7 +114,8 @@ type loader struct {
 	filterSpecs map[string]json.RawMessage // of BGPFilters, by their names
 }
 
-// loadFiles reads Calico's objects. Kinds that mean nothing to us are passed over.
+// loadFiles reads Calico's objects. Kinds that mean nothing to us are passed over, such as a FelixConfiguration, but for those that protect
+// something.
 func (o *Options) loadFiles() error {
 	l := &loader{Config: &o.Config, filterSpecs: map[string]json.RawMessage{}}
 	var errs []error
@@ -189,12 +190,28 @@ func (l *loader) take() (errs []error) {
 			err = l.addPeer(r)
 		case "BGPConfiguration":
 			err = l.configureBGP(r)
+		default:
+			err = missed(r.Kind)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %s %s: %w", r.at, r.Kind, r.Metadata.Name, err))
 		}
 	}
 	return errs
+}
+
+// missed is an error for an object that somebody relies on, and that is not there for us.
+func missed(kind string) error {
+	remedy := ""
+	switch kind {
+	case "NetworkPolicy", "GlobalNetworkPolicy", "Tier", "NetworkSet", "GlobalNetworkSet", "HostEndpoint":
+		remedy = "give Kubernetes' NetworkPolicies, with --policies or in the cluster"
+	case "IPReservation":
+		remedy = "leave the addresses out of all pools"
+	default:
+		return nil
+	}
+	return &podweft.FieldError{Field: "kind", Value: kind, Problem: "is not what we can do", Remedy: remedy}
 }
 
 func (l *loader) addPool(r resource) (err error) {
