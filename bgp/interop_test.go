@@ -31,6 +31,7 @@ const requirePeersVar = "PODWEFT_REQUIRE_BGP_PEERS"
 // router is what another program is to do: number two of a fabric, with its own blocks to advertise.
 type router struct {
 	as        uint32
+	near      bool // it takes nothing from farther away than the link
 	reflects  bool
 	password  string
 	neighbors []neighbor
@@ -102,6 +103,9 @@ var bird = daemon{
 			if r.password != "" {
 				fmt.Fprintf(&b, "password %q;\n", r.password)
 			}
+			if r.near {
+				fmt.Fprintln(&b, "ttl security on;")
+			}
 			// A switch at the top of the rack passes on whose hop it is; on one link that is not itself.
 			for _, own := range []netip.Addr{r.self.V4, r.self.V6} {
 				fmt.Fprintf(&b, "ipv%d { import all; next hop keep; export filter {\n", version(own))
@@ -150,6 +154,9 @@ var frr = daemon{
 			fmt.Fprintf(&b, " neighbor %s remote-as %d\n neighbor %s timers connect 1\n neighbor %s disable-connected-check\n", n.addr, n.as, n.addr, n.addr)
 			if r.password != "" {
 				fmt.Fprintf(&b, " neighbor %s password %s\n", n.addr, r.password)
+			}
+			if r.near {
+				fmt.Fprintf(&b, " neighbor %s ttl-security hops 1\n", n.addr)
 			}
 		}
 		for _, f := range []string{"ipv4", "ipv6"} {
@@ -412,6 +419,24 @@ func TestInteropReflector(t *testing.T) {
 func TestInteropTopOfRack(t *testing.T) {
 	withEach(t, 3, func(t *testing.T, d daemon, f *testnet.Fabric) {
 		between(t, f, d, router{as: 4200000000}, [2]uint32{64513, 64514})
+	})
+}
+
+// Another program on the link that knows us as another AS, and takes nothing from farther away, nor do we.
+func TestInteropLocalAS(t *testing.T) {
+	withEach(t, 2, func(t *testing.T, d daemon, f *testnet.Fabric) {
+		r := router{as: 64600, near: true, self: f.Nodes[1], neighbors: []neighbor{{f.Nodes[0].V4, 64999}}}
+		other := d.start(t, r)
+		a := startAgent(t, f.Nodes[0], configOf(t, f.Nodes[0]))
+		p := sessionWith(f.Nodes[1])
+		p.AS, p.LocalAS, p.TTLSecurity, p.Passive = r.as, 64999, 1, true
+		a.order(t, order{Peers: []bgp.Peer{p}, Advertise: blocks(1)})
+		a.wait(t, "its blocks", knows(v4Block(2), v6Block(2)))
+		other.wait(t, "our blocks", shows(v4Block(1), v6Block(1)))
+		other.wait(t, "our AS", func(string) bool {
+			said, err := other.says(fmt.Sprintf(other.offered, v4Block(1)))
+			return err == nil && strings.Contains(said, "64999") && !strings.Contains(said, "64512")
+		})
 	})
 }
 
