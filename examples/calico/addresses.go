@@ -51,6 +51,12 @@ func (a *Agent) allocatorConfig(claimers []*block.Claimer) block.AllocatorConfig
 	}
 }
 
+// absent reports whether there is nothing at a path, where it would be made by who opens it.
+func absent(path string) bool {
+	_, err := os.Stat(path)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
 // addressFile has the addresses that are given out.
 func (c Config) addressFile() string { return filepath.Join(c.StateDir, "blocks-"+c.Network) }
 
@@ -159,7 +165,7 @@ func (a *Agent) lost(from *block.Allocator, addr netip.Addr) bool {
 // knownTunnels are the addresses that the node's links have been given before.
 func (a *Agent) knownTunnels(ctx context.Context) (map[way][]netip.Addr, error) {
 	tunnels := map[way][]netip.Addr{}
-	if _, err := os.Stat(a.cfg.addressFile()); errors.Is(err, fs.ErrNotExist) {
+	if absent(a.cfg.addressFile()) {
 		return tunnels, nil
 	}
 	pool, err := ipam.Open(ipam.Config{Path: a.cfg.addressFile(), Logger: a.log})
@@ -301,6 +307,9 @@ func (r *run) blocks(ctx context.Context) (all []Block) {
 
 // held lists who holds addresses of the node's.
 func (c Config) held(ctx context.Context) ([]ipam.Allocation, error) {
+	if absent(c.addressFile()) {
+		return nil, nil
+	}
 	pool, err := ipam.Open(ipam.Config{Path: c.addressFile()})
 	if err != nil {
 		return nil, err

@@ -75,7 +75,7 @@ func (o *Options) hearken(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-time.After(again):
+		case <-time.After(relook):
 		}
 		nodes, err := o.Config.Nodes.Nodes(ctx)
 		if err != nil {

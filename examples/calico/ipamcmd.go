@@ -155,7 +155,11 @@ func (c Config) onNode(ctx context.Context) (held []ipam.Allocation, records []l
 	if held, err = c.held(ctx); err != nil {
 		return nil, nil, err
 	}
-	attachments, err := local.Open(c.StateDir+"/attachments", "")
+	dir := c.StateDir + "/attachments"
+	if absent(dir) {
+		return held, nil, nil
+	}
+	attachments, err := local.Open(dir, "")
 	if err != nil {
 		return nil, nil, err
 	}

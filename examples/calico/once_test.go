@@ -24,6 +24,8 @@ func TestOnce(t *testing.T) {
 	require.NotEmpty(t, before)
 	assert.Contains(t, before[0], "+ link podweft-vxlan type vxlan id 4096 local 192.0.2.1 dev eth0 dstport 4789 mtu 1450")
 	require.NoError(t, nothing(one))
+	assert.Contains(t, p.do(t, "ipam", "check"), "0 addresses held on this one")
+	assert.NoDirExists(t, filepath.Join(w.dir, one.Name), "who only asks leaves nothing")
 
 	pods := filepath.Join(t.TempDir(), "..data") // as a mounted ConfigMap has it, behind links
 	require.NoError(t, os.Mkdir(pods, 0o700))
