@@ -11,7 +11,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/cniplugin"
 	"github.com/podweft/podweft/ipam"
 	"github.com/podweft/podweft/ipam/block"
@@ -60,13 +59,13 @@ func absent(path string) bool {
 // addressFile has the addresses that are given out.
 func (c Config) addressFile() string { return filepath.Join(c.StateDir, "blocks-"+c.Network) }
 
-// insist does something until it works. What makes no sense never will.
+// insist does something until it works. What makes no sense is not ours, which has been validated: it is in a store, where it can be mended.
 func (a *Agent) insist(ctx context.Context, what string, do func() error) error {
 	said := ""
 	for {
 		err := do()
-		if err == nil || errors.Is(err, podweft.ErrInvalid) {
-			return err
+		if err == nil {
+			return nil
 		}
 		if text := err.Error(); text != said && ctx.Err() == nil {
 			said = text

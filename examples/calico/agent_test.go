@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,7 +15,9 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/examples/calico"
+	"github.com/podweft/podweft/ipam/block"
 	"github.com/podweft/podweft/testnet"
 )
 
@@ -99,6 +102,41 @@ func TestIPv6Underlay(t *testing.T) {
 			require.NoError(t, err, a)
 		}
 	}
+}
+
+// damaged is a store in which somebody has put what is no block.
+type damaged struct {
+	block.Store
+	mended atomic.Bool
+}
+
+// Blocks implements block.Store.
+func (d *damaged) Blocks(ctx context.Context, p netip.Prefix) ([]block.Block, error) {
+	if !d.mended.Load() {
+		return nil, &podweft.FieldError{Field: "blocks/10.244.0.0-26", Problem: "does not have a block"}
+	}
+	return d.Store.Blocks(ctx, p)
+}
+
+// TestDamagedBlock: an agent that starts waits until somebody has mended what somebody wrote.
+func TestDamagedBlock(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	cfg := w.config(t, w.Nodes()[0], pools(calico.CrossSubnet))
+	store := &damaged{Store: cfg.Blocks}
+	cfg.Blocks = store
+	agent, err := calico.New(cfg)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- agent.Run(ctx) }()
+	s := waitFor(t, agent, "what it waits for", func(s calico.Status) bool { return s.Problem != "" })
+	assert.Contains(t, s.Problem, "waiting for blocks: ")
+	assert.Contains(t, s.Problem, "blocks/10.244.0.0-26: does not have a block")
+	store.mended.Store(true)
+	waitFor(t, agent, "readiness", func(s calico.Status) bool { return s.Ready && s.Problem == "" })
+	cancel()
+	require.NoError(t, <-ended)
 }
 
 // without4 takes a node's IPv4 address from it.
