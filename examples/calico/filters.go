@@ -71,7 +71,8 @@ func (r filterRule) rule(at string, v4 bool) (rule bgp.Rule, err error) {
 			most = *r.PrefixLength.Max
 		}
 		if least < lowest || most > highest || most < least {
-			return bad("prefixLength", fmt.Sprintf("%d to %d", least, most), "is no length of what is in "+within.String(), fmt.Sprintf("use %d to %d", lowest, highest))
+			return bad("prefixLength", fmt.Sprintf("%d to %d", least, most), "is no length of what is in "+within.String(),
+				fmt.Sprintf("use %d to %d", lowest, highest))
 		}
 		lowest, highest = least, most
 	}

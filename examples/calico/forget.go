@@ -61,7 +61,8 @@ func (o *Options) strike(ctx context.Context) error {
 	case err != nil || forgotten:
 		return err
 	case o.cluster != nil:
-		return errors.New("the cluster counts it as alive: delete its Node, or try again when its kubelet has been silent for a minute, or say --force")
+		return errors.New("the cluster counts it as alive: delete its Node, or try again when its kubelet has been silent for a minute, " +
+			"or say --force")
 	}
 	return errors.New("it counts as alive: end its agent and try again in a minute, or say --force")
 }
