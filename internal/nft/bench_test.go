@@ -1,6 +1,7 @@
 package nft_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -52,16 +53,20 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
-// BenchmarkElements reads 10,000 elements.
+// BenchmarkElements reads a set of a few elements, and one of many.
 func BenchmarkElements(b *testing.B) {
-	c, _ := dial(b)
-	var batch nft.Batch
-	batch.AddTable(ours, 0)
-	batch.AddSet(hosts)
-	batch.AddElements(hosts, addresses(10_000)...)
-	require.NoError(b, c.Load(b.Context(), &batch))
-	for b.Loop() {
-		_, err := c.Elements(b.Context(), hosts)
-		require.NoError(b, err)
+	for _, n := range []int{10, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			c, _ := dial(b)
+			var batch nft.Batch
+			batch.AddTable(ours, 0)
+			batch.AddSet(hosts)
+			batch.AddElements(hosts, addresses(n)...)
+			require.NoError(b, c.Load(b.Context(), &batch))
+			for b.Loop() {
+				_, err := c.Elements(b.Context(), hosts)
+				require.NoError(b, err)
+			}
+		})
 	}
 }

@@ -197,7 +197,8 @@ func (c *Conn) get(ctx context.Context, what podweft.Object, q question) error {
 
 // list asks for many things, again when they changed meanwhile. The kernel is not to be trusted to say so: it does not
 // while it sends a set's elements (seen on 6.18: both sides of one transaction in one list, without NLM_F_DUMP_INTR). So
-// the ruleset's generation must be the same before and after.
+// the ruleset's generation must be the same before and after, and no transaction may be at work in between: see settle.
+// What nothing tells is a transaction that is refused while its elements are in the set that is listed.
 func (c *Conn) list(ctx context.Context, what podweft.Object, q question) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -222,6 +223,9 @@ func (c *Conn) listOnce(q question) (whole bool, err error) {
 	if _, err := c.ask(generationQuestion(&before), 0); err != nil {
 		return false, err
 	}
+	if err := c.settle(); err != nil {
+		return false, err
+	}
 	interrupted, err := c.ask(q, unix.NLM_F_DUMP)
 	if err != nil {
 		return false, err
@@ -230,6 +234,21 @@ func (c *Conn) listOnce(q question) (whole bool, err error) {
 		return false, err
 	}
 	return !interrupted && before == after && (q.whole == nil || q.whole()), nil
+}
+
+// settle returns when the transaction that made the present generation has ended. nf_tables_commit counts the generation up first and
+// takes what was deleted out of the sets afterwards, one by one. A list goes on where it was by the number of elements it has passed,
+// those that are not to be shown too (nf_tables_dump_set): what is taken out in front of that place has it leave out others. An empty
+// transaction waits for its turn, changes nothing and, since Linux 5.3 at the latest, makes no generation.
+func (c *Conn) settle() error {
+	m := message{buf: c.out[:0]}
+	for _, kind := range []uint16{unix.NFNL_MSG_BATCH_BEGIN, unix.NFNL_MSG_BATCH_END} {
+		m.header(kind, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, 0)
+		m.finish()
+	}
+	c.out = m.buf
+	c.number(c.out)
+	return c.send(c.out)
 }
 
 // ask sends the question and reads the answer to its end.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -96,9 +97,9 @@ func TestOneConnManyGoroutines(t *testing.T) {
 }
 
 // TestAListIsWholeOrAnError lists a set that another socket keeps changing between two states: a list must be one or the
-// other, or say that it could not be.
+// other, or say that it could not be. Half of the set changes, so that a transaction is at work for long.
 func TestAListIsWholeOrAnError(t *testing.T) {
-	const n = 3_000 // a list of several reads
+	const n, changing = 6_000, 3_000 // a list of several reads
 	c, node := dial(t)
 	commit(t, c, func(b *nft.Batch) {
 		b.AddTable(ours, 0)
@@ -109,18 +110,20 @@ func TestAListIsWholeOrAnError(t *testing.T) {
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		last := addresses(n)[n-100:]
+		var out, in nft.Batch
+		last := addresses(n)[n-changing:]
+		out.DeleteElements(hosts, last...)
+		in.AddElements(hosts, last...)
 		for {
+			for _, b := range []*nft.Batch{&out, &in} {
+				assert.NoError(t, other.Commit(t.Context(), b))
+				time.Sleep(time.Millisecond) // a list in peace takes as long
+			}
 			select {
 			case <-stop:
 				return
 			default:
 			}
-			var out, in nft.Batch
-			out.DeleteElements(hosts, last...)
-			in.AddElements(hosts, last...)
-			assert.NoError(t, other.Commit(t.Context(), &out))
-			assert.NoError(t, other.Commit(t.Context(), &in))
 		}
 	})
 	whole := 0
@@ -131,7 +134,7 @@ func TestAListIsWholeOrAnError(t *testing.T) {
 			continue
 		}
 		whole++
-		assert.Contains(t, []int{n, n - 100}, len(elements))
+		assert.Contains(t, []int{n, n - changing}, len(elements))
 	}
 	close(stop)
 	wg.Wait()
