@@ -348,7 +348,19 @@ func TestWithin(t *testing.T) {
 	assert.Equal(t, wide, kept, "what somebody holds stays his")
 	_, err = p.Within().Allocate(t.Context(), pod("nobody"))
 	require.ErrorIs(t, err, ErrExhausted)
+	_, err = p.Within().Within(prefixes("0.0.0.0/0")...).Allocate(t.Context(), pod("nobody"))
+	require.ErrorIs(t, err, ErrExhausted, "who may have nothing may have no part of it")
 	verify(t, p)
+
+	both := p.Within(prefixes("10.0.0.0/30", "10.0.1.4/30", "fd00::/64")...).Within(prefixes("10.0.1.0/24", "fd00::2/127")...)
+	usage, err = both.Usage(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, 4, usage[0].Total)
+	assert.Equal(t, 2, usage[1].Total)
+	for _, outside := range []string{"10.0.0.1", "10.0.1.0", "fd00::1"} {
+		_, err = both.Allocate(t.Context(), pod("wanting"), netip.MustParseAddr(outside))
+		require.ErrorContains(t, err, outside+" is not for this owner")
+	}
 }
 
 func TestLargePrefixHasWindow(t *testing.T) {

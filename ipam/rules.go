@@ -98,7 +98,7 @@ func (rules *ruleset) exclude() {
 // within is rules with nothing but addresses of these prefixes to give out.
 func (rules *ruleset) within(prefixes []netip.Prefix) *ruleset {
 	narrow := *rules
-	narrow.bounds = append([]netip.Prefix{}, prefixes...)
+	narrow.bounds = rules.overlaps(prefixes)
 	narrow.excluded = nil
 	for set, excluded := range rules.excluded {
 		inside := make([]uint64, len(excluded))
@@ -114,6 +114,24 @@ func (rules *ruleset) within(prefixes []netip.Prefix) *ruleset {
 		narrow.excluded = append(narrow.excluded, mask)
 	}
 	return &narrow
+}
+
+// overlaps is what of prefixes lies within the bounds that there are already. It is not nil.
+func (rules *ruleset) overlaps(prefixes []netip.Prefix) []netip.Prefix {
+	if rules.bounds == nil {
+		return append([]netip.Prefix{}, prefixes...)
+	}
+	both := []netip.Prefix{}
+	for _, p := range prefixes {
+		for _, q := range rules.bounds {
+			if p.Overlaps(q) && q.Bits() > p.Bits() {
+				both = append(both, q)
+			} else if p.Overlaps(q) {
+				both = append(both, p)
+			}
+		}
+	}
+	return both
 }
 
 // mark sets the bits of those positions of a set that lie in out.

@@ -192,6 +192,76 @@ func TestAllocatorWantedAddress(t *testing.T) {
 	require.ErrorIs(t, err, block.ErrTaken)
 }
 
+// A node gets all that is left of its pools, in however many pieces: here every other block, and every other address. What lies in
+// between is another's.
+func TestAllocatorTakesWhatIsScattered(t *testing.T) {
+	s := memory.New()
+	pieces := func(first string, bits, apart, n int) (mine, others []netip.Prefix) {
+		addr := netip.MustParseAddr(first)
+		for i := range n * apart {
+			if i%apart == 0 {
+				mine = append(mine, netip.PrefixFrom(addr, bits))
+			} else {
+				others = append(others, netip.PrefixFrom(addr, bits))
+			}
+			for range 1 << (addr.BitLen() - bits) {
+				addr = addr.Next()
+			}
+		}
+		return mine, others
+	}
+	write := func(b block.Block, shares []netip.Prefix) {
+		t.Helper()
+		for _, p := range shares {
+			b.Shares = append(b.Shares, block.Share{Prefix: p, Node: "other"})
+		}
+		_, err := s.Write(t.Context(), b)
+		require.NoError(t, err)
+	}
+	blocks, others := pieces("10.0.0.0", 31, 2, 16)
+	for _, p := range others {
+		write(block.Block{Prefix: p, Node: "other"}, []netip.Prefix{p})
+	}
+	borrowed, lent := pieces("fd00::", 128, 2, 32)
+	write(block.Block{Prefix: prefix("fd00::/122"), Node: "other"}, lent)
+
+	cfg := block.AllocatorConfig{
+		Claimers: []*block.Claimer{
+			claimer(t, s, "node-1", block.Pool{Prefix: prefix("10.0.0.0/26"), BlockBits: 31}),
+			claimer(t, s, "node-1", block.Pool{Prefix: prefix("fd00::/122"), BlockBits: 125, Borrow: true}),
+		},
+		IPAM: ipam.Config{Path: filepath.Join(fastDir(t), "ipam")},
+	}
+	a := allocator(t, cfg)
+	got := map[netip.Prefix]bool{}
+	for i := range 32 {
+		given, err := a.Allocate(t.Context(), pod(fmt.Sprint(i)))
+		require.NoError(t, err, "number %d", i)
+		require.Len(t, given.Addresses, 2)
+		got[given.Addresses[0].Prefix], got[given.Addresses[1].Prefix] = true, true
+	}
+	for _, p := range blocks {
+		assert.True(t, got[netip.PrefixFrom(p.Addr(), 32)] && got[netip.PrefixFrom(p.Addr().Next(), 32)], "%s", p)
+	}
+	for _, p := range borrowed {
+		assert.True(t, got[p], "%s", p)
+	}
+	_, err := a.Allocate(t.Context(), pod("one too many"))
+	require.ErrorIs(t, err, block.ErrExhausted)
+	require.NoError(t, a.Close())
+
+	a = allocator(t, cfg) // the agent is started anew
+	require.NoError(t, a.Release(t.Context(), pod("7")))
+	for _, between := range []netip.Addr{others[3].Addr(), lent[3].Addr()} {
+		_, err = a.Allocate(t.Context(), pod("7 again"), between)
+		require.ErrorIs(t, err, block.ErrTaken)
+		_, err = a.AllocateOf(t.Context(), pod("7 again"), []netip.Prefix{prefix("10.0.0.0/26"), prefix("fd00::/122")}, between)
+		require.ErrorIs(t, err, block.ErrTaken)
+	}
+	_, err = a.AllocateOf(t.Context(), pod("7 again"), []netip.Prefix{prefix("10.0.0.0/26"), prefix("fd00::/122")})
+	require.NoError(t, err)
+}
+
 // Of two pools one is not for everybody: those that may have the other alone never get an address of it, whatever the node has claimed.
 func TestAllocateOf(t *testing.T) {
 	s := memory.New()
