@@ -34,6 +34,7 @@ const agentVar = "PODWEFT_BGP_AGENT"
 type order struct {
 	Peers     []bgp.Peer
 	Advertise []bgp.Advertisement
+	PeersOnly bool // nothing has been said about what to advertise
 }
 
 type answer struct {
@@ -113,7 +114,11 @@ func serve(in *json.Decoder, speaker *bgp.Speaker, loop *podweft.Loop[hostgw.Spe
 		}
 		var a answer
 		if o != nil {
-			if err := errors.Join(speaker.SetPeers(o.Peers), speaker.Advertise(o.Advertise)); err != nil {
+			err := speaker.SetPeers(o.Peers)
+			if !o.PeersOnly {
+				err = errors.Join(err, speaker.Advertise(o.Advertise))
+			}
+			if err != nil {
 				a.Err = err.Error()
 			}
 		}

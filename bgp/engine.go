@@ -84,7 +84,20 @@ func (e *engine) stop() {
 
 // set makes the engine agree with peers and ads, both complete and sorted. It goes on past what fails.
 func (e *engine) set(ctx context.Context, peers []Peer, ads []Advertisement) error {
+	if len(e.peers) == 0 { // whose first session must not find nothing
+		err := e.setAdvertisements(ads)
+		return errors.Join(err, e.setPeers(ctx, peers))
+	}
 	return errors.Join(e.setPeers(ctx, peers), e.setAdvertisements(ads))
+}
+
+// holdsBack is for how long there are to be no peers yet because nobody has told what to advertise to those that have kept our
+// routes: the first thing that ends a session's silence is the word that this was all (RFC 4724, 4.1), and they drop the rest.
+func (e *engine) holdsBack(told bool) time.Duration {
+	if told || !e.restarting {
+		return 0
+	}
+	return max(0, deferral*time.Second-time.Since(e.began))
 }
 
 func (e *engine) setPeers(ctx context.Context, peers []Peer) error {

@@ -672,14 +672,21 @@ func TestInteropLateRestart(t *testing.T) {
 // An agent killed and started again behind a reflector: nobody loses a packet, the node at the reflector's other side neither.
 func TestInteropGracefulRestartByReflector(t *testing.T) {
 	withEach(t, 3, func(t *testing.T, d daemon, f *testnet.Fabric) {
-		restartEnd(t, f, d, router{as: 64512, reflects: true}, [2]uint32{64512, 64512})
+		restartEnd(t, f, d, router{as: 64512, reflects: true}, [2]uint32{64512, 64512}, 0)
+	})
+}
+
+// The same where the agent knows its peers for a while before it knows its blocks: they must not hear that it has none.
+func TestInteropGracefulRestartToldLate(t *testing.T) {
+	withEach(t, 3, func(t *testing.T, d daemon, f *testnet.Fabric) {
+		restartEnd(t, f, d, router{as: 64512, reflects: true}, [2]uint32{64512, 64512}, 5*time.Second)
 	})
 }
 
 // The same behind the switch at the top of the rack.
 func TestInteropGracefulRestartByTopOfRack(t *testing.T) {
 	withEach(t, 3, func(t *testing.T, d daemon, f *testnet.Fabric) {
-		restartEnd(t, f, d, router{as: 4200000000}, [2]uint32{64513, 64514})
+		restartEnd(t, f, d, router{as: 4200000000}, [2]uint32{64513, 64514}, 0)
 	})
 }
 
@@ -726,8 +733,9 @@ func restart(t *testing.T, d daemon, f *testnet.Fabric, over func(*testnet.Node)
 	stop()
 }
 
-// restartEnd kills the agent of node 1, and starts it again; neither the router at node 2 nor node 3 behind it must notice.
-func restartEnd(t *testing.T, f *testnet.Fabric, d daemon, r router, as [2]uint32) {
+// restartEnd kills the agent of node 1, and starts it again; neither the router at node 2 nor node 3 behind it must notice. The
+// agent is told what to advertise later than who its peers are, where late is not zero.
+func restartEnd(t *testing.T, f *testnet.Fabric, d daemon, r router, as [2]uint32, late time.Duration) {
 	t.Helper()
 	e := newEnds(t, f, d, &r, as)
 	programmed(t, f.Nodes[1])
@@ -736,6 +744,12 @@ func restartEnd(t *testing.T, f *testnet.Fabric, d daemon, r router, as [2]uint3
 	stop := storms(t, f, [2]int{3, 1}, [2]int{1, 3}, [2]int{2, 1})
 	e.agents[0].kill(t)
 	a := startAgent(t, f.Nodes[0], e.cfgs[0])
+	if late > 0 {
+		a.order(t, order{Peers: e.orders[0].Peers, PeersOnly: true})
+	}
+	for begun := time.Now(); time.Since(begun) < late; time.Sleep(20 * time.Millisecond) {
+		require.Zero(t, a.ask(t, nil).Established, "before it was told what to advertise")
+	}
 	a.order(t, e.orders[0])
 	kernels := []*netlink.Handle{handle(t, f.Nodes[1]), handle(t, f.Nodes[2])}
 	begun := time.Now()

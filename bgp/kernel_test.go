@@ -140,6 +140,23 @@ func storms(t testing.TB, f *testnet.Fabric, ways ...[2]int) (stop func()) {
 	}
 }
 
+// An agent that is started again and says nothing about what it advertises has its sessions all the same, if later.
+func TestRestartOfOneThatOnlyListens(t *testing.T) {
+	t.Parallel()
+	f := racks(t, 2)
+	cfg := configOf(t, f.Nodes[0])
+	listens := order{Peers: []bgp.Peer{sessionWith(f.Nodes[1])}, PeersOnly: true}
+	one, two := startAgent(t, f.Nodes[0], cfg), startAgent(t, f.Nodes[1], configOf(t, f.Nodes[1]))
+	two.order(t, order{Peers: []bgp.Peer{sessionWith(f.Nodes[0])}, Advertise: blocks(2)})
+	one.order(t, listens)
+	one.wait(t, "the other node's blocks", knows(v4Block(2), v6Block(2)))
+	hasNoted(t, cfg, v4Block(2), v6Block(2))
+	one.kill(t)
+	one = startAgent(t, f.Nodes[0], cfg)
+	one.order(t, listens)
+	one.wait(t, "the session and fresh paths again", backWith(v4Block(2), v6Block(2)))
+}
+
 // An agent killed and started again: nobody loses a packet, neither to its pods nor from them, and what changed while it was
 // away is right afterwards; also where the session is over IPv6, and signed.
 func TestRestartLosesNoPackets(t *testing.T) {

@@ -23,6 +23,7 @@ type Speaker struct {
 	engine   *engine // nil unless Run has it
 	peers    []Peer
 	ads      []Advertisement
+	told     bool // what to advertise, if only nothing
 	heard    map[heard]bool
 	why      map[netip.Addr]string // why the session went down last
 	snapshot *Snapshot             // nil before the first
@@ -71,6 +72,9 @@ func (s *Speaker) SetPeers(peers []Peer) error {
 
 // Advertise says what is behind this node from now on; what is left out is withdrawn. Of a list with something wrong in it
 // nothing is taken; the error joins a [*podweft.FieldError] for each.
+//
+// After a restart no session begins before the first call, for at most ten seconds: peers that have kept our routes would hear
+// that there are none.
 func (s *Speaker) Advertise(ads []Advertisement) error {
 	full, err := s.cfg.complete(ads)
 	if err != nil {
@@ -78,7 +82,7 @@ func (s *Speaker) Advertise(ads []Advertisement) error {
 	}
 	slices.SortFunc(full, compareAdvertisements)
 	s.mu.Lock()
-	s.ads = full
+	s.ads, s.told = full, true
 	s.mu.Unlock()
 	s.hint()
 	return nil
@@ -137,8 +141,12 @@ func (s *Speaker) keep(ctx context.Context, e *engine, m memory) {
 		case <-timer.C:
 		}
 		s.mu.Lock()
-		peers, ads := s.peers, s.ads
+		peers, ads, told := s.peers, s.ads, s.told
 		s.mu.Unlock()
+		held := e.holdsBack(told)
+		if held > 0 {
+			peers = nil
+		}
 		err := e.set(ctx, peers, ads)
 		late, lateErr := e.dialLate(ctx)
 		m.forget(time.Now(), s.settled)
@@ -151,6 +159,9 @@ func (s *Speaker) keep(ctx context.Context, e *engine, m memory) {
 		s.complain(err)
 
 		again := late
+		if held > 0 {
+			again = min(again, held)
+		}
 		if err != nil {
 			again = min(again, retry)
 		}
