@@ -2,10 +2,11 @@ package bgp_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"path/filepath"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"time"
 
@@ -91,23 +92,29 @@ func reach(t testing.TB, f *testnet.Fabric, from, to int) {
 	}
 }
 
-// storm pings without a pause, over both families, until stop; that returns how many were lost, of how many.
-func storm(t testing.TB, f *testnet.Fabric, from, to int) (stop func() (lost, sent int64)) {
+// storm pings without a pause, over both families, until stop; that returns what became of those that were lost, and of how many.
+func storm(t testing.TB, f *testnet.Fabric, from, to int) (stop func() (lost []error, sent int)) {
 	t.Helper()
-	var lost, sent atomic.Int64
+	var mu sync.Mutex
+	var lost []error
+	sent := 0
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{}, 2)
 	for k, pod := range pods(to) {
 		go func() {
 			defer func() { done <- struct{}{} }()
 			for ctx.Err() == nil {
-				try, cancel := context.WithTimeout(context.Background(), 5*time.Second) // a loaded machine is late, not lossy
+				// A loaded machine is late, not lossy, and one that stands still for seconds has every answer late.
+				try, cancel := context.WithTimeout(context.Background(), patience)
+				begun := time.Now()
 				_, err := f.Nodes[from-1].Echo(try, pod, testnet.Echo{From: pods(from)[k]})
 				cancel()
-				sent.Add(1)
+				mu.Lock()
+				sent++
 				if err != nil {
-					lost.Add(1)
+					lost = append(lost, fmt.Errorf("%s, sent at %s, after %s: %w", pod, begun.Format(time.StampMicro), time.Since(begun), err))
 				}
+				mu.Unlock()
 				select {
 				case <-ctx.Done():
 				case <-time.After(5 * time.Millisecond):
@@ -115,18 +122,18 @@ func storm(t testing.TB, f *testnet.Fabric, from, to int) (stop func() (lost, se
 			}
 		}()
 	}
-	return func() (int64, int64) {
+	return func() ([]error, int) {
 		cancel()
 		<-done
 		<-done
-		return lost.Load(), sent.Load()
+		return lost, sent
 	}
 }
 
 // storms pings from some nodes to others, over both families. stop requires that no answer is missing.
 func storms(t testing.TB, f *testnet.Fabric, ways ...[2]int) (stop func()) {
 	t.Helper()
-	var stops []func() (lost, sent int64)
+	var stops []func() (lost []error, sent int)
 	for _, way := range ways {
 		stops = append(stops, storm(t, f, way[0], way[1]))
 	}
@@ -134,8 +141,8 @@ func storms(t testing.TB, f *testnet.Fabric, ways ...[2]int) (stop func()) {
 		t.Helper()
 		for i, stop := range stops {
 			lost, sent := stop()
-			assert.Zero(t, lost, "of %d from node %d to node %d", sent, ways[i][0], ways[i][1])
-			assert.Greater(t, sent, int64(20), "from node %d to node %d", ways[i][0], ways[i][1])
+			assert.Empty(t, lost, "of %d from node %d to node %d", sent, ways[i][0], ways[i][1])
+			assert.Greater(t, sent, 20, "from node %d to node %d", ways[i][0], ways[i][1])
 		}
 	}
 }
