@@ -28,11 +28,14 @@ func (s streams) option() grpc.ServerOption {
 		defer context.AfterFunc(s.ctx, cancel)()
 		err := handler(srv, stream{ss, ctx})
 		if s.ctx.Err() != nil {
-			return status.Error(codes.Unavailable, "etcd is stopping") // so that clients go on where they were, at another member
+			return errStopping
 		}
 		return err
 	})
 }
+
+// errStopping has clients go on where they were, at another member.
+var errStopping = status.Error(codes.Unavailable, "etcd is stopping")
 
 // stream is a ServerStream with a context of its own.
 type stream struct {
@@ -42,3 +45,12 @@ type stream struct {
 
 // Context implements [grpc.ServerStream].
 func (s stream) Context() context.Context { return s.ctx }
+
+// SendMsg implements [grpc.ServerStream]. It sends nothing more when the stream is to end: a watch that is asked for then etcd refuses for
+// a reason that is not so, "mvcc: watcher range is empty" (watchStream.Watch of one that is closed), and the client gives it up.
+func (s stream) SendMsg(m any) error {
+	if s.ctx.Err() != nil {
+		return errStopping
+	}
+	return s.ServerStream.SendMsg(m)
+}
