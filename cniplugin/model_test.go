@@ -19,6 +19,7 @@ import (
 	"github.com/podweft/podweft/bridge"
 	"github.com/podweft/podweft/internal/nft"
 	"github.com/podweft/podweft/internal/nl"
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/ipam"
 	"github.com/podweft/podweft/nat"
 	"github.com/podweft/podweft/node/local"
@@ -42,7 +43,9 @@ func TestModel(t *testing.T) {
 	for _, mode := range []string{"bridge", "ptp"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Logf("seed %d", seed)
-			m := &model{node: newNode(t), mode: mode, rand: rand.New(rand.NewPCG(seed, 0)), live: map[string]reply{}}
+			m := &model{
+				node: newNode(t), mode: mode, rand: rand.New(rand.NewPCG(seed, 0)), live: map[string]reply{}, ports: map[string]nat.Protocol{},
+			}
 			m.run(t, calls)
 		})
 	}
@@ -53,15 +56,18 @@ func (m *model) run(t *testing.T, calls int) {
 	for i := range 6 {
 		m.pods = append(m.pods, testnet.NewNode(t, fmt.Sprintf("pod%d", i)))
 	}
+	m.flows = newFlows(t, m.node, m.addresses(t), m.pods)
 	m.program = filepath.Join(plugins(t), "podweft-cni")
 	for i := range calls {
 		m.step(t, i)
 		m.compare(t)
+		m.talk(t)
 	}
 	r := m.node.call(t, "podweft-cni", "GC", m.conf(nil))
 	require.Zero(t, r.code, r)
-	clear(m.live)
+	m.goneAll()
 	m.compare(t)
+	require.Positive(t, m.flows.toPods)
 	if m.stop != nil {
 		m.stop()
 	}
@@ -77,6 +83,9 @@ type model struct {
 	pods []*testnet.Node
 	live map[string]reply // by pod, what its ADD has answered
 
+	ports map[string]nat.Protocol // by pod, what its host port is for
+	flows *flows
+
 	program string // the plugin, to be killed
 	stop    func() // of the agent; nil while none runs
 	boots   int
@@ -87,6 +96,83 @@ func (m *model) conf(changes map[string]any) map[string]any {
 	conf := m.node.conf(changes)
 	conf["mode"] = m.mode
 	return conf
+}
+
+// addresses are the node's, one of each family: the bridge's, or its own.
+func (m *model) addresses(t *testing.T) []netip.Addr {
+	t.Helper()
+	if m.mode == "bridge" {
+		return []netip.Addr{netip.MustParseAddr("10.244.1.1"), netip.MustParseAddr("fd00:244:0:1::1")}
+	}
+	sabotage.Do(t, m.node.ns, func(b *nl.Batch) {
+		b.SetUp(1, true)
+		for _, a := range nodesOwn {
+			b.AddAddress(nl.Address{Link: 1, Prefix: netip.PrefixFrom(a, a.BitLen())})
+		}
+	})
+	return nodesOwn
+}
+
+var nodesOwn = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
+
+// The pods' host ports, one for each.
+const (
+	firstPort = 8000
+	lastPort  = firstPort + 5
+)
+
+// withPort is the configuration for the ADD of a pod with its host port, if it has one for that protocol.
+func (m *model) withPort(n int, p nat.Protocol) map[string]any {
+	if p == 0 {
+		return m.conf(nil)
+	}
+	return m.conf(map[string]any{"runtimeConfig": map[string]any{
+		"portMappings": []any{map[string]any{"hostPort": firstPort + n, "containerPort": 80, "protocol": p.String()}},
+	}})
+}
+
+// protocol is any that a host port may be for; zero is none at all.
+func (m *model) protocol() nat.Protocol {
+	return []nat.Protocol{0, nat.TCP, nat.TCP, nat.UDP}[m.rand.IntN(4)]
+}
+
+// gone is what a pod is after its DEL.
+func (m *model) gone(name string) {
+	delete(m.live, name)
+	delete(m.ports, name)
+	m.flows.end(name)
+}
+
+func (m *model) goneAll() {
+	for _, pod := range m.pods {
+		m.gone(pod.Name)
+	}
+}
+
+// talk has programs of the node use host ports, those of pods that are gone too.
+func (m *model) talk(t *testing.T) {
+	t.Helper()
+	if len(m.live) == 0 { // there may be no bridge
+		return
+	}
+	n := m.rand.IntN(len(m.pods))
+	name, port := m.pods[n].Name, uint16(firstPort+n)
+	m.flows.send(t, m.rand, port)
+	if m.ports[name] == nat.TCP {
+		m.flows.connect(t, m.rand, name, port)
+	}
+}
+
+// leads is where the node's host port leads to.
+func (m *model) leads(p nat.Protocol, to netip.AddrPort) netip.AddrPort {
+	name := m.pods[to.Port()-firstPort].Name
+	for _, ip := range m.live[name].IPs {
+		a := netip.MustParsePrefix(ip.Address).Addr()
+		if m.ports[name] == p && a.Is4() == to.Addr().Is4() {
+			return netip.AddrPortFrom(a, 80)
+		}
+	}
+	return to
 }
 
 // disturb does what no call does, one time in eight.
@@ -131,7 +217,8 @@ func (m *model) reboot(t *testing.T) {
 	require.NoError(t, ports.Close())
 	m.boots++
 	m.node.boot = fmt.Sprintf("%08d-0000-0000-0000-000000000000", m.boots)
-	clear(m.live)
+	m.goneAll()
+	m.flows.reboot(t)
 }
 
 // kill starts a call as a program and kills it at any moment, then does what a runtime does about it.
@@ -142,10 +229,7 @@ func (m *model) kill(t *testing.T, command string) {
 	if _, attached := m.live[pod.Name]; attached != (command == "DEL") {
 		return
 	}
-	conf := m.conf(map[string]any{"runtimeConfig": map[string]any{
-		"portMappings": []any{map[string]any{"hostPort": 8000 + n, "containerPort": 80}},
-	}})
-	stdin, err := json.Marshal(conf)
+	stdin, err := json.Marshal(m.withPort(n, m.protocol()))
 	require.NoError(t, err)
 	cmd := m.node.ns.Command(t.Context(), m.program)
 	cmd.Env = append(append(os.Environ(), about(pod)...), "CNI_COMMAND="+command, bootOfTest+"="+m.node.boot)
@@ -154,7 +238,7 @@ func (m *model) kill(t *testing.T, command string) {
 	time.Sleep(time.Duration(m.rand.IntN(40000)) * time.Microsecond) // any moment will do
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
-	delete(m.live, pod.Name)
+	m.gone(pod.Name)
 	if command == "ADD" && m.rand.IntN(2) == 0 {
 		valid := []any{}
 		for name := range m.live {
@@ -176,17 +260,18 @@ func (m *model) step(t *testing.T, i int) {
 	pod := m.pods[n]
 	result, attached := m.live[pod.Name]
 	switch kind := m.rand.IntN(10); {
-	case kind < 4: // ADD, with a host port
-		conf := m.conf(map[string]any{"runtimeConfig": map[string]any{
-			"portMappings": []any{map[string]any{"hostPort": 8000 + n, "containerPort": 80}},
-		}})
-		r := m.node.call(t, "podweft-cni", "ADD", conf, about(pod)...)
+	case kind < 4: // ADD
+		p := m.protocol()
+		r := m.node.call(t, "podweft-cni", "ADD", m.withPort(n, p), about(pod)...)
 		if attached {
 			require.NotZero(t, r.code, "call %d: a second ADD", i)
 			return
 		}
 		require.Zero(t, r.code, r)
 		m.live[pod.Name] = r
+		if p != 0 {
+			m.ports[pod.Name] = p
+		}
 	case kind < 7: // DEL, with and without the namespace
 		env := about(pod)
 		if m.rand.IntN(2) == 0 {
@@ -194,7 +279,7 @@ func (m *model) step(t *testing.T, i int) {
 		}
 		r := m.node.call(t, "podweft-cni", "DEL", m.conf(nil), env...)
 		require.Zero(t, r.code, r)
-		delete(m.live, pod.Name)
+		m.gone(pod.Name)
 	case kind < 8: // CHECK
 		conf := m.conf(map[string]any{"prevResult": result.result()})
 		r := m.node.call(t, "podweft-cni", "CHECK", conf, about(pod)...)
@@ -203,7 +288,7 @@ func (m *model) step(t *testing.T, i int) {
 		valid := []any{}
 		for _, name := range slices.Sorted(keys(m.live)) {
 			if m.rand.IntN(4) == 0 {
-				delete(m.live, name)
+				m.gone(name)
 				continue
 			}
 			valid = append(valid, map[string]string{"containerID": name, "ifname": "eth0"})
@@ -278,18 +363,19 @@ func (m *model) compare(t *testing.T) {
 		if strings.HasPrefix(s.Name, "ports") || strings.HasPrefix(s.Name, "published") {
 			elements, err := conn.Elements(t.Context(), s)
 			require.NoError(t, err)
-			require.Len(t, elements, len(m.live), s.Name)
+			require.Len(t, elements, len(m.ports), s.Name)
 		}
 	}
-	for _, dir := range []string{"attachments", "hostports"} {
+	for dir, want := range map[string]int{"attachments": len(m.live), "hostports": len(m.ports)} {
 		records, err := local.Open(filepath.Join(m.node.dir, dir), m.node.boot)
 		require.NoError(t, err)
 		kept, problems, err := records.All("")
 		require.NoError(t, err)
 		require.Empty(t, problems)
-		require.Len(t, kept, len(m.live), dir)
+		require.Len(t, kept, want, dir)
 	}
 	m.compareWays(t, addresses)
+	m.flows.compare(t, firstPort, lastPort, m.leads)
 }
 
 // compareWays looks at the node's routes and permanent neighbours: those of one address are a live pod's.
@@ -298,9 +384,10 @@ func (m *model) compareWays(t *testing.T, live map[netip.Addr]string) {
 	conn, err := nl.Dial(m.node.ns.NetNS())
 	require.NoError(t, err)
 	defer conn.Close()
+	own := func(a netip.Addr) bool { return slices.Contains(nodesOwn, a) }
 	var ways []netip.Addr
 	require.NoError(t, conn.Routes(t.Context(), func() { ways = nil }, func(r nl.Route) {
-		if r.Table == nl.TableMain && r.Prefix.IsSingleIP() {
+		if r.Table == nl.TableMain && r.Prefix.IsSingleIP() && !own(r.Prefix.Addr()) {
 			ways = append(ways, r.Prefix.Addr())
 		}
 	}))
@@ -309,7 +396,9 @@ func (m *model) compareWays(t *testing.T, live map[netip.Addr]string) {
 	}
 	var neighbors []netip.Addr
 	require.NoError(t, conn.Neighbors(t.Context(), 0, func() { neighbors = nil }, func(n nl.Neighbor) {
-		neighbors = append(neighbors, n.Addr)
+		if !own(n.Addr) {
+			neighbors = append(neighbors, n.Addr)
+		}
 	}))
 	for _, way := range append(ways, neighbors...) {
 		require.Contains(t, live, way)
