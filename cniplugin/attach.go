@@ -441,9 +441,11 @@ func (t *task) status() error {
 	return nil
 }
 
-// notReady gives an error the code of STATUS.
+// notReady gives an error a code of STATUS.
 func notReady(err error) error {
 	e := *describe(err)
-	e.Code = CodeNotReady
+	if e.Code != CodeLimited {
+		e.Code = CodeNotReady
+	}
 	return &e
 }

@@ -63,6 +63,8 @@ func (t *task) flannel() (*types100.Result, error) {
 	switch t.command {
 	case "ADD":
 		return inner.addElsewhere()
+	case "STATUS":
+		return nil, inner.statusOf(d.Type)
 	default:
 		return nil, inner.runPlugin(d.Type, t.command, d.raw)
 	}

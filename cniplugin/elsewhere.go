@@ -142,7 +142,15 @@ func (t *task) releaseElsewhere() error {
 func (t *task) checkElsewhere() error { return t.runPlugin(t.config.IPAM.Type, "CHECK", t.config.raw) }
 
 func (t *task) statusElsewhere() error {
-	return t.runPlugin(t.config.IPAM.Type, "STATUS", t.config.raw)
+	return t.statusOf(t.config.IPAM.Type)
+}
+
+// statusOf is the STATUS of the program kind, with a code that STATUS has whatever is the matter with it.
+func (t *task) statusOf(kind string) error {
+	if err := t.runPlugin(kind, "STATUS", t.config.raw); err != nil {
+		return notReady(err)
+	}
+	return nil
 }
 
 // inProcess reports whether this package is the plugin of that type.

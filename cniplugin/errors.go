@@ -1,6 +1,7 @@
 package cniplugin
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -74,7 +75,8 @@ func describe(err error) *Error {
 	}
 	var theirs *types.Error // of a delegate, or of the library
 	if errors.As(err, &theirs) {
-		return &Error{Code: theirs.Code, Msg: theirs.Msg, Details: theirs.Details, Err: err}
+		// One that ends without the JSON of an error has no code.
+		return &Error{Code: cmp.Or(theirs.Code, CodeOther), Msg: theirs.Msg, Details: theirs.Details, Err: err}
 	}
 	code := CodeOther
 	var op *podweft.OpError

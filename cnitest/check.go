@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -553,7 +552,7 @@ func checkSilent(ctx context.Context, r *runner) error {
 	if err == nil && (b.code != 0 || len(b.stdout) > 0) {
 		err = fmt.Errorf("exit code %d, %q", b.code, short(b.stdout))
 	}
-	return err
+	return errors.Join(err, checksDelegate(ctx, r))
 }
 
 func commandsOfVersion(ctx context.Context, r *runner) error {
@@ -601,7 +600,7 @@ func status(ctx context.Context, r *runner) error {
 	if err == nil && (a.code != 0 || len(a.stdout) > 0) {
 		err = fmt.Errorf("exit code %d, %q", a.code, short(a.stdout))
 	}
-	return err
+	return errors.Join(err, statusOfDelegate(ctx, r))
 }
 
 func (r *runner) gc(ctx context.Context, valid ...*pod) error {
@@ -642,7 +641,7 @@ func collects(ctx context.Context, r *runner) error {
 	if err != nil {
 		return err
 	}
-	return r.reuses(ctx, again, result)
+	return errors.Join(r.reuses(ctx, again, result), collectsDelegates(ctx, r))
 }
 
 func collectsAll(ctx context.Context, r *runner) error {
@@ -762,46 +761,6 @@ func portMappings(ctx context.Context, r *runner) error {
 		}
 	}
 	return nil
-}
-
-// delegates puts a plugin for addresses of our own into CNI_PATH, which notes what it was given.
-func delegates(ctx context.Context, r *runner) error {
-	if r.list.Plugins[0].Network.Type == "flannel" {
-		return errSkip("the first plugin makes its delegate's configuration itself")
-	}
-	dir, err := os.MkdirTemp(r.cache, "delegate")
-	if err != nil {
-		return err
-	}
-	log := filepath.Join(dir, "log")
-	script := "#!/bin/sh\necho \"$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME $(cat)\" >>" + log + "\n" +
-		"[ \"$CNI_COMMAND\" = ADD ] || exit 0\n" +
-		`echo '{"cniVersion":"` + r.list.CNIVersion + `","ips":[{"version":"4","address":"198.18.7.9/24","gateway":"198.18.7.1"}]}'` + "\n"
-	if err := os.WriteFile(filepath.Join(dir, "cnitest-ipam"), []byte(script), 0o700); err != nil {
-		return err
-	}
-	p, err := r.pod("l3")
-	if err != nil {
-		return err
-	}
-	// A bridge of its own, for plugins that have one: the other's address is of another subnet.
-	set := map[string]any{"ipam": map[string]any{"type": "cnitest-ipam", "note": "passed on"}, "bridge": "cnitest-l3"}
-	var errs []error
-	for _, command := range []string{"ADD", "DEL"} {
-		vars := r.vars(command, p)
-		vars["CNI_PATH"] = dir + string(os.PathListSeparator) + r.cfg.Dir
-		a, err := r.call(ctx, r.first(set), vars)
-		if err != nil || a.code != 0 {
-			errs = append(errs, err, fmt.Errorf("%s: %s", command, short(a.stdout)))
-		}
-	}
-	noted, err := os.ReadFile(log)
-	for _, want := range []string{"ADD " + p.id + " eth0 {", "DEL " + p.id + " eth0 {", `"note":"passed on"`} {
-		if !strings.Contains(string(noted), want) {
-			errs = append(errs, err, fmt.Errorf("the delegate was not called with %q", want))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 func keptResult(ctx context.Context, r *runner) error {
