@@ -19,10 +19,17 @@ import (
 	"github.com/podweft/podweft/testnet"
 )
 
-// TestMain makes the test binary the plugin, when a runtime starts it by one of a plugin's names.
+// TestMain makes the test binary the plugin, when a runtime starts it by one of a plugin's names, or the agent.
 func TestMain(m *testing.M) {
 	if name := filepath.Base(os.Args[0]); slices.Contains(answersAs, name) {
 		os.Exit(cniplugin.Run(context.Background(), cniplugin.Config{BootID: os.Getenv(bootOfTest)}, cniplugin.SystemCall(name)))
+	}
+	if filepath.Base(os.Args[0]) == agentProgram {
+		if err := runAgent(os.Args[1]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	// Under the race detector a process sleeps for a second when it ends, and plugins are hundreds of processes.
 	if err := os.Setenv("GORACE", "atexit_sleep_ms=0"); err != nil {
