@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -49,6 +50,22 @@ func (n *node) agentProcess(t *testing.T, program string) (*exec.Cmd, *bytes.Buf
 	return cmd, &said
 }
 
+// listened waits until an agent listens, or nobody wants to know any more.
+func (n *node) listened(over <-chan struct{}) {
+	for {
+		c, err := net.Dial("unix", n.dir+"/agent.sock")
+		if err == nil {
+			c.Close()
+			return
+		}
+		select {
+		case <-over:
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
 // killing has agents come to the node and be killed at any moment, until stop is called, which says how many were.
 func (n *node) killing(t *testing.T) (stop func() (killed int)) {
 	t.Helper()
@@ -63,10 +80,12 @@ func (n *node) killing(t *testing.T) (stop func() (killed int)) {
 		defer func() { killed <- count }()
 		for {
 			cmd, said := n.agentProcess(t, program)
-			until := time.After(30*time.Millisecond + rand.N(200*time.Millisecond)) // it takes some to start
+			if rand.IntN(4) > 0 { // the others are killed while they start
+				n.listened(over)
+			}
 			select {
 			case <-over:
-			case <-until:
+			case <-time.After(rand.N(150 * time.Millisecond * time.Duration(1+count/8))): // at last long enough for any machine
 			}
 			_ = cmd.Process.Kill()
 			var ended *exec.ExitError
@@ -115,7 +134,7 @@ func TestAttachWhileTheAgentIsKilled(t *testing.T) {
 	}
 	var refused atomic.Int32
 	attach := func(pod *testnet.Node, conf map[string]any) (r reply) {
-		for end := time.Now().Add(patience); ; {
+		for end := time.Now().Add(4 * patience); ; {
 			if r = n.call(t, "podweft-cni", "ADD", conf, about(pod)...); r.code == 0 || !assert.True(t, time.Now().Before(end), r) {
 				return r
 			}
@@ -130,6 +149,7 @@ func TestAttachWhileTheAgentIsKilled(t *testing.T) {
 			if again := n.call(t, "podweft-cni", "DEL", conf, about(pod)...); !assert.Zero(t, again.code, again) {
 				return r
 			}
+			time.Sleep(rand.N(50 * time.Millisecond)) // runtimes wait longer
 		}
 	}
 	all := func(do func(i int, pod *testnet.Node) reply) []reply {
