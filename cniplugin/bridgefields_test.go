@@ -46,7 +46,10 @@ func TestBridgeFields(t *testing.T) {
 		{"mtu", "bridge", map[string]any{"mtu": 1300}, state{mtu: 1300}},
 		{"hairpinMode", "bridge", map[string]any{"hairpinMode": true}, state{mtu: 1500, hairpin: true}},
 		{"portIsolation", "bridge", map[string]any{"portIsolation": true}, state{mtu: 1500, isolated: true}},
-		{"promiscMode and ipMasqBackend, which change nothing", "bridge", map[string]any{"promiscMode": true, "ipMasqBackend": "iptables"}, state{mtu: 1500}},
+		{
+			"promiscMode and ipMasqBackend, which change nothing", "bridge",
+			map[string]any{"promiscMode": true, "ipMasqBackend": "iptables"}, state{mtu: 1500},
+		},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -133,7 +136,9 @@ func TestRefusedFields(t *testing.T) {
 			assert.Contains(t, strings.ToLower(r.Msg), part)
 		}
 	}
-	for field, value := range map[string]any{"masqAll": true, "conditionsV4": []string{"-s", "192.0.2.0/24"}, "conditionsV6": []string{"-s", "2001:db8::/64"}} {
+	for field, value := range map[string]any{
+		"masqAll": true, "conditionsV4": []string{"-s", "192.0.2.0/24"}, "conditionsV6": []string{"-s", "2001:db8::/64"},
+	} {
 		r := n.call(t, "portmap", "ADD", n.conf(map[string]any{
 			"prevResult":    map[string]any{"cniVersion": "1.1.0", "ips": []any{map[string]any{"address": "10.244.1.2/24"}}},
 			"runtimeConfig": withPort(8080)["runtimeConfig"], field: value,

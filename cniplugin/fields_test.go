@@ -57,7 +57,8 @@ options ndots:5 edns0
 		})
 	}
 	before := n.linkNames(t)
-	r := n.call(t, "podweft-cni", "ADD", n.conf(map[string]any{"ipam": map[string]any{"resolvConf": file + ".gone"}}), about(testnet.NewNode(t, "late"))...)
+	lost := n.conf(map[string]any{"ipam": map[string]any{"resolvConf": file + ".gone"}})
+	r := n.call(t, "podweft-cni", "ADD", lost, about(testnet.NewNode(t, "late"))...)
 	assert.Equal(t, cniplugin.CodeIO, r.Code, r)
 	assert.Equal(t, "ipam.resolvConf cannot be read", r.Msg)
 	assert.Equal(t, before, n.linkNames(t), "an ADD that fails leaves nothing")
