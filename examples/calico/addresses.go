@@ -111,25 +111,38 @@ func (a *Agent) claimTunnels(ctx context.Context, from *block.Allocator) (map[wa
 	return tunnels, errors.Join(errs...)
 }
 
-// claimTunnel is one link's addresses. What it was given before a family had pools is given back, to be had again with one of that family:
-// without, the node's packets into that tunnel would leave with its underlay address, to which pods answer past the tunnel.
+// claimTunnel is one link's addresses. One that was given before a family had pools gets an address of that family too, where there is one
+// to be had: without, the node's packets into that tunnel leave with its underlay address, to which pods answer past the tunnel.
 func (a *Agent) claimTunnel(ctx context.Context, from *block.Allocator, owner ipam.Owner) (held ipam.Allocation, err error) {
 	pools := a.cfg.poolsForNode()
 	held, err = from.AllocateOf(ctx, owner, pools)
-	lacking := func(p netip.Prefix) bool {
-		return !slices.ContainsFunc(held.Addresses, func(has ipam.Address) bool { return has.Prefix.Addr().Is4() == p.Addr().Is4() })
+	lacks := func(family netip.Addr) bool {
+		return !slices.ContainsFunc(held.Addresses, func(has ipam.Address) bool { return has.Prefix.Addr().Is4() == family.Is4() })
 	}
-	if err != nil || !slices.ContainsFunc(pools, lacking) {
+	if err != nil || !slices.ContainsFunc(pools, func(p netip.Prefix) bool { return lacks(p.Addr()) }) {
 		return held, err
 	}
-	if err := from.Release(ctx, owner); err != nil {
-		return held, err
+	// All that an owner has is given at once. So another gets what is lacking, before anything is given up.
+	next := owner
+	next.Interface = "next" // of no link: it is collected, should this process end here
+	got, err := from.AllocateOf(ctx, next, pools)
+	if err != nil {
+		a.log.WarnContext(ctx, "a tunnel link stays without an address of a family until the agent starts again", "link", owner.Container, "err", err)
+		return held, nil
 	}
-	var had []netip.Addr
+	var want []netip.Addr
 	for _, has := range held.Addresses {
-		had = append(had, has.Prefix.Addr())
+		want = append(want, has.Prefix.Addr())
 	}
-	if held, err = from.AllocateOf(ctx, owner, pools, had...); err != nil { // its pool may be gone, or not the node's any more
+	for _, has := range got.Addresses {
+		if lacks(has.Prefix.Addr()) {
+			want = append(want, has.Prefix.Addr())
+		}
+	}
+	if err := errors.Join(from.Release(ctx, next), from.Release(ctx, owner)); err != nil {
+		return held, err
+	}
+	if held, err = from.AllocateOf(ctx, owner, pools, want...); err != nil { // its pool may be gone, or not the node's any more
 		held, err = from.AllocateOf(ctx, owner, pools)
 	}
 	return held, err

@@ -32,7 +32,7 @@ func (o *Options) forget(ctx context.Context, out io.Writer) error {
 	// collector does it.
 	err = o.strike(ctx)
 	_, known := nodes.Node(o.gone)
-	if err == nil && known && o.cluster != nil && !o.Force {
+	if err == nil && o.cluster != nil && !o.Force { // also one that is not known: an earlier call may have been ended while it waited
 		err = o.hearken(ctx)
 	}
 	if err != nil {

@@ -1,6 +1,7 @@
 package calico
 
 import (
+	"context"
 	"net/netip"
 	"strings"
 	"testing"
@@ -24,13 +25,15 @@ func TestForgetInACluster(t *testing.T) {
 		alive time.Duration // for how long it counts so
 		lives bool          // its agent joins again
 		force bool
+		tried bool // before, by a call that was ended while it waited
 		want  string
 	}{
-		"machine is off":      {time.Nanosecond, false, false, ""},
-		"kubelet alone":       {time.Nanosecond, true, false, "forget gone: its agent lives, though its kubelet is silent: end it first, or say --force"},
-		"kubelet, and forced": {time.Nanosecond, true, true, ""},
-		"counts as alive":     {time.Hour, true, false, "forget gone: the cluster counts it as alive: delete its Node, or try again when its kubelet has been silent for a minute, or say --force"},
-		"alive, and forced":   {time.Hour, true, true, ""},
+		"machine is off":             {time.Nanosecond, false, false, false, ""},
+		"kubelet alone":              {time.Nanosecond, true, false, false, "forget gone: its agent lives, though its kubelet is silent: end it first, or say --force"},
+		"kubelet, and forced":        {time.Nanosecond, true, true, false, ""},
+		"kubelet alone, tried again": {time.Nanosecond, true, false, true, "forget gone: its agent lives, though its kubelet is silent: end it first, or say --force"},
+		"counts as alive":            {time.Hour, true, false, false, "forget gone: the cluster counts it as alive: delete its Node, or try again when its kubelet has been silent for a minute, or say --force"},
+		"alive, and forced":          {time.Hour, true, true, false, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -47,6 +50,11 @@ func TestForgetInACluster(t *testing.T) {
 				}
 				o := Options{Config: Config{Node: "here", Nodes: nodes, Blocks: blocks}.withDefaults(), cluster: &cluster{}, gone: "gone", Force: tt.force}
 				var out strings.Builder
+				if tt.tried {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+					defer cancel()
+					require.ErrorIs(t, o.forget(ctx, &out), context.DeadlineExceeded)
+				}
 				err = o.forget(t.Context(), &out)
 				left, listErr := blocks.Blocks(t.Context(), pool)
 				require.NoError(t, listErr)

@@ -136,6 +136,25 @@ func TestSecondFamily(t *testing.T) {
 	reaches(t, two, append(after.addrs, before.addrs...)...)
 }
 
+// TestSecondFamilyIsFull: a node whose tunnel link cannot have an address of the family that came keeps the one that it has, and works.
+func TestSecondFamilyIsFull(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	both := pools(calico.Always)
+	both[1].Prefix = netip.MustParsePrefix("fd00:244::/122") // one block
+	one, two := w.Nodes()[0], w.Nodes()[1]
+	_, stop := start(t, w.config(t, one, both[:1]))
+	last, _ := start(t, w.config(t, two, both))
+	waitFor(t, last, "the last block", func(s calico.Status) bool { return len(s.Blocks) >= 2 })
+	before := w.add(t, one, "before")
+	stop()
+	start(t, w.config(t, one, both))
+	other := w.add(t, two, "other")
+	reaches(t, before.Node, other.addrs[0])
+	reaches(t, one, other.addrs[0])
+	reaches(t, two, before.addrs...)
+}
+
 // dropped reports whether the node has a blackhole for an address.
 func dropped(t testing.TB, n *testnet.Node, addr netip.Addr) bool {
 	t.Helper()
