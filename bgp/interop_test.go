@@ -679,7 +679,7 @@ func TestInteropGracefulRestartByReflector(t *testing.T) {
 // The same where the agent knows its peers for a while before it knows its blocks: they must not hear that it has none.
 func TestInteropGracefulRestartToldLate(t *testing.T) {
 	withEach(t, 3, func(t *testing.T, d daemon, f *testnet.Fabric) {
-		restartEnd(t, f, d, router{as: 64512, reflects: true}, [2]uint32{64512, 64512}, 5*time.Second)
+		restartEnd(t, f, d, router{as: 64512, reflects: true}, [2]uint32{64512, 64512}, 2*time.Second)
 	})
 }
 
