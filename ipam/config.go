@@ -12,8 +12,10 @@ import (
 
 // Limits of a Config. They bound the blocks that one change of the file touches.
 const (
-	maxSets   = 4
-	maxRanges = 12
+	// MaxRanges is how many ranges a Config takes in all its sets.
+	MaxRanges = 12
+
+	maxSets = 4
 )
 
 // mapped is where IPv4 addresses lie in IPv6 form (RFC 4291, 2.5.5.2).
@@ -47,7 +49,7 @@ type Config struct {
 	// Sets of ranges, after those of Prefixes: an owner gets one address from each set, from whichever of its ranges
 	// has one. The ranges of a set are of one family. At most 4 sets and 12 ranges, no two of which overlap.
 	//
-	// Without any set a Pool only looks up and releases, which is what a CNI plugin needs for DEL when it no longer
+	// Without any set a Pool gives nothing to who holds nothing: it looks up and releases, which is what a CNI plugin needs for DEL when it no longer
 	// knows the node's prefixes.
 	//
 	// When the sets are not those that the file was made for (the node's prefix moved), the next Allocate lays it out
@@ -122,8 +124,8 @@ func (c Config) compile() (*ruleset, error) {
 	if len(rules.ranges) > maxSets {
 		bad("Sets", len(rules.ranges), "are too many, those of Prefixes counted", fmt.Sprintf("use at most %d", maxSets))
 	}
-	if len(names) > maxRanges {
-		bad("Sets", len(names), "ranges are too many", fmt.Sprintf("use at most %d", maxRanges))
+	if len(names) > MaxRanges {
+		bad("Sets", len(names), "ranges are too many", fmt.Sprintf("use at most %d", MaxRanges))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err

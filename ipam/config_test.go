@@ -144,7 +144,7 @@ func TestConfigValidate(t *testing.T) {
 
 func TestTooManyRanges(t *testing.T) {
 	var ranges []Range
-	for i := range maxRanges + 1 {
+	for i := range MaxRanges + 1 {
 		ranges = append(ranges, Range{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i), 0}), 24)})
 	}
 	assert.EqualError(t, Config{Path: "/run/ipam", Sets: [][]Range{ranges}}.Validate(), "Sets: 13 ranges are too many: use at most 12")
@@ -168,17 +168,17 @@ func TestGeometry(t *testing.T) {
 		{addr: "10.0.0.250", set: 0, pos: 0},
 		{addr: "10.0.1.5", set: 0, pos: 11},
 		{addr: "10.9.0.0", set: 0, pos: 12},
-		{addr: "10.9.255.243", set: 0, pos: window - 1},
+		{addr: "10.9.255.243", set: 0, pos: Window - 1},
 		{addr: "10.9.255.244", set: 0, stray: true},
 		{addr: "10.200.0.0", set: 0, stray: true},
 		{addr: "fd00::ffff:ffff:ffff:fffe", set: 1, pos: 0},
 		{addr: "fd00:0:0:1::", set: 1, pos: 2},
 		{addr: "fd00:0:0:1::1", set: 1, pos: 3},
 		{addr: "fd01::", set: 1, pos: 4},
-		{addr: "fd01::fffb", set: 1, pos: window - 1},
+		{addr: "fd01::fffb", set: 1, pos: Window - 1},
 		{addr: "fd01::fffc", set: 1, stray: true},
 		{addr: "fd01::1:0:0:0", set: 1, stray: true},
-		{addr: "fe00::ffff", set: 2, pos: window - 1},
+		{addr: "fe00::ffff", set: 2, pos: Window - 1},
 		{addr: "fe00::1:0", set: 2, stray: true},
 		{addr: "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", set: 2, stray: true},
 	}
@@ -195,7 +195,7 @@ func TestGeometry(t *testing.T) {
 		})
 	}
 	for set := range g {
-		assert.EqualValues(t, window, g.size(set))
+		assert.EqualValues(t, Window, g.size(set))
 	}
 	_, _, _, ok := g.locate(netip.MustParseAddr("10.0.1.6"))
 	assert.False(t, ok)

@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// window is how many addresses of a set can be given out without being asked for by name. It bounds the bitmaps, and with
+// Window is how many addresses of a set can be given out without being asked for by name. It bounds the bitmaps, and with
 // them the time of a call; no node runs more pods.
-const window = 1 << 16
+const Window = 1 << 16
 
 // span is a run of addresses of one family, both ends included.
 type span struct{ first, last netip.Addr }
@@ -65,9 +65,9 @@ func (g geometry) index(set int) int {
 func (g geometry) size(set int) uint32 {
 	n := uint64(0)
 	for _, s := range g[set] {
-		n += min(distance(s.first, s.last), window) + 1
+		n += min(distance(s.first, s.last), Window) + 1
 	}
-	return uint32(min(n, window))
+	return uint32(min(n, Window))
 }
 
 // locate finds the set that a belongs to, and its position there. An address of the set beyond the window is a stray: it
@@ -77,10 +77,10 @@ func (g geometry) locate(a netip.Addr) (set int, pos uint32, stray, ok bool) {
 		before := uint64(0)
 		for _, s := range spans {
 			if s.contains(a) {
-				p := before + min(distance(s.first, a), window)
-				return set, uint32(p), p >= window, true
+				p := before + min(distance(s.first, a), Window)
+				return set, uint32(p), p >= Window, true
 			}
-			before += min(distance(s.first, s.last), window) + 1
+			before += min(distance(s.first, s.last), Window) + 1
 		}
 	}
 	return 0, 0, true, false

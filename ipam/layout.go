@@ -112,7 +112,7 @@ func decodeLayout(b *block) (l layout, ok bool) {
 	}
 	for set := range g {
 		n := int(r.byte())
-		if n == 0 || n > maxRanges {
+		if n == 0 || n > MaxRanges {
 			return l, false
 		}
 		for range n {

@@ -25,6 +25,9 @@ type AllocatorConfig struct {
 
 // Allocator gives out the addresses of a node's blocks, and claims another block when it has none left. It is safe for
 // concurrent use. The addresses are for routed ports: each goes with its full length.
+//
+// Blocks of one node may lie in any number of places that have less than 65,536 addresses ([ipam.Window]) from the first to the last; else
+// in twelve ([ipam.MaxRanges]), of both families together.
 type Allocator struct {
 	cfg AllocatorConfig
 

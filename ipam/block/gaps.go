@@ -9,12 +9,6 @@ import (
 	"github.com/podweft/podweft/ipam"
 )
 
-// What a pool takes; see ipam.Config.Sets, and for what it gives out of a set without being asked for it by name, window in package ipam.
-const (
-	mostRanges    = 12
-	mostAddresses = 1 << 16
-)
-
 // bridge makes one range of two until there are no more than a pool takes, the two with the least between them first. What is between is
 // others': it becomes reserved. Ranges that are too far apart for that stay.
 func bridge(cfg *ipam.Config) {
@@ -25,12 +19,12 @@ func bridge(cfg *ipam.Config) {
 			all += len(ranges)
 			for j := 1; j < len(ranges); j++ {
 				gap := distance(ranges[j-1].Last, ranges[j].First)
-				if gap < least && gap < mostAddresses-addresses(ranges) {
+				if gap < least && gap < ipam.Window-addresses(ranges) {
 					set, at, least = i, j, gap
 				}
 			}
 		}
-		if all <= mostRanges || at == 0 {
+		if all <= ipam.MaxRanges || at == 0 {
 			return
 		}
 		ranges := cfg.Sets[set]
@@ -52,9 +46,9 @@ func upTo(r ipam.Range, end netip.Addr) ipam.Range {
 // addresses is how many there are in ranges.
 func addresses(ranges []ipam.Range) (n uint64) {
 	for _, r := range ranges {
-		n += min(distance(r.First, r.Last), mostAddresses-1) + 1
+		n += min(distance(r.First, r.Last), ipam.Window-1) + 1
 	}
-	return min(n, mostAddresses)
+	return min(n, ipam.Window)
 }
 
 // distance is b-a, or the largest number if that is larger, for a <= b of one family.
