@@ -371,7 +371,7 @@ func portSpecs(records []local.Record, problem func(error)) map[string]nat.PortS
 			taken[rec.Network] = map[nat.HostPort]bool{}
 		}
 		for _, h := range all {
-			if place := placeOf(h); !taken[rec.Network][place] {
+			if place := h.Place(); !taken[rec.Network][place] {
 				taken[rec.Network][place] = true
 				spec.Ports = append(spec.Ports, h)
 			}

@@ -53,9 +53,10 @@ func (t *task) add() (*types100.Result, error) {
 		return nil, stepsDown(err, undo)
 	}
 	undo = append(undo, t.unplug)
-	if give.delegated || c.claimed() || t.delegated {
+	if give.delegated || t.delegated {
 		rec.Delegate = c.raw
 	}
+	rec.Claimed = c.claimed()
 	if err := t.note(rec); err != nil {
 		return nil, stepsDown(err, undo)
 	}
@@ -288,11 +289,21 @@ func (t *task) leave(also ...func() error) error {
 	return nil
 }
 
-// asAdded is the call with the configuration by which other programs, the agent among them, did their part of the ADD. That of the
-// call may name others by now, or some where we did all ourselves.
+// asAdded is the call with the configuration by which other programs did their part of the ADD, and with what gave the addresses. That of
+// the call may name others by now, or some where we did all ourselves. One that has the agent give addresses stays: release looks in our
+// own store too.
 func (t *task) asAdded(rec local.Record) *task {
 	one := *t
-	if len(rec.Delegate) > 0 {
+	gave := func(kind string) *task {
+		mine := *t.config
+		mine.IPAM.Type = kind
+		one.config = &mine
+		return &one
+	}
+	switch {
+	case rec.Claimed:
+		return gave(agentIPAM)
+	case len(rec.Delegate) > 0:
 		c, err := parseConfig(rec.Delegate)
 		if err != nil {
 			return &one
@@ -302,15 +313,13 @@ func (t *task) asAdded(rec local.Record) *task {
 		if delegated {
 			kind, now = c.Type, t.config.Type
 		}
-		if _, err := t.find(kind); err != nil && kind != now && kind != agentIPAM {
+		if _, err := t.find(kind); err != nil && kind != now {
 			t.log.WarnContext(t.ctx, "the program of the ADD is gone, and what it keeps of the pod stays", "err", err)
 			return &one
 		}
 		one.config, one.delegated = c, delegated
-	} else if !t.config.builtinIPAM() {
-		mine := *t.config
-		mine.IPAM.Type = ""
-		one.config = &mine
+	case t.delegatedIPAM():
+		return gave("")
 	}
 	return &one
 }

@@ -210,3 +210,21 @@ func TestDELByTheAllocatorOfItsADD(t *testing.T) {
 	require.Zero(t, n.call(t, "podweft-cni", "GC", own).code)
 	assert.Empty(t, holders())
 }
+
+// TestAgentHearsOfManyHostPorts: an agent is asked about a pod of any number of them, and listens to a megabyte at most.
+func TestAgentHearsOfManyHostPorts(t *testing.T) {
+	n := newNode(t)
+	n.agentWith(t, n.blocks(t, memory.New(), "node-1"), time.Hour)
+	var ports []any
+	for i := range 12_000 {
+		ports = append(ports, map[string]any{"hostPort": 20_000 + i, "containerPort": 20_000 + i, "protocol": "tcp"})
+	}
+	pod := testnet.NewNode(t, "pod")
+	conf := n.conf(map[string]any{"mode": "ptp", "requireAgent": true, "ipam": map[string]any{"type": "podweft-agent"}})
+	conf["runtimeConfig"] = map[string]any{"portMappings": ports}
+	n.add(t, pod, conf)
+	assert.Equal(t, len(ports), n.hostPorts(t))
+	r := n.call(t, "podweft-cni", "DEL", conf, about(pod)...)
+	require.Zero(t, r.code, r)
+	assert.Zero(t, n.hostPorts(t))
+}

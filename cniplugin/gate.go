@@ -53,6 +53,7 @@ func (t *task) admit(rec local.Record) error {
 	if !t.config.RequireAgent && local.NewClient(socketOf(t.state)).AdmitsAll() {
 		return nil
 	}
+	rec.Delegate = nil // what has thousands of host ports may be longer than an agent listens, whom it does not concern
 	attach := func(ctx context.Context, agent *local.Client) error { return agent.Attach(ctx, rec) }
 	var starting []error
 	if t.config.RequireAgent {

@@ -171,23 +171,10 @@ func lead(ports []local.HostPort, pod []netip.Prefix) (all []nat.HostPort, err e
 func firstOfPlace(all []nat.HostPort) []nat.HostPort {
 	taken := map[nat.HostPort]bool{}
 	return slices.DeleteFunc(all, func(h nat.HostPort) bool {
-		had := taken[placeOf(h)]
-		taken[placeOf(h)] = true
+		had := taken[h.Place()]
+		taken[h.Place()] = true
 		return had
 	})
-}
-
-// placeOf is what two host ports have in common that cannot lead to two pods.
-func placeOf(h nat.HostPort) nat.HostPort {
-	unspecified := netip.IPv6Unspecified()
-	if h.Pod.Addr().Is4() {
-		unspecified = netip.IPv4Unspecified()
-	}
-	if !h.HostIP.IsValid() {
-		h.HostIP = unspecified
-	}
-	h.Pod = netip.AddrPortFrom(unspecified, 0)
-	return h
 }
 
 // portRecords are beside those of the attachments: another plugin of the chain may keep them.
@@ -325,10 +312,16 @@ func (t *task) closePublished(rec local.Record) error {
 	return records.Remove(t.key())
 }
 
+// closePorts closes what is recorded. A record that makes no sense, which only a plugin of before has written, was refused where it would
+// have opened anything.
 func (t *task) closePorts(rec local.Record) error {
 	all, err := lead(rec.HostPorts, rec.Addresses)
+	if err == nil {
+		err = nat.PortSpec{Ports: all}.Validate()
+	}
 	if err != nil {
-		return err
+		t.log.WarnContext(t.ctx, "host ports that were never open are forgotten", "err", err)
+		return nil
 	}
 	p, err := t.ports()
 	if err != nil {

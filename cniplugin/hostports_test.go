@@ -82,6 +82,13 @@ func TestOddRecordsOfHostPorts(t *testing.T) {
 			HostPorts: []local.HostPort{{Protocol: "tcp", HostIP: netip.MustParseAddr(hostIP), Host: 8080, Pod: 80}},
 		}))
 	}
+	odd, err := records.Get(local.Key{Network: "pods", Container: "odd", Interface: "eth0"})
+	require.NoError(t, err)
+	r := n.call(t, "podweft-cni", "DEL", n.conf(nil), about(testnet.NewNode(t, "alone"), "CNI_CONTAINERID=odd")...)
+	require.Zero(t, r.code, "without an agent: %s", r)
+	_, err = records.Get(odd.Key())
+	require.ErrorIs(t, err, local.ErrNoRecord)
+	require.NoError(t, records.Put(odd))
 	n.agent(t)
 	c, err := nft.Open(n.ns.NetNS())
 	require.NoError(t, err)
@@ -93,7 +100,7 @@ func TestOddRecordsOfHostPorts(t *testing.T) {
 	require.Eventually(t, func() bool {
 		rules, err := c.Rules(t.Context(), table)
 		return err == nil && len(rules) > 0 && n.hostPorts(t) == 1
-	}, 5*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 	for _, container := range []string{"odd", "killed", "pod"} {
 		r := n.call(t, "podweft-cni", "DEL", n.conf(nil), about(testnet.NewNode(t, container))...)
 		assert.Zero(t, r.code, r)

@@ -30,10 +30,22 @@ import (
 // agentProgram is the name by which the test binary is an agent, of the node that it is started on and the state in its argument.
 const agentProgram = "podweft-agent"
 
+// openGate has the agent asked by each ADD.
+type openGate struct{}
+
+// Attach implements cniplugin.Gate.
+func (openGate) Attach(context.Context, local.Record) error { return nil }
+
+// Detach implements cniplugin.Gate.
+func (openGate) Detach(...local.Key) {}
+
+// Restore implements cniplugin.Gate.
+func (openGate) Restore(...local.Record) {}
+
 func runAgent(stateDir string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	a, err := cniplugin.NewAgent(cniplugin.AgentConfig{StateDir: stateDir})
+	a, err := cniplugin.NewAgent(cniplugin.AgentConfig{StateDir: stateDir, Gate: openGate{}})
 	if err != nil {
 		return err
 	}
@@ -41,13 +53,12 @@ func runAgent(stateDir string) error {
 }
 
 // agentProcess starts an agent that can be killed.
-func (n *node) agentProcess(t *testing.T, program string) (*exec.Cmd, *bytes.Buffer) {
+func (n *node) agentProcess(t *testing.T, program string) (cmd *exec.Cmd, said *bytes.Buffer, started bool) {
 	t.Helper()
-	var said bytes.Buffer
-	cmd := n.ns.Command(context.WithoutCancel(t.Context()), program, n.dir)
-	cmd.Stdout, cmd.Stderr = &said, &said
-	require.NoError(t, cmd.Start())
-	return cmd, &said
+	said = &bytes.Buffer{}
+	cmd = n.ns.Command(context.WithoutCancel(t.Context()), program, n.dir)
+	cmd.Stdout, cmd.Stderr = said, said
+	return cmd, said, assert.NoError(t, cmd.Start())
 }
 
 // listened waits until an agent listens, or nobody wants to know any more.
@@ -79,7 +90,10 @@ func (n *node) killing(t *testing.T) (stop func() (killed int)) {
 		count := 0
 		defer func() { killed <- count }()
 		for {
-			cmd, said := n.agentProcess(t, program)
+			cmd, said, started := n.agentProcess(t, program)
+			if !started {
+				return
+			}
 			if rand.IntN(4) > 0 { // the others are killed while they start
 				n.listened(over)
 			}

@@ -74,8 +74,8 @@ func (h HostPort) at() netip.AddrPort {
 	return netip.AddrPortFrom(ip, h.Port)
 }
 
-// key is what no two host ports may share: protocol, address and port.
-func (h HostPort) key() HostPort {
+// Place is what no two host ports may share that do not lead to the same place of a pod: protocol, address and port. Its Pod is none.
+func (h HostPort) Place() HostPort {
 	h.HostIP = h.at().Addr()
 	h.Pod = netip.AddrPort{}
 	return h
@@ -100,13 +100,13 @@ func (s PortSpec) Validate() error {
 			errs = append(errs, err)
 			continue
 		}
-		if other, taken := first[h.key()]; taken && s.Ports[other].Pod != h.Pod {
+		if other, taken := first[h.Place()]; taken && s.Ports[other].Pod != h.Pod {
 			errs = append(errs, &podweft.FieldError{
 				Field: field, Value: h, Problem: "is taken by " + s.Ports[other].String(), Remedy: "publish one of them on another port or address",
 			})
 			continue
 		}
-		first[h.key()] = i
+		first[h.Place()] = i
 	}
 	for i, p := range s.Near {
 		errs = append(errs, checkPrefix(fmt.Sprintf("Near[%d]", i), p))

@@ -29,9 +29,10 @@ type Record struct {
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
 	HostPorts []HostPort     `json:"hostPorts,omitempty"`
 	Pod       Pod            `json:"pod,omitzero"`
-	// Delegate is the configuration by which another program did part of the work, or the agent gave the addresses, so that it can be
-	// told to undo it.
+	// Delegate is the configuration by which another program did part of the work, so that it can be told to undo it.
 	Delegate []byte `json:"delegate,omitempty"`
+	// Claimed says that the agent gave the addresses, and is to be told when they are free.
+	Claimed bool `json:"claimed,omitempty"`
 	// Lease is the node's subnet file, where the pod's addresses came of it: what the pod has been given can be told when it is gone.
 	Lease string `json:"lease,omitempty"`
 
@@ -155,6 +156,10 @@ func (r Record) encode() []byte {
 		b = append(b, ',')
 	}
 	text("delegate", base64.StdEncoding.EncodeToString(r.Delegate))
+	if r.Claimed {
+		field("claimed")
+		b = append(b, "true,"...)
+	}
 	text("lease", r.Lease)
 	text("boot", r.Boot)
 	text("since", r.Since.Format(time.RFC3339Nano))
