@@ -118,7 +118,7 @@ type Peer struct {
 	// FromNode makes our end the node's underlay address where Local is zero, if there is one of the peer's family.
 	FromNode bool
 	// Nodes are the peers, at their addresses: Name, Addr, AS, Local and Passive come from them, and Port, if it is zero, is that of all.
-	// Nil: Addr is the peer. The nodes must have this one as a peer too.
+	// Nil: Addr is the peer. The nodes must have this one as a peer too, and know it by BGP.AS: LocalAS must be zero.
 	Nodes *NodeChoice
 }
 
@@ -256,7 +256,13 @@ func (c Config) validateBGP() error {
 				p.Addr = netip.AddrFrom4([4]byte{240, byte(i >> 8), byte(i), 1}) // nobody's
 			}
 			peers = append(peers, p.Peer)
-			if p.Transit == bgp.NextHopSelf && cmp.Or(p.AS, p.LocalAS, c.BGP.AS) == cmp.Or(p.LocalAS, c.BGP.AS) {
+			if p.Nodes != nil && p.LocalAS != 0 {
+				errs = append(errs, &podweft.FieldError{
+					Field: fmt.Sprintf("Peers[%d].LocalAS", i), Value: p.LocalAS, Problem: "goes without Nodes, who know this one by BGP.AS", Remedy: "leave it out",
+				})
+			}
+			// Nodes come with an AS of their own.
+			if p.Nodes == nil && p.Transit == bgp.NextHopSelf && cmp.Or(p.AS, p.LocalAS, c.BGP.AS) == cmp.Or(p.LocalAS, c.BGP.AS) {
 				errs = append(errs, &podweft.FieldError{
 					Field: fmt.Sprintf("Peers[%d].Transit", i), Value: p.Transit, Problem: "is not for peers of our own AS, who are told of nodes as they are",
 				})

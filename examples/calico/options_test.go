@@ -202,7 +202,9 @@ func TestObjectsSayWhatIsWrong(t *testing.T) {
 		"source":      {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, sourceAddress: eth0}}`, `spec.sourceAddress: "eth0" is no choice of an address: write UseNodeIP or None`},
 		"next hop":    {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, nextHopMode: Mine}}`, `spec.nextHopMode: "Mine" is no mode: write Auto, Keep or Self`},
 		"reverse":     {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, reversePeering: "No"}}`, `spec.reversePeering: "No" is no choice: write Auto or Manual`},
-		"nodes at":    {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, peerSelector: all()}}`, `spec.peerSelector: "all()" goes without peerIP and asNumber, which are the nodes': leave those out`},
+		"nodes at":    {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, peerSelector: all()}}`, `spec.peerSelector: "all()" goes without peerIP, asNumber and localASNumber, which are the nodes': leave those out`},
+		"nodes' AS":   {`{kind: BGPPeer, metadata: {name: tor}, spec: {localASNumber: 64999, peerSelector: all()}}`, `spec.peerSelector: "all()" goes without peerIP, asNumber and localASNumber, which are the nodes': leave those out`},
+		"nodes from":  {`{kind: BGPPeer, metadata: {name: tor}, spec: {sourceAddress: None, peerSelector: all()}}`, `spec.sourceAddress: "None" goes without peerSelector: nodes know each other by their addresses: leave it out`},
 		"bind":        {`{kind: BGPConfiguration, metadata: {name: default}, spec: {bindMode: eth0}}`, `spec.bindMode: "eth0" is no mode: write None or NodeIP`},
 		"peer's node": {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerSelector: "a || b"}}`, `selector: "a || b" has a condition that is not understood`},
 		"nobody's":    {`{kind: BGPConfiguration, metadata: {name: node-1}, spec: {asNumber: 1}}`, `BGPConfiguration node-1: metadata.name: "node-1" is that of no node: write default, or node.NODE`},
@@ -258,11 +260,15 @@ func TestPeersSayWhatIsWrong(t *testing.T) {
 	err := calico.Config{BGP: calico.BGP{Peers: []calico.Peer{
 		{Peer: bgp.Peer{Addr: netip.MustParseAddr("192.0.2.1"), Transit: bgp.NextHopSelf}}, {Nodes: &calico.NodeChoice{}, Peer: bgp.Peer{TTLSecurity: 256}},
 		{Nodes: &calico.NodeChoice{}}, {Peer: bgp.Peer{Addr: netip.MustParseAddr("192.0.2.2"), AS: 1, Transit: bgp.NextHopSelf}},
+		{Nodes: &calico.NodeChoice{}, Peer: bgp.Peer{Transit: bgp.NextHopSelf}}, // whose AS may be another
+		{Nodes: &calico.NodeChoice{}, Peer: bgp.Peer{LocalAS: 64999}},
 	}}}.Validate()
 	require.ErrorContains(t, err, "Peers[0].Transit: self is not for peers of our own AS")
 	require.ErrorContains(t, err, "Peers[1].TTLSecurity: 256 is not a number of hops")
 	require.NotContains(t, err.Error(), "Peers[2]")
 	require.NotContains(t, err.Error(), "Peers[3]")
+	require.NotContains(t, err.Error(), "Peers[4]")
+	require.ErrorContains(t, err, "Peers[5].LocalAS: 64999 goes without Nodes, who know this one by BGP.AS: leave it out")
 }
 
 // TestPeerObjects: what a BGPPeer says of its session.

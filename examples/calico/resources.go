@@ -317,8 +317,11 @@ func (l *loader) peer(name string, of bgpPeer) (p Peer, err error) {
 		return p, err
 	}
 	if of.PeerSelector != "" {
-		if of.PeerIP != "" || of.ASNumber != 0 {
-			return bad("peerSelector", of.PeerSelector, "goes without peerIP and asNumber, which are the nodes'", "leave those out")
+		if of.PeerIP != "" || of.ASNumber != 0 || of.LocalASNumber != 0 { // of an AS for this session alone the other end would not know
+			return bad("peerSelector", of.PeerSelector, "goes without peerIP, asNumber and localASNumber, which are the nodes'", "leave those out")
+		}
+		if !p.FromNode {
+			return bad("sourceAddress", of.SourceAddress, "goes without peerSelector: nodes know each other by their addresses", "leave it out")
 		}
 		return p, nil
 	}
