@@ -283,6 +283,7 @@ func (o *Options) complete(names map[string]string) error {
 		err := o.loadFiles()
 		// What a node says of itself goes before what is said of all.
 		c.BGP.AS, c.BGP.Port, c.BGP.Mesh = cmp.Or(own.AS, c.BGP.AS), cmp.Or(own.Port, c.BGP.Port), cmp.Or(own.Mesh, c.BGP.Mesh)
+		c.BGP.Password = cmp.Or(own.Password, c.BGP.Password)
 		return err
 	}
 	if err := o.load(); err != nil {

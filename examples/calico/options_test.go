@@ -81,13 +81,13 @@ metadata: {name: default}
 }
 
 // given are the options of node-1 with these objects.
-func given(t *testing.T, objects string) (*calico.Options, error) {
+func given(t *testing.T, objects string, flags ...string) (*calico.Options, error) {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "calico.yaml")
 	require.NoError(t, os.WriteFile(name, []byte(objects), 0o600))
-	o, _, err := calico.ParseOptions([]string{
-		"--node-name=node-1", "--ipv4-pool-cidr=10.244.0.0/16", "--store-dir=" + t.TempDir(), "--config=" + name,
-	}, func(string) string { return "" }, io.Discard)
+	o, _, err := calico.ParseOptions(append(flags,
+		"--node-name=node-1", "--ipv4-pool-cidr=10.244.0.0/16", "--store-dir="+t.TempDir(), "--config="+name,
+	), func(string) string { return "" }, io.Discard)
 	return o, err
 }
 
@@ -302,6 +302,19 @@ spec: {cidr: 10.9.0.0/16, allowedUses: [Workload, Tunnel], assignmentMode: Autom
 		}},
 		{FromNode: true, Peer: bgp.Peer{Name: "two", Addr: netip.MustParseAddr("192.0.2.253"), AS: 64600, Transit: bgp.NextHopKept}},
 	}, b.Peers)
+}
+
+// TestMeshPassword: that of the node goes before that of all, and a flag before both.
+func TestMeshPassword(t *testing.T) {
+	const all, own = "{kind: BGPConfiguration, metadata: {name: default}, spec: {nodeMeshPassword: of all}}\n",
+		"{kind: BGPConfiguration, metadata: {name: node.node-1}, spec: {nodeMeshPassword: its own}}\n"
+	for _, tt := range []struct{ objects, flag, want string }{
+		{all, "", "of all"}, {own + "---\n" + all, "", "its own"}, {all + "---\n" + own, "", "its own"}, {all + "---\n" + own, "the flag's", "the flag's"},
+	} {
+		o, err := given(t, tt.objects, "--bgp-password="+tt.flag)
+		require.NoError(t, err)
+		assert.Equal(t, tt.want, o.Config.BGP.Password, "%+v", tt)
+	}
 }
 
 // TestRouterSaysWhatIsWrong: the router's command line too.

@@ -375,7 +375,7 @@ func (l *loader) configureBGP(r resource) error {
 		l.BGP.Mesh = map[bool]Mesh{true: FullMesh, false: NoMesh}[*of.NodeToNodeMeshEnabled]
 	}
 	l.BGP.AS, l.BGP.Port = cmp.Or(uint32(of.ASNumber), l.BGP.AS), cmp.Or(of.ListenPort, l.BGP.Port)
-	l.BGP.Password = cmp.Or(l.BGP.Password, string(of.NodeMeshPassword)) // a flag goes before it
+	l.BGP.Password = cmp.Or(string(of.NodeMeshPassword), l.BGP.Password)
 	for _, s := range slices.Concat(of.ServiceClusterIPs, of.ServiceExternalIPs, of.ServiceLoadBalancerIPs) {
 		p, err := netip.ParsePrefix(s.CIDR)
 		if err != nil {
