@@ -40,7 +40,7 @@ func TestFilterRules(t *testing.T) {
 		{"importV4", `{"action":"Reject","cidr":"10.0.0.0/8","matchOperator":"Like"}`, bgp.Rule{}, `spec.importV4[0].matchOperator: "Like" is no way to match: write In, NotIn, Equal or NotEqual`},
 		{"importV4", `{"action":"Reject","cidr":"10.0.0.0/8"}`, bgp.Rule{}, `spec.importV4[0].matchOperator: "" goes with a cidr: give both or neither`},
 		{"importV4", `{"action":"Reject","matchOperator":"In"}`, bgp.Rule{}, `spec.importV4[0].matchOperator: "In" goes with a cidr: give both or neither`},
-		{"exportV4", `{"action":"Reject","source":"RemotePeers"}`, bgp.Rule{}, `spec.exportV4[0].source: is a field that we do not know: leave it out`},
+		{"exportV4", `{"action":"Reject","source":"RemotePeers"}`, bgp.Rule{}, `spec.exportV4[0].source: is a field that we do not know: leave the rule out, or say it by cidr`},
 		{"exportV4", `{}`, bgp.Rule{}, `spec.exportV4[0].action: "" is no action: write Accept or Reject`},
 	} {
 		t.Run(tt.list+tt.rule, func(t *testing.T) {

@@ -161,7 +161,7 @@ func TestObjectsSayWhatIsWrong(t *testing.T) {
 		"no filter": {peer, `document 1: BGPPeer tor: spec.filters[0]: "some" is no BGPFilter that we know of: give it in a file of --config`},
 		"condition": {
 			`{kind: BGPFilter, metadata: {name: some}, spec: {exportV4: [{action: Accept}, {action: Reject, interface: "*.calico"}]}}` + "\n" + peer,
-			"document 2: BGPPeer tor: BGPFilter some: spec.exportV4[1].interface: is a field that we do not know: leave it out",
+			"document 2: BGPPeer tor: BGPFilter some: spec.exportV4[1].interface: is a field that we do not know: leave the rule out, or say it by cidr",
 		},
 		"list": {
 			`{kind: BGPFilter, metadata: {name: some}, spec: {exportV5: [{action: Reject}]}}` + "\n" + peer,
@@ -191,14 +191,18 @@ func TestObjectsSayWhatIsWrong(t *testing.T) {
 		},
 		"field of a pool": {
 			`{kind: IPPool, metadata: {name: p}, spec: {cidr: 10.0.0.0/8, allowedUses: [LoadBalancer], assignmentMode: Manual, disableBGPExport: true}}`,
-			"IPPool p: spec.allowedUses: [LoadBalancer] is not what we can do: leave it out\n" +
-				"spec.assignmentMode: Manual is not what we can do: leave it out, or disable the pool\n" +
+			"IPPool p: spec.allowedUses: [LoadBalancer] is not what we can do: leave the pool out\n" +
+				"spec.assignmentMode: Manual is not what we can do: disable the pool\n" +
 				"spec.disableBGPExport: true is not what we can do: give the peer a BGPFilter that rejects the pool",
 		},
 		"policy":      {`{apiVersion: projectcalico.org/v3, kind: GlobalNetworkPolicy, metadata: {name: deny}, spec: {}}`, "GlobalNetworkPolicy deny: kind: GlobalNetworkPolicy is not what we can do: give Kubernetes' NetworkPolicies"},
 		"reservation": {`{kind: IPReservation, metadata: {name: mine}, spec: {reservedCIDRs: [10.244.0.7]}}`, "IPReservation mine: kind: IPReservation is not what we can do: leave the addresses out of all pools"},
-		"secret":      {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, password: {secretKeyRef: {name: s, key: k}}}}`, "BGPPeer tor: password: is in a Secret, which we do not read: write the password itself"},
-		"AS":          {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, asNumber: "1.65536"}}`, "BGPPeer tor: AS number: 1.65536 is none: write one like 64512"},
+		"secret":      {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, password: {secretKeyRef: {name: s, key: k}}}}`, "BGPPeer tor: spec.password: is in a Secret, which we do not read: write the password itself"},
+		"AS":          {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, asNumber: "1.65536"}}`, "BGPPeer tor: spec.asNumber: 1.65536 is no AS number: write one like 64512"},
+		"AS in YAML":  {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, localASNumber: 1.10}}`, "BGPPeer tor: spec.localASNumber: 1.1 is read as a fraction, in which 1.10 is 1.1: write it in quotes"},
+		"AS quoted":   {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, asNumber: '"64512"'}}`, `BGPPeer tor: spec.asNumber: "64512" is no AS number: write one like 64512`},
+		"two":         {`{kind: BGPConfiguration, metadata: {name: default}, spec: {asNumber: 1.5, listenport: many}}`, "BGPConfiguration default: spec.asNumber: 1.5 is read as a fraction"},
+		"policy's":    {`{apiVersion: crd.projectcalico.org/v1, kind: NetworkPolicy, metadata: {name: deny}, spec: {}}`, "NetworkPolicy deny: kind: NetworkPolicy is not what we can do"},
 		"source":      {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, sourceAddress: eth0}}`, `spec.sourceAddress: "eth0" is no choice of an address: write UseNodeIP or None`},
 		"next hop":    {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, nextHopMode: Mine}}`, `spec.nextHopMode: "Mine" is no mode: write Auto, Keep or Self`},
 		"reverse":     {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, reversePeering: "No"}}`, `spec.reversePeering: "No" is no choice: write Auto or Manual`},
@@ -302,6 +306,17 @@ spec: {cidr: 10.9.0.0/16, allowedUses: [Workload, Tunnel], assignmentMode: Autom
 		}},
 		{FromNode: true, Peer: bgp.Peer{Name: "two", Addr: netip.MustParseAddr("192.0.2.253"), AS: 64600, Transit: bgp.NextHopKept}},
 	}, b.Peers)
+}
+
+// TestKubernetesPolicy: kinds of Calico's names that are others' are passed over.
+func TestKubernetesPolicy(t *testing.T) {
+	for _, object := range []string{
+		"{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: deny}, spec: {podSelector: {}}}",
+		"{apiVersion: v1, kind: List, items: [{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: deny}}]}",
+	} {
+		_, err := given(t, object)
+		require.NoError(t, err, object)
+	}
 }
 
 // TestMeshPassword: that of the node goes before that of all, and a flag before both.

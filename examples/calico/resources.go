@@ -24,10 +24,11 @@ import (
 
 // resource is what all of Calico's objects have.
 type resource struct {
-	Kind     string
-	Metadata struct{ Name string }
-	Spec     json.RawMessage
-	Items    []json.RawMessage // of a list
+	APIVersion string
+	Kind       string
+	Metadata   struct{ Name string }
+	Spec       json.RawMessage
+	Items      []json.RawMessage // of a list
 
 	at string // which document of which file it was in
 }
@@ -191,7 +192,7 @@ func (l *loader) take() (errs []error) {
 		case "BGPConfiguration":
 			err = l.configureBGP(r)
 		default:
-			err = missed(r.Kind)
+			err = r.missed()
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %s %s: %w", r.at, r.Kind, r.Metadata.Name, err))
@@ -200,10 +201,14 @@ func (l *loader) take() (errs []error) {
 	return errs
 }
 
-// missed is an error for an object that somebody relies on, and that is not there for us.
-func missed(kind string) error {
+// missed is an error for an object that somebody relies on, and that is not there for us. Others than Calico have kinds of the same names.
+func (r resource) missed() error {
+	group, _, _ := strings.Cut(r.APIVersion, "/")
+	if !slices.Contains([]string{"", "projectcalico.org", "crd.projectcalico.org"}, group) {
+		return nil
+	}
 	remedy := ""
-	switch kind {
+	switch r.Kind {
 	case "NetworkPolicy", "GlobalNetworkPolicy", "Tier", "NetworkSet", "GlobalNetworkSet", "HostEndpoint":
 		remedy = "give Kubernetes' NetworkPolicies, with --policies or in the cluster"
 	case "IPReservation":
@@ -211,15 +216,15 @@ func missed(kind string) error {
 	default:
 		return nil
 	}
-	return &podweft.FieldError{Field: "kind", Value: kind, Problem: "is not what we can do", Remedy: remedy}
+	return &podweft.FieldError{Field: "kind", Value: r.Kind, Problem: "is not what we can do", Remedy: remedy}
 }
 
 func (l *loader) addPool(r resource) (err error) {
 	var of ipPool
 	err = errors.Join(
 		readSpec(r.Spec, &of),
-		fixed("spec.allowedUses", of.AllowedUses, "leave it out", []string{"Workload", "Tunnel"}, []string{"Tunnel", "Workload"}),
-		fixed("spec.assignmentMode", of.AssignmentMode, "leave it out, or disable the pool", "Automatic"),
+		fixed("spec.allowedUses", of.AllowedUses, "leave the pool out", []string{"Workload", "Tunnel"}, []string{"Tunnel", "Workload"}),
+		fixed("spec.assignmentMode", of.AssignmentMode, "disable the pool", "Automatic"),
 		fixed("spec.disableBGPExport", of.DisableBGPExport, "give the peer a BGPFilter that rejects the pool", false),
 	)
 	if err != nil {

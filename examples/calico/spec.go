@@ -16,25 +16,34 @@ import (
 // readSpec decodes what an object of Calico's says. A field that we do not know is an error, at whatever depth: what it says would not be
 // so, and nobody would know.
 func readSpec(raw json.RawMessage, into any) error {
-	if err := json.Unmarshal(raw, into); err != nil {
-		return err
+	err := json.Unmarshal(raw, into)
+	errs := wrongFields("spec", raw, reflect.TypeOf(into).Elem())
+	if !errors.Is(err, podweft.ErrInvalid) { // that one is among them, with the field's name
+		errs = append(errs, err)
 	}
-	return errors.Join(unknownFields("spec", raw, reflect.TypeOf(into).Elem())...)
+	return errors.Join(errs...)
 }
 
-// unknownFields are those that a type has no place for. Names are compared as package json does, whatever their case.
-func unknownFields(at string, raw json.RawMessage, t reflect.Type) (errs []error) {
-	if reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
-		return nil
+// wrongFields are those that a type has no place for, and those whose own types refuse what they say. Names are compared as package json
+// does, whatever their case.
+func wrongFields(at string, raw json.RawMessage, t reflect.Type) (errs []error) {
+	if of, ok := reflect.New(t).Interface().(json.Unmarshaler); ok {
+		wrong, is := errors.AsType[*podweft.FieldError](of.UnmarshalJSON(raw))
+		if !is {
+			return nil
+		}
+		named := *wrong
+		named.Field = at
+		return []error{&named}
 	}
 	switch t.Kind() {
 	case reflect.Pointer:
-		return unknownFields(at, raw, t.Elem())
+		return wrongFields(at, raw, t.Elem())
 	case reflect.Slice:
 		var all []json.RawMessage
 		_ = json.Unmarshal(raw, &all) // it has been decoded
 		for i, one := range all {
-			errs = append(errs, unknownFields(fmt.Sprintf("%s[%d]", at, i), one, t.Elem())...)
+			errs = append(errs, wrongFields(fmt.Sprintf("%s[%d]", at, i), one, t.Elem())...)
 		}
 	case reflect.Struct:
 		var has map[string]json.RawMessage
@@ -42,10 +51,14 @@ func unknownFields(at string, raw json.RawMessage, t reflect.Type) (errs []error
 		for _, name := range slices.Sorted(maps.Keys(has)) {
 			field, known := t.FieldByNameFunc(func(n string) bool { return strings.EqualFold(n, name) })
 			if known {
-				errs = append(errs, unknownFields(at+"."+name, has[name], field.Type)...)
-			} else {
-				errs = append(errs, &podweft.FieldError{Field: at + "." + name, Problem: "is a field that we do not know", Remedy: "leave it out"})
+				errs = append(errs, wrongFields(at+"."+name, has[name], field.Type)...)
+				continue
 			}
+			remedy := "leave it out"
+			if t == reflect.TypeFor[filterRule]() { // which without its condition is about everything
+				remedy = "leave the rule out, or say it by cidr"
+			}
+			errs = append(errs, &podweft.FieldError{Field: at + "." + name, Problem: "is a field that we do not know", Remedy: remedy})
 		}
 	}
 	return errs
@@ -59,16 +72,25 @@ func fixed[T any](field string, value *T, remedy string, fine ...T) error {
 	return &podweft.FieldError{Field: field, Value: *value, Problem: "is not what we can do", Remedy: remedy}
 }
 
-// asNumber is the number of an AS: 64512, "64512", or of four bytes "1.10" (RFC 5396).
+// asNumber is the number of an AS: 64512, "64512", or of four bytes "1.10" (RFC 5396). That one is in quotes: without them YAML takes it
+// for a fraction, which is 1.1 as well.
 type asNumber uint32
 
-// UnmarshalJSON implements json.Unmarshaler.
+// UnmarshalJSON implements json.Unmarshaler. Its errors get the field's name from wrongFields.
 func (n *asNumber) UnmarshalJSON(raw []byte) error {
 	if string(raw) == "null" {
 		return nil
 	}
-	text := strings.Trim(string(raw), `"`)
+	text, quoted := string(raw), raw[0] == '"'
+	if quoted {
+		if err := json.Unmarshal(raw, &text); err != nil {
+			return err
+		}
+	}
 	high, low, dotted := strings.Cut(text, ".")
+	if dotted && !quoted {
+		return &podweft.FieldError{Value: text, Problem: "is read as a fraction, in which 1.10 is 1.1", Remedy: "write it in quotes"}
+	}
 	bits := 32
 	if dotted {
 		bits = 16
@@ -78,7 +100,7 @@ func (n *asNumber) UnmarshalJSON(raw []byte) error {
 	h, err := strconv.ParseUint(high, 10, 16)
 	l, errLow := strconv.ParseUint(low, 10, bits)
 	if err != nil || errLow != nil {
-		return &podweft.FieldError{Field: "AS number", Value: text, Problem: "is none", Remedy: "write one like 64512"}
+		return &podweft.FieldError{Value: text, Problem: "is no AS number", Remedy: "write one like 64512"}
 	}
 	*n = asNumber(h<<16 | l)
 	return nil
@@ -87,11 +109,11 @@ func (n *asNumber) UnmarshalJSON(raw []byte) error {
 // secret is a password. Calico names a Secret, which a file has none of: ours is the text.
 type secret string
 
-// UnmarshalJSON implements json.Unmarshaler.
+// UnmarshalJSON implements json.Unmarshaler. Its errors get the field's name from wrongFields.
 func (s *secret) UnmarshalJSON(raw []byte) error {
 	var text string
 	if json.Unmarshal(raw, &text) != nil {
-		return &podweft.FieldError{Field: "password", Problem: "is in a Secret, which we do not read", Remedy: "write the password itself"}
+		return &podweft.FieldError{Problem: "is in a Secret, which we do not read", Remedy: "write the password itself"}
 	}
 	*s = secret(text)
 	return nil
