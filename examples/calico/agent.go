@@ -53,6 +53,10 @@ func (a *Agent) Ready() <-chan struct{} { return a.ready }
 // ErrRunning: the Agent runs already, or has run. It runs once.
 var ErrRunning = errors.New("the agent runs already")
 
+// ErrMoved: the node has an address on its underlay that its speaker does not listen at, where BGP.Bound has it listen at those alone that
+// there were when it began. Another Agent does.
+var ErrMoved = errors.New("the node's address has changed, and its BGP speaker listens at the old one alone: start the agent anew")
+
 // The agent's own rhythm.
 const (
 	again  = time.Second      // after something has failed
@@ -65,8 +69,8 @@ const (
 )
 
 // Run takes part in the network until ctx ends; it then returns nil and leaves the network as it is, so that pods keep talking. It can
-// be called once. Its errors are about what the Config names and is not there or not permitted. A store that is away is none: the
-// agent waits for it.
+// be called once. Its errors are about what the Config names and is not there or not permitted, and ErrMoved. A store that is away is none:
+// the agent waits for it.
 func (a *Agent) Run(ctx context.Context) error {
 	a.mu.Lock()
 	again := a.begun
@@ -92,6 +96,7 @@ type run struct {
 	addresses *block.Allocator
 	plugins   *cniplugin.Agent
 	speaker   *bgp.Speaker // nil with ByStore
+	bound     []netip.Addr // where it listens; none: everywhere
 	policing  *policing    // nil without policies
 	member    *roster.Member
 	collector *block.Collector
@@ -171,7 +176,9 @@ func (r *run) address(ctx context.Context) error {
 // open opens what reaches the kernel, and the speaker.
 func (r *run) open(context.Context) (err error) {
 	if r.parts, err = openParts(r.cfg); err == nil && r.cfg.Routes == ByBGP {
-		r.speaker, err = bgp.New(r.speakerConfig(r.self))
+		cfg := r.speakerConfig(r.self)
+		r.bound = cfg.Listen
+		r.speaker, err = bgp.New(cfg)
 	}
 	return err
 }
@@ -343,6 +350,9 @@ func (r *run) follow(ctx context.Context) error {
 		}
 		begun := time.Now()
 		whole, err := r.sync(ctx)
+		if errors.Is(err, ErrMoved) {
+			return err
+		}
 		rest := min(breath*time.Since(begun), again)
 		next := renew
 		if r.report(ctx, err); err != nil {
@@ -427,6 +437,11 @@ func (r *run) look(ctx context.Context) error {
 	self, networks, err := r.place(ctx)
 	if err != nil {
 		return err
+	}
+	for a := range self.Underlay.All() { // one that is gone may come back, and the socket is there still
+		if len(r.bound) > 0 && !slices.Contains(r.bound, a) {
+			return fmt.Errorf("underlay: %s: %w", a, ErrMoved)
+		}
 	}
 	r.self, r.networks, r.looked = self, networks, time.Now()
 	return nil

@@ -119,6 +119,33 @@ func TestBGP(t *testing.T) {
 	w.addReached(t, w.Nodes()[1], "moved", pods[0].Node, pods[2].Node)
 }
 
+// TestMovedWhileBound: a speaker that listens at the node's addresses alone is not reached at a new one. The agent ends,
+// and the one after it listens there.
+func TestMovedWhileBound(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	objects := filepath.Join(t.TempDir(), "calico.yaml")
+	require.NoError(t, os.WriteFile(objects, []byte("{kind: BGPConfiguration, metadata: {name: default}, spec: {bindMode: NodeIP}}"), 0o600))
+	flags := []string{"--ip=autodetect", "--ip-autodetection=interface=eth0", "--config=" + objects}
+	nodes := w.Nodes()[:2]
+	stays, moves := w.launch(t, nodes[0], flags...), w.launch(t, nodes[1], flags...) // the lower address dials
+	speaks := func(s calico.Status) bool { return s.BGP != nil && s.BGP.Established == 1 }
+	moves.wait(t, "the session", speaks)
+
+	without4(t, nodes[1])
+	require.NoError(t, nodes[1].Command(t.Context(), "ip", "address", "add", "192.0.2.77/24", "dev", "eth0").Run())
+	cmd := moves.cmd
+	moves.cmd = nil // it is to end by itself
+	stop := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+	defer stop.Stop()
+	require.Error(t, cmd.Wait(), "somebody has to start it anew")
+	require.Contains(t, moves.log.String(), "underlay: 192.0.2.77: "+calico.ErrMoved.Error())
+	moves.start(t)
+	moves.wait(t, "the session", speaks)
+	s := stays.wait(t, "the session", speaks)
+	assert.Equal(t, "192.0.2.77", s.BGP.Peers[0].Addr.String())
+}
+
 // TestNewBlock: a pod is reached from other nodes within a second of its ADD, also where its node had to claim a block for it, of which
 // nobody had heard before.
 func TestNewBlock(t *testing.T) {

@@ -102,7 +102,7 @@ type BGP struct {
 	Password string
 	// Peers are those beside the mesh, such as the switch at the top of the rack. Of one that is a node of the mesh the filters count alone.
 	Peers []Peer
-	// Bound has the speaker listen at the node's underlay addresses alone.
+	// Bound has the speaker listen at the node's underlay addresses alone. When it gets another one, Run ends with ErrMoved.
 	Bound bool
 	// RestartTime is bgp.Config's.
 	RestartTime time.Duration
