@@ -9,7 +9,8 @@ import (
 	"github.com/podweft/podweft/internal/nlsock"
 )
 
-// tracker asks the kernel about the connections that it tracks.
+// tracker asks the kernel about the connections that it tracks. It reads a list piece by piece, for a node may track a million, while
+// mdlayher/netlink gathers it whole first.
 type tracker struct {
 	sock *nlsock.Socket
 	seq  uint32
