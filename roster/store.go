@@ -27,8 +27,9 @@ type Store interface {
 	// joins in that moment is known afterwards, whoever was first. Not to know it is no error.
 	ForgetDead(ctx context.Context, name string) (bool, error)
 
-	// Watch calls changed once when it has begun to listen and then whenever Nodes may have changed; that a node joins again
-	// need not be told, that one is dead is. It carries no facts. It returns nil when ctx ends, and an error when it cannot go on.
+	// Watch calls changed once when it has begun to listen and then whenever Nodes may have changed, that one is dead included. That a
+	// node joins again and says nothing new is not told: two that tell of themselves when they hear of others would never rest. It
+	// carries no facts. It returns nil when ctx ends, and an error when it cannot go on.
 	Watch(ctx context.Context, changed func()) error
 }
 

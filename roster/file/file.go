@@ -127,14 +127,18 @@ func (s *Store) Watch(ctx context.Context, changed func()) error {
 	const longest = 2 * time.Second
 	hints, stop, _ := dirwatch.Watch(s.dir, func(name string) bool { return name != nodesFile }) // without it, by looking
 	defer stop()
-	for ctx.Err() == nil {
-		changed()
-		wait := longest
+	var seen roster.Nodes
+	for known := false; ctx.Err() == nil; {
 		at := now()
-		if t, err := s.read(at); err == nil {
-			if death, ok := t.Next(); ok {
-				wait = min(wait, death-at)
-			}
+		t, err := s.read(at)
+		nodes := t.Nodes()
+		if !known || err != nil || !nodes.Equal(seen) { // else a node has joined again
+			changed()
+		}
+		seen, known = nodes, err == nil
+		wait := longest
+		if death, ok := t.Next(); ok {
+			wait = min(wait, death-at)
 		}
 		select {
 		case <-ctx.Done():

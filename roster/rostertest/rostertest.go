@@ -404,6 +404,9 @@ func allAtOnce(h *harness) {
 	}
 }
 
+// quiet is longer than a hint takes.
+const quiet = 300 * time.Millisecond
+
 func watch(h *harness) {
 	ctx, cancel := context.WithCancel(h.Context())
 	defer cancel()
@@ -441,6 +444,20 @@ func watch(h *harness) {
 	until("a death", func(ns roster.Nodes) bool { return len(ns) == 2 && !ns[1].Alive })
 	h.join(h.store, node("b"), long)
 	until("a return", func(ns roster.Nodes) bool { return ns[1].Alive })
+	h.pause(quiet) // a hint may be on its way still
+	select {
+	case <-hints:
+	default:
+	}
+	for range 3 {
+		h.join(h.store, node("b"), long)
+		h.join(h.other, full("a"), long)
+	}
+	select {
+	case <-hints:
+		h.Fatal("the watch told of nodes that had joined again and said nothing new")
+	case <-time.After(quiet):
+	}
 	if err := h.store.Forget(h.Context(), "a"); err != nil {
 		h.Fatal(err)
 	}
