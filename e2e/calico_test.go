@@ -69,7 +69,10 @@ type calicoStatus struct {
 	Ready  bool
 	Blocks []struct{ Prefix netip.Prefix }
 	Routes []struct{ Node string }
-	BGP    struct{ Established int }
+	BGP    struct {
+		AS          uint32
+		Established int
+	}
 }
 
 // until waits for the agent to be as wanted.
@@ -133,6 +136,7 @@ func TestCalico(t *testing.T) {
 		at := f.Nodes[i+1]
 		c.AddNode(name)
 		c.PatchNode(name, fmt.Sprintf(`{"status": {"addresses": [{"type": "InternalIP", "address": %q}]}}`, at.V4), "status")
+		c.PatchNode(name, `{"metadata": {"annotations": {"projectcalico.org/ASNumber": "1.10"}}}`)
 		n := &calicoNode{Node: at, t: t, name: name, files: files, state: filepath.Join(t.TempDir(), "state")}
 		n.env = append(os.Environ(), "NO_PROXY=*", "KUBECONFIG="+kubeconfig, "K8S_API_ENDPOINT="+c.URL())
 		for _, v := range m.DaemonSet.Spec.Template.Spec.Containers[0].Env {
@@ -149,7 +153,7 @@ func TestCalico(t *testing.T) {
 	var addrs []netip.Addr
 	for i, n := range nodes {
 		n.until("the other node", func(s calicoStatus) bool {
-			return s.Ready && s.BGP.Established == 1 && len(s.Blocks) == 1 && len(s.Routes) == 1
+			return s.Ready && s.BGP.Established == 1 && s.BGP.AS == 1<<16|10 && len(s.Blocks) == 1 && len(s.Routes) == 1
 		})
 		t.Logf("the agent of %s: %s", n.name, machine.Memory(n.cmd.Process.Pid))
 		pod := testnet.NewNode(t, fmt.Sprintf("pod-%d", i+1))

@@ -112,8 +112,8 @@ func (o *Options) tellAvailable(ctx context.Context, agent *Agent) error {
 	return err
 }
 
-// settle asks the cluster what it knows of this node: its labels, which pools and peers select it by, and its address. It waits for the
-// API server. Where nothing is in Kubernetes there is nobody to ask.
+// settle asks the cluster what it knows of this node: its labels, which pools and peers select it by, what it is in BGP, and its address. It
+// waits for the API server. Where nothing is in Kubernetes there is nobody to ask.
 func (o *Options) settle(ctx context.Context) error {
 	if o.cluster == nil {
 		return nil
@@ -128,8 +128,8 @@ func (o *Options) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(o.Config.Labels) == 0 {
-		o.Config.Labels = n.Labels
+	if o.inCluster, err = saidOf(n); err != nil {
+		return err
 	}
 	if o.cluster.internalIP {
 		for _, a := range n.Status.Addresses {

@@ -13,8 +13,8 @@
 // The command is [Main]: the agent, what a start would change (plan), how a running one is doing (status), the addresses (ipam), and
 // the end of it all (cleanup). Nodes that die are forgotten after a while, with their blocks; an operator who knows that one is gone
 // need not wait (forget NODE), and has to say so where most are silent at once. The command understands the environment of calico/node
-// and Calico's IPPool, BGPPeer, BGPFilter and BGPConfiguration, of which what it cannot do is an error where it would let something
-// pass.
+// and Calico's IPPool, BGPPeer, BGPFilter, BGPConfiguration and Node, of which what it cannot do is an error where it would let something
+// pass; and, of Kubernetes' Nodes, the annotations projectcalico.org/ASNumber and .../RouteReflectorClusterID. It reads them at start.
 //
 // An [Agent] can be had without the command, many in one process, each in a network namespace of its own:
 //

@@ -25,10 +25,12 @@ func TestReflectors(t *testing.T) {
 	require.NoError(t, os.WriteFile(objects, []byte(`{kind: BGPConfiguration, metadata: {name: default}, spec: {nodeToNodeMeshEnabled: false, bindMode: NodeIP}}
 ---
 {kind: BGPPeer, metadata: {name: reflectors}, spec: {nodeSelector: all(), peerSelector: route-reflector == 'true', password: swordfish, ttlSecurity: 2}}
+---
+{kind: Node, metadata: {name: node1, labels: {route-reflector: "true"}}, spec: {bgp: {routeReflectorClusterID: 10.0.0.1}}}
 `), 0o600))
 	for name, how := range map[string]struct{ all, reflector string }{
 		"flags":   {"--bgp-mesh=reflectors --bgp-password=swordfish", "--cluster-id=10.0.0.1"},
-		"objects": {"--config=" + objects, "--cluster-id=10.0.0.1 --node-labels=route-reflector=true"},
+		"objects": {"--config=" + objects, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -33,11 +33,12 @@ type Options struct {
 	install installation
 	gone    string // the node to forget
 
-	texts    map[string]*string // flags that are more than their text
-	files    texts
-	policies texts
-	load     func() error // reads files, of which the node's labels choose
-	closers  []io.Closer
+	texts     map[string]*string // flags that are more than their text
+	files     texts
+	policies  texts
+	load      func() error // reads files, of which the node's labels choose
+	inCluster said         // what the cluster says of the node
+	closers   []io.Closer
 }
 
 // texts is a flag that may be given several times.
@@ -73,9 +74,9 @@ var settings = []struct{ flag, variable, otherwise, help string }{
 	{"ipv6-pool-nat-outgoing", "CALICO_IPV6POOL_NAT_OUTGOING", "false", "give its pods the node's address towards the world outside"},
 	{"ipv6-pool-node-selector", "CALICO_IPV6POOL_NODE_SELECTOR", "all()", "nodes that use it"},
 	{"backend", "CALICO_NETWORKING_BACKEND", "bird", "where routes come from: bird (or bgp) for BGP, vxlan (or store) for the store"},
-	{"as", "AS", "", "the node's AS; default: that of the BGPConfiguration, else 64512"},
+	{"as", "AS", "", "the node's AS; default: that of its Node, of the BGPConfiguration, or 64512"},
 	{"router-id", "CALICO_ROUTER_ID", "", "the node's number in BGP, in the form of an address, or hash; default: its IPv4 address"},
-	{"cluster-id", "CALICO_ROUTE_REFLECTOR_CLUSTER_ID", "", "makes the node a route reflector"},
+	{"cluster-id", "CALICO_ROUTE_REFLECTOR_CLUSTER_ID", "", "makes the node a route reflector; default: that of its Node, if there is one"},
 	{"bgp-port", "CALICO_BGP_PORT", "", "where speakers listen; default: that of the BGPConfiguration, else 179"},
 	{"bgp-mesh", "CALICO_BGP_MESH", "", "full, reflectors or none; default: what the BGPConfiguration says, else full"},
 	{"bgp-password", "CALICO_BGP_PASSWORD", "", "of the sessions of the mesh"},
@@ -114,7 +115,7 @@ func (o *Options) flags() *flag.FlagSet {
 	for _, s := range settings {
 		o.texts[s.flag] = f.String(s.flag, s.otherwise, s.help+" ("+s.variable+")")
 	}
-	f.Var(&o.files, "config", "file with IPPool, BGPPeer, BGPFilter and BGPConfiguration objects, as calicoctl writes them; of several all")
+	f.Var(&o.files, "config", "file with IPPool, BGPPeer, BGPFilter, BGPConfiguration and Node objects, as calicoctl writes them; of several all")
 	f.Var(&o.policies, "policies", "file, or directory of files, with NetworkPolicies, and the Pods and Namespaces that they speak of; of several all")
 	f.StringVar(&o.Config.StateDir, "state-dir", "", "what lives as long as the pods do; default: that of the CNI plugin")
 	f.StringVar(&o.Config.CNIConf, "cni-conf", "", "where to write the CNI configuration when pods can come, such as /etc/cni/net.d/10-podweft.conflist")
@@ -273,16 +274,21 @@ func (o *Options) complete(names map[string]string) error {
 		c.Policies = PolicyFiles(o.policies)
 	}
 	c.Grace = r.duration("grace")
-	pools, own := c.Pools, c.BGP
+	pools, own, labels := c.Pools, c.BGP, c.Labels
 	own.AS, own.Port, own.Mesh = uint32(r.number("as", 1<<32-1)), int(r.number("bgp-port", 65535)), Mesh(r.text("bgp-mesh"))
 	if r.err != nil {
 		return r.err
 	}
 	o.load = func() error {
-		c.Pools, c.BGP = slices.Clone(pools), own
-		err := o.loadFiles()
-		// What a node says of itself goes before what is said of all.
-		c.BGP.AS, c.BGP.Port, c.BGP.Mesh = cmp.Or(own.AS, c.BGP.AS), cmp.Or(own.Port, c.BGP.Port), cmp.Or(own.Mesh, c.BGP.Mesh)
+		c.Pools, c.BGP, c.Labels = slices.Clone(pools), own, labels
+		if len(labels) == 0 {
+			c.Labels = o.inCluster.labels
+		}
+		object, err := o.loadFiles()
+		// What a node says of itself goes before what is said of it, and that before what is said of all.
+		c.BGP.AS = cmp.Or(own.AS, o.inCluster.as, object.as, c.BGP.AS)
+		c.BGP.ClusterID = cmp.Or(own.ClusterID, o.inCluster.cluster, object.cluster)
+		c.BGP.Port, c.BGP.Mesh = cmp.Or(own.Port, c.BGP.Port), cmp.Or(own.Mesh, c.BGP.Mesh)
 		c.BGP.Password = cmp.Or(own.Password, c.BGP.Password)
 		return err
 	}

@@ -154,6 +154,44 @@ spec:
 	}
 }
 
+// TestNode: what Calico's object says of this node goes before what is said of all, and a flag before it; what Calico notes there, other
+// nodes' and Kubernetes' Nodes are passed over.
+func TestNode(t *testing.T) {
+	const objects = `{kind: BGPPeer, metadata: {name: reflectors}, spec: {peerSelector: reflector == 'true', nodeSelector: all()}}
+---
+{kind: BGPConfiguration, metadata: {name: node.node-1}, spec: {asNumber: 65001}}
+---
+apiVersion: projectcalico.org/v3
+kind: Node
+metadata: {name: node-1, labels: {reflector: "true"}, creationTimestamp: 2026-01-01T00:00:00Z}
+spec:
+  addresses: [{address: 192.0.2.1/24, type: CalicoNodeIP}]
+  bgp: {asNumber: "1.1", ipv4Address: 192.0.2.1/24, ipv4IPIPTunnelAddr: 10.244.7.0, routeReflectorClusterID: 244.0.0.1}
+  ipv4VXLANTunnelAddr: 10.244.7.1
+  vxlanTunnelMACAddr: 66:a5:9b:f8:31:0f
+  orchRefs: [{nodeName: node-1, orchestrator: k8s}]
+  wireguard: {interfaceIPv4Address: 10.244.7.2}
+---
+{apiVersion: projectcalico.org/v3, kind: Node, metadata: {name: node-2}, spec: {bgp: {asNumber: 65002, routeReflectorClusterID: 244.0.0.2}}}
+---
+{apiVersion: v1, kind: Node, metadata: {name: node-1, labels: {reflector: "false"}}, spec: {podCIDR: 10.244.0.0/24}}
+`
+	o, err := given(t, objects)
+	require.NoError(t, err)
+	assert.Equal(t, uint32(1<<16|1), o.Config.BGP.AS)
+	assert.Equal(t, netip.MustParseAddr("244.0.0.1"), o.Config.BGP.ClusterID)
+	assert.Equal(t, map[string]string{"reflector": "true"}, o.Config.Labels)
+	assert.Len(t, o.Config.BGP.Peers, 2, "it has the peer, and is one")
+	require.NoError(t, o.Config.Validate())
+
+	o, err = given(t, objects, "--as=64999", "--cluster-id=244.0.0.9", "--node-labels=rack=a")
+	require.NoError(t, err)
+	assert.Equal(t, uint32(64999), o.Config.BGP.AS)
+	assert.Equal(t, netip.MustParseAddr("244.0.0.9"), o.Config.BGP.ClusterID)
+	assert.Equal(t, map[string]string{"rack": "a"}, o.Config.Labels)
+	assert.Len(t, o.Config.BGP.Peers, 1)
+}
+
 // TestObjectsSayWhatIsWrong: a peer that should have been filtered, or a prefix that should have been marked, is not told of at all.
 func TestObjectsSayWhatIsWrong(t *testing.T) {
 	const peer = "---\n{kind: BGPPeer, metadata: {name: tor}, spec: {peerIP: 192.0.2.254, filters: [some]}}"
@@ -211,7 +249,15 @@ func TestObjectsSayWhatIsWrong(t *testing.T) {
 		"nodes from":  {`{kind: BGPPeer, metadata: {name: tor}, spec: {sourceAddress: None, peerSelector: all()}}`, `spec.sourceAddress: "None" goes without peerSelector: nodes know each other by their addresses: leave it out`},
 		"bind":        {`{kind: BGPConfiguration, metadata: {name: default}, spec: {bindMode: eth0}}`, `spec.bindMode: "eth0" is no mode: write None or NodeIP`},
 		"peer's node": {`{kind: BGPPeer, metadata: {name: tor}, spec: {peerSelector: "a || b"}}`, `selector: "a || b" has a condition that is not understood`},
-		"nobody's":    {`{kind: BGPConfiguration, metadata: {name: node-1}, spec: {asNumber: 1}}`, `BGPConfiguration node-1: metadata.name: "node-1" is that of no node: write default, or node.NODE`},
+		"reflector": {
+			`{kind: Node, metadata: {name: node-1}, spec: {bgp: {routeReflectorClusterID: "2001:db8::1", asNumber: 1.5}}}`,
+			`Node node-1: spec.bgp.asNumber: 1.5 is read as a fraction`,
+		},
+		"cluster ID": {
+			`{kind: Node, metadata: {name: node-1}, spec: {bgp: {routeReflectorClusterID: "2001:db8::1"}}}`,
+			`Node node-1: spec.bgp.routeReflectorClusterID: "2001:db8::1" is no cluster ID: write one like 244.0.0.1`,
+		},
+		"nobody's": {`{kind: BGPConfiguration, metadata: {name: node-1}, spec: {asNumber: 1}}`, `BGPConfiguration node-1: metadata.name: "node-1" is that of no node: write default, or node.NODE`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := given(t, tt.objects)

@@ -26,9 +26,12 @@ import (
 type resource struct {
 	APIVersion string
 	Kind       string
-	Metadata   struct{ Name string }
-	Spec       json.RawMessage
-	Items      []json.RawMessage // of a list
+	Metadata   struct {
+		Name   string
+		Labels map[string]string
+	}
+	Spec  json.RawMessage
+	Items []json.RawMessage // of a list
 
 	at string // which document of which file it was in
 }
@@ -81,7 +84,7 @@ type bgpPeer struct {
 }
 
 // bgpConfiguration is the BGPConfiguration's spec. That of a node may say here whatever that of all does. (Calico has some fields in
-// that of all alone, and a node's AS number at its Node.)
+// that of all alone, and a node's AS number at its Node, which goes before both.)
 type bgpConfiguration struct {
 	NodeToNodeMeshEnabled *bool
 	NodeMeshPassword      secret
@@ -108,16 +111,30 @@ type bgpConfiguration struct {
 
 type serviceRange struct{ CIDR string }
 
+// calicoNode is a Node's spec: what is said of one node alone.
+type calicoNode struct {
+	BGP struct {
+		ASNumber                asNumber
+		RouteReflectorClusterID string
+		// Calico notes here what it has detected or given. Ours is what --ip says, and the tunnels have addresses of blocks.
+		IPv4Address, IPv6Address, IPv4IPIPTunnelAddr string
+	}
+	// The same is true of those.
+	IPv4VXLANTunnelAddr, IPv6VXLANTunnelAddr, VXLANTunnelMACAddr, VXLANTunnelMACAddrV6 string
+	Addresses, OrchRefs, Wireguard                                                     json.RawMessage
+}
+
 // loader makes a Config of Calico's objects.
 type loader struct {
 	*Config
 	objects     []resource
 	filterSpecs map[string]json.RawMessage // of BGPFilters, by their names
+	said        said                       // of this node
 }
 
-// loadFiles reads Calico's objects. Kinds that mean nothing to us are passed over, such as a FelixConfiguration, but for those that protect
-// something.
-func (o *Options) loadFiles() error {
+// loadFiles reads Calico's objects, and returns what they say of this node alone. Kinds that mean nothing to us are passed over, such as a
+// FelixConfiguration, but for those that protect something.
+func (o *Options) loadFiles() (said, error) {
 	l := &loader{Config: &o.Config, filterSpecs: map[string]json.RawMessage{}}
 	var errs []error
 	for _, name := range o.files {
@@ -130,7 +147,7 @@ func (o *Options) loadFiles() error {
 			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 		}
 	}
-	return errors.Join(append(errs, l.take()...)...)
+	return l.said, errors.Join(append(errs, l.take()...)...)
 }
 
 // read reads the documents of a file.
@@ -168,7 +185,7 @@ func (l *loader) object(at string, raw []byte) error {
 }
 
 // take makes of the objects what they mean, whatever order they are in: what is said of a node goes before what is said of all, and
-// peers name filters.
+// peers name filters, and nodes by their labels.
 func (l *loader) take() (errs []error) {
 	order := func(r resource) int {
 		switch {
@@ -191,6 +208,8 @@ func (l *loader) take() (errs []error) {
 			err = l.addPeer(r)
 		case "BGPConfiguration":
 			err = l.configureBGP(r)
+		case "Node":
+			err = l.configureNode(r)
 		default:
 			err = r.missed()
 		}
@@ -201,10 +220,15 @@ func (l *loader) take() (errs []error) {
 	return errs
 }
 
-// missed is an error for an object that somebody relies on, and that is not there for us. Others than Calico have kinds of the same names.
-func (r resource) missed() error {
+// calicos reports whether it is Calico's: others have kinds of the same names.
+func (r resource) calicos() bool {
 	group, _, _ := strings.Cut(r.APIVersion, "/")
-	if !slices.Contains([]string{"", "projectcalico.org", "crd.projectcalico.org"}, group) {
+	return slices.Contains([]string{"", "projectcalico.org", "crd.projectcalico.org"}, group)
+}
+
+// missed is an error for an object that somebody relies on, and that is not there for us.
+func (r resource) missed() error {
+	if !r.calicos() {
 		return nil
 	}
 	remedy := ""
@@ -394,6 +418,24 @@ func (l *loader) configureBGP(r resource) error {
 	if len(marks) > 0 {
 		l.BGP.Communities = marks // a node's list goes instead of that of all
 	}
+	return err
+}
+
+// configureNode takes what this node's Node says.
+func (l *loader) configureNode(r resource) error {
+	if !r.calicos() || r.Metadata.Name != l.Node {
+		return nil
+	}
+	var of calicoNode
+	if err := readSpec(r.Spec, &of); err != nil {
+		return err
+	}
+	if len(l.Labels) == 0 {
+		l.Labels = r.Metadata.Labels
+	}
+	var err error
+	l.said.as = uint32(of.BGP.ASNumber)
+	l.said.cluster, err = clusterID("spec.bgp.routeReflectorClusterID", of.BGP.RouteReflectorClusterID)
 	return err
 }
 
