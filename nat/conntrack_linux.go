@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -90,15 +91,10 @@ func (p *Ports) forgetChanged(ctx context.Context, plan podweft.Plan) error {
 	var opened, closed []HostPort
 	for _, c := range plan {
 		e, ok := c.Object.(nft.SetElement)
-		if !ok || c.Err != nil || e.Set != t.ours4 && e.Set != t.ours6 {
+		if !ok || c.Err != nil || !slices.Contains([]nft.Set{t.any4, t.any6, t.one4, t.one6}, e.Set) {
 			continue
 		}
-		key := []byte(e.Element.Key) // protocol, host port, pod, pod's port, each padded to four bytes
-		pod, _ := netip.AddrFromSlice(key[8 : len(key)-4])
-		port := HostPort{
-			Protocol: Protocol(key[0]), Port: binary.BigEndian.Uint16(key[4:]),
-			Pod: netip.AddrPortFrom(pod, binary.BigEndian.Uint16(key[len(key)-4:])),
-		}
+		port := portOf(e.Element)
 		if c.Op == podweft.Delete {
 			closed = append(closed, port)
 		} else {
@@ -106,6 +102,19 @@ func (p *Ports) forgetChanged(ctx context.Context, plan podweft.Plan) error {
 		}
 	}
 	return errors.Join(p.forget(ctx, closed, everyProtocol), p.forget(ctx, opened, udpOnly))
+}
+
+// portOf is the host port of an element of a map: (the node's address,) protocol and port, each padded to four bytes, to the pod and
+// its port.
+func portOf(e nft.Element) HostPort {
+	key, data := []byte(e.Key), []byte(e.Data)
+	host, port := key[:len(key)-8], key[len(key)-8:]
+	on, _ := netip.AddrFromSlice(host) // none: all
+	pod, _ := netip.AddrFromSlice(data[:len(data)-4])
+	return HostPort{
+		Protocol: Protocol(port[0]), HostIP: on, Port: binary.BigEndian.Uint16(port[4:]),
+		Pod: netip.AddrPortFrom(pod, binary.BigEndian.Uint16(data[len(data)-4:])),
+	}
 }
 
 func (p *Ports) ownAddresses() (map[netip.Addr]bool, error) {

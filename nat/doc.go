@@ -28,8 +28,9 @@
 //
 // They are reached from outside, from the node (through 127.0.0.1 too, where net.ipv4.conf.LINK.route_localnet is set for
 // the link to the pods) and from pods, the one behind the port included, if its bridge port has hairpin on. Senders keep their
-// address, but for those whose answers would go past the node. A process that attaches one pod calls Add and Remove; an
-// agent that knows all pods keeps the table by a podweft.Loop.
+// address, but for those whose answers would go past the node; at a [HostPort] with KeepSource these do too, and are mostly left
+// without an answer. A process that attaches one pod calls Add and Remove; an agent that knows all pods keeps the table by a
+// podweft.Loop.
 //
 // What will surprise you: the first rule leaves packets with kube-proxy's mark to kube-proxy, which masquerades them by
 // rules of its own. Connections that are under way keep the address they began with, whatever is changed. The node forwards

@@ -56,6 +56,11 @@ type HostPort struct {
 	Port uint16
 	// Pod is where packets go.
 	Pod netip.AddrPort
+	// KeepSource leaves every sender its address. The pod itself, and the node through 127.0.0.1, then get no answer, nor do
+	// those of [PortSpec.Near] on the pod's bridge, unless netfilter sees what passes that (br_netfilter): the pod's answers
+	// reach them from another address than they asked. Where the same port of the node leads to the same port of the pod on
+	// several addresses, all must say so.
+	KeepSource bool
 }
 
 // String is the host port as a line for people: "tcp 0.0.0.0:8080 to 10.244.1.2:80".
@@ -74,11 +79,9 @@ func (h HostPort) at() netip.AddrPort {
 	return netip.AddrPortFrom(ip, h.Port)
 }
 
-// Place is what no two host ports may share that do not lead to the same place of a pod: protocol, address and port. Its Pod is none.
+// Place is what no two host ports may share that do not lead to the same place of a pod: protocol, address and port, and nothing else.
 func (h HostPort) Place() HostPort {
-	h.HostIP = h.at().Addr()
-	h.Pod = netip.AddrPort{}
-	return h
+	return HostPort{Protocol: h.Protocol, HostIP: h.at().Addr(), Port: h.Port}
 }
 
 // PortSpec says which ports of the node lead to pods.
@@ -86,7 +89,8 @@ type PortSpec struct {
 	// Ports are the host ports; no two of which share protocol, address and port.
 	Ports []HostPort
 	// Near are the sources whose answers would find a way past the node: this node's own pod prefixes. What they send to a
-	// host port, the pod behind it among them, gets the node's address as source. Others keep theirs.
+	// host port, the pod behind it among them, gets the node's address as source. Others keep theirs,
+	// and so do all at a host port with KeepSource.
 	Near []netip.Prefix
 }
 

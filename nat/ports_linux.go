@@ -176,7 +176,7 @@ func (p *Ports) Remove(ctx context.Context, ports []HostPort) error {
 		return err
 	}
 	t := newPortTable(p.name)
-	elements := t.elementsOf(PortSpec{Ports: ports})
+	elements := t.elementsOf(PortSpec{Ports: hidden(ports)})
 	for _, of := range [][3]nft.Set{{t.any4, t.one4, t.ours4}, {t.any6, t.one6, t.ours6}} {
 		for try := 1; len(elements[of[2]]) > 0; try++ {
 			err := p.removeOf(ctx, of, elements)
@@ -189,6 +189,15 @@ func (p *Ports) Remove(ctx context.Context, ports []HostPort) error {
 		}
 	}
 	return p.forget(ctx, ports, everyProtocol)
+}
+
+// hidden are the ports as those without KeepSource, which have all the elements that a port can have.
+func hidden(ports []HostPort) []HostPort {
+	ports = slices.Clone(ports)
+	for i := range ports {
+		ports[i].KeepSource = false
+	}
+	return ports
 }
 
 // removeOf removes elements of one family: those of the two maps, and of the set those to which no other element of the maps leads. It
@@ -226,7 +235,7 @@ func publishedBy(e nft.Element) nft.Element {
 	return nft.Element{Key: e.Key[max(0, len(e.Key)-protocolPort):] + e.Data}
 }
 
-// Missing returns those of ports that are not open.
+// Missing returns those of ports that are not open, or not as they say: what is to keep its source does not, or the reverse.
 func (p *Ports) Missing(ctx context.Context, ports []HostPort) (missing []HostPort, err error) {
 	t := newPortTable(p.name)
 	have := map[nft.SetElement]bool{}
@@ -239,13 +248,21 @@ func (p *Ports) Missing(ctx context.Context, ports []HostPort) (missing []HostPo
 			have[nft.SetElement{Set: s, Element: e}] = true
 		}
 	}
+	want := map[nft.SetElement]bool{}
+	for set, elements := range t.elementsOf(PortSpec{Ports: ports}) {
+		for _, e := range elements {
+			want[nft.SetElement{Set: set, Element: e}] = true
+		}
+	}
 	for _, port := range ports {
-		for set, elements := range t.elementsOf(PortSpec{Ports: []HostPort{port}}) {
-			if set == t.near4 || set == t.near6 || len(elements) == 0 || have[nft.SetElement{Set: set, Element: elements[0]}] {
+		for set, elements := range t.elementsOf(PortSpec{Ports: hidden([]HostPort{port})}) {
+			if set == t.near4 || set == t.near6 || len(elements) == 0 {
 				continue
 			}
-			missing = append(missing, port)
-			break
+			if e := (nft.SetElement{Set: set, Element: elements[0]}); have[e] != want[e] {
+				missing = append(missing, port)
+				break
+			}
 		}
 	}
 	return missing, nil

@@ -482,6 +482,11 @@ func TestPortsPlanOfSeveralTries(t *testing.T) {
 
 // TestPortsApplyForgets: a connection through a port that the driver closes goes no further.
 func TestPortsApplyForgets(t *testing.T) {
+	t.Run("as ever", func(t *testing.T) { applyForgets(t, both) })
+	t.Run("that keep sources", func(t *testing.T) { applyForgets(t, keeping) })
+}
+
+func applyForgets(t *testing.T, publish func(uint16, *testnet.Node) []nat.HostPort) {
 	b := newBridged(t)
 	var l net.Listener
 	require.NoError(t, b.pods[0].Do(func() (err error) {
@@ -505,7 +510,7 @@ func TestPortsApplyForgets(t *testing.T) {
 			c.Close()
 		}
 	}()
-	require.NoError(t, b.ports.Add(t.Context(), both(8000, b.pods[0]), near...))
+	require.NoError(t, b.ports.Add(t.Context(), publish(8000, b.pods[0]), near...))
 	var c net.Conn
 	require.NoError(t, b.outside.Do(func() (err error) {
 		c, err = net.Dial("tcp", netip.AddrPortFrom(b.node.V4, 8000).String())

@@ -19,7 +19,7 @@ type portTable struct {
 	table nft.Table
 	// By protocol and port, to the pod; and the same for ports that are open on one address.
 	any4, any6, one4, one6 nft.Set
-	// Protocol, host port, pod, pod's port: what was translated here and not by kube-proxy, say.
+	// Protocol, host port, pod, pod's port: what was translated here, and not by kube-proxy, say, and may get the node's address.
 	ours4, ours6 nft.Set
 	near4, near6 nft.Set
 }
@@ -69,7 +69,9 @@ func (t portTable) elementsOf(spec PortSpec) map[nft.Set][]nft.Element {
 		} else {
 			add(one, nft.Element{Key: nft.Key(h.HostIP.AsSlice(), proto, host), Data: pod})
 		}
-		add(ours, nft.Element{Key: nft.Key(proto, host, addr, port)})
+		if !h.KeepSource {
+			add(ours, nft.Element{Key: nft.Key(proto, host, addr, port)})
+		}
 	}
 	return all
 }

@@ -56,6 +56,8 @@ type HostPort struct {
 	HostIP   netip.Addr `json:"hostIP,omitzero"`
 	Host     uint16     `json:"host"`
 	Pod      uint16     `json:"pod"`
+	// KeepSource is as in nat.HostPort: whoever comes keeps its address.
+	KeepSource bool `json:"keepSource,omitempty"`
 }
 
 // Validate reports everything in r that makes no sense, joined, each as a [*podweft.FieldError].
@@ -144,7 +146,11 @@ func (r Record) encode() []byte {
 		if p.HostIP.IsValid() {
 			text("hostIP", p.HostIP.String())
 		}
-		b = fmt.Appendf(b, `"host":%d,"pod":%d}`, p.Host, p.Pod)
+		b = fmt.Appendf(b, `"host":%d,"pod":%d`, p.Host, p.Pod)
+		if p.KeepSource {
+			b = append(b, `,"keepSource":true`...)
+		}
+		b = append(b, '}')
 	})
 	if r.Pod != (Pod{}) {
 		field("pod")

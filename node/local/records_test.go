@@ -34,10 +34,12 @@ func full(container string) local.Record {
 		Network: "cbr0", Container: container, Interface: "eth0",
 		NetNS: "/var/run/netns/" + container, HostName: "veth1", MAC: "0e:1d:2c:3b:4a:59",
 		Addresses: []netip.Prefix{netip.MustParsePrefix("10.244.1.2/24"), netip.MustParsePrefix("fd00:1::2/64")},
-		HostPorts: []local.HostPort{{Protocol: "tcp", HostIP: netip.MustParseAddr("192.0.2.1"), Host: 8080, Pod: 80}, {Protocol: "udp", Host: 53, Pod: 53}},
-		Pod:       local.Pod{Namespace: "default", Name: "web", UID: "1234"},
-		Delegate:  []byte(`{"type":"macvlan"}`),
-		Lease:     "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_MTU=1450\n",
+		HostPorts: []local.HostPort{
+			{Protocol: "tcp", HostIP: netip.MustParseAddr("192.0.2.1"), Host: 8080, Pod: 80}, {Protocol: "udp", Host: 53, Pod: 53, KeepSource: true},
+		},
+		Pod:      local.Pod{Namespace: "default", Name: "web", UID: "1234"},
+		Delegate: []byte(`{"type":"macvlan"}`),
+		Lease:    "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_MTU=1450\n",
 	}
 }
 
