@@ -37,7 +37,7 @@ func (t *task) add() (*types100.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	ports, err := c.hostPorts()
+	ports, err := c.toPublish()
 	if err != nil {
 		return nil, err
 	}

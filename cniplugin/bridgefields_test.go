@@ -139,12 +139,11 @@ func TestRefusedFields(t *testing.T) {
 	for field, value := range map[string]any{
 		"masqAll": true, "conditionsV4": []string{"-s", "192.0.2.0/24"}, "conditionsV6": []string{"-s", "2001:db8::/64"},
 	} {
-		r := n.call(t, "portmap", "ADD", n.conf(map[string]any{
-			"prevResult":    map[string]any{"cniVersion": "1.1.0", "ips": []any{map[string]any{"address": "10.244.1.2/24"}}},
-			"runtimeConfig": withPort(8080)["runtimeConfig"], field: value,
-		}), about(pod)...)
-		assert.Equal(t, cniplugin.CodeField, r.Code, r)
-		assert.Contains(t, r.Msg, `field "`+field+`" with value`)
+		for _, kind := range []string{"portmap", "podweft-cni", "ptp", "flannel"} {
+			r := n.call(t, kind, "ADD", publishing(n, map[string]any{"type": kind, field: value}), about(pod)...)
+			assert.Equal(t, cniplugin.CodeField, r.Code, "%s: %s", kind, r)
+			assert.Contains(t, r.Msg, `field "`+field+`" with value`)
+		}
 	}
 	assert.Equal(t, []string{"lo"}, n.linkNames(t))
 }

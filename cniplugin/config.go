@@ -49,10 +49,6 @@ type config struct {
 	NoInterface      bool
 	EnableDAD        bool
 
-	ConditionsV4 []string // the portmap plugin's
-	ConditionsV6 []string
-	MasqAll      bool
-
 	SubnetFile string
 	DataDir    string // the flannel plugin's
 	Delegate   map[string]json.RawMessage
@@ -63,8 +59,9 @@ type config struct {
 
 	RequireAgent bool // ours: no pod starts while the node's agent is away
 
-	raw   []byte // as it came
-	lease string // the subnet file as it was read, or as an ADD has recorded it
+	raw   []byte                     // as it came
+	came  map[string]json.RawMessage // raw's fields
+	lease string                     // the subnet file as it was read, or as an ADD has recorded it
 }
 
 type attachment struct {
@@ -150,8 +147,11 @@ func readConfig(stdin io.Reader) (*config, error) {
 
 func parseConfig(raw []byte) (*config, error) {
 	c := &config{raw: raw}
-	if err := json.Unmarshal(raw, c); err != nil {
-		return c, fail(CodeDecode, "the configuration is not JSON as CNI has it", err)
+	if err := json.Unmarshal(raw, &c.came); err != nil {
+		return c, notCNI(err)
+	}
+	if err := c.read(c.fields()); err != nil {
+		return c, err
 	}
 	if c.CNIVersion == "" {
 		c.CNIVersion = "0.1.0" // so says package version of CNI's library
@@ -166,6 +166,18 @@ func parseConfig(raw []byte) (*config, error) {
 			c.Name, maxNetwork)}
 	}
 	return c, nil
+}
+
+// read reads some of the configuration's fields.
+func (c *config) read(fields []field) error {
+	if err := assign(c.came, fields); err != nil {
+		return notCNI(err)
+	}
+	return nil
+}
+
+func notCNI(err error) error {
+	return fail(CodeDecode, "the configuration is not JSON as CNI has it", err)
 }
 
 // since is the version of the specification that brought a command.
@@ -214,21 +226,6 @@ func (c *config) refuse() error {
 		if r.MTU != 0 || r.AdvMSS != 0 || r.Priority != 0 || r.Table != 0 && r.Table != 254 || r.Scope != 0 {
 			errs = append(errs, unsupported("ipam.routes", fmt.Sprintf("%+v", r), "give dst and gw only"))
 		}
-	}
-	return errors.Join(errs...)
-}
-
-// refusePorts names the portmap plugin's fields that this plugin cannot serve: a host port is open to everybody, or is not opened.
-func (c *config) refusePorts() error {
-	var errs []error
-	for i, conditions := range [][]string{c.ConditionsV4, c.ConditionsV6} {
-		if len(conditions) > 0 {
-			field := []string{"conditionsV4", "conditionsV6"}[i]
-			errs = append(errs, unsupported(field, conditions, "leave it out, and let a policy say who reaches the pod"))
-		}
-	}
-	if c.MasqAll {
-		errs = append(errs, unsupported("masqAll", true, "leave it out: who asks keeps its address, but where answers would go past the node"))
 	}
 	return errors.Join(errs...)
 }

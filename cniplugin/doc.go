@@ -41,6 +41,22 @@
 // Plugins find it by its socket, and do all by themselves where there is none; host ports then stay away until the pod is attached
 // anew, and masquerading until the next ADD.
 //
+// # Fields of the reference plugins
+//
+// Where a configuration asks for host ports, as portmap's or as that of the plugin which attaches the pod, it may have portmap's own
+// fields; flannel's may have them beside its delegate or in it. With "snat": false no sender gets another address: the pod itself, the
+// node through 127.0.0.1 and, on a bridge that br_netfilter does not watch, the pods beside it then get no answer. What each was given
+// at its ADD stays so, for an agent and for CHECK too.
+//
+// Some say how the reference plugins work, and not what comes of it; they are taken and change nothing. A backend may
+// be iptables or nftables: we write tables of nftables, which iptables -S does not show, and beside which the rules of iptables go on to
+// work. A markMasqBit or an externalSetMarkChain is how portmap marks packets that a later rule masquerades: ours finds them itself, and
+// marks none. What portmap would not take of these is an error with the first host port.
+//
+// Refused, with the code for a field that is not supported, are vlan, vlanTrunk, macspoofchk, disableContainerInterface, enabledad, in
+// ipam.routes all but dst and gw, for routed pods portIsolation, and, where host ports are asked for, conditionsV4, conditionsV6 and
+// masqAll.
+//
 // # What will surprise you
 //
 // Without an agent a DEL takes some 20 ms, for which the kernel makes whoever deletes a link wait. An agent that is
@@ -65,7 +81,6 @@
 // A network is one owner: its links and tables bear its name, and two networks cannot share a bridge. Addresses and records
 // lie below [DefaultStateDir], and not where host-local has them. Masquerading is per node, not per pod: a network's table
 // stays when its last pod has gone, and when the configuration no longer asks for it. To be rid of it, remove the file of the network's
-// name in masquerade, below that directory, and then the table. VLANs and MAC spoof checks are refused, with the code for a field that
-// is not supported; chain the reference plugins for them. What a pod sends is limited at its own end of the pair, where a pod that
+// name in masquerade, below that directory, and then the table. What a pod sends is limited at its own end of the pair, where a pod that
 // may change its links can take the limit off: chain the bandwidth plugin for such.
 package cniplugin

@@ -22,6 +22,11 @@ func decode(raw []byte, fields []field) error {
 	if err := json.Unmarshal(raw, &came); err != nil {
 		return err
 	}
+	return assign(came, fields)
+}
+
+// assign does so with an object whose fields are apart already.
+func assign(came map[string]json.RawMessage, fields []field) error {
 	names := slices.Sorted(maps.Keys(came))
 	for _, f := range fields {
 		value, ok := came[f.name]
@@ -38,9 +43,6 @@ func decode(raw []byte, fields []field) error {
 	}
 	return nil
 }
-
-// UnmarshalJSON reads a configuration.
-func (c *config) UnmarshalJSON(raw []byte) error { return decode(raw, c.fields()) }
 
 func (c *config) fields() []field {
 	return []field{
@@ -67,9 +69,6 @@ func (c *config) fields() []field {
 		{"macspoofchk", &c.MacSpoofChk},
 		{"disableContainerInterface", &c.NoInterface},
 		{"enabledad", &c.EnableDAD},
-		{"conditionsV4", &c.ConditionsV4},
-		{"conditionsV6", &c.ConditionsV6},
-		{"masqAll", &c.MasqAll},
 		{"subnetFile", &c.SubnetFile},
 		{"dataDir", &c.DataDir},
 		{"delegate", &c.Delegate},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 )
 
 // defaultFlannelDir is where flannel's plugin keeps a file for each container.
@@ -29,9 +30,11 @@ func (c *config) flannel() (*config, error) {
 	setUnless(d, "type", "bridge")
 	setUnless(d, "mtu", lease.mtu)
 	setUnless(d, "ipMasq", !lease.ipMasq)
-	if kind, err := text(d["type"]); err != nil {
+	kind, err := text(d["type"])
+	if err != nil {
 		return nil, fail(CodeConfig, "delegate.type is not a name", err)
-	} else if kind == "bridge" {
+	}
+	if kind == "bridge" {
 		setUnless(d, "isGateway", true)
 	}
 	d["name"] = c.Name
@@ -39,7 +42,11 @@ func (c *config) flannel() (*config, error) {
 	if d["ipam"], err = c.flannelIPAM(lease); err != nil {
 		return nil, err
 	}
-	return c.as(d)
+	fields := carried
+	if inProcess(kind) {
+		fields = slices.Concat(carried, chained())
+	}
+	return c.as(d, fields)
 }
 
 // flannelIPAM is the configuration of the addresses: the given one, with the node's subnets and a way to the cluster.
@@ -90,15 +97,20 @@ var carried = []string{
 	"requireAgent",
 }
 
-// as is the configuration d with the fields that the runtime filled in.
-func (c *config) as(d map[string]any) (*config, error) {
-	var came map[string]json.RawMessage
-	if err := json.Unmarshal(c.raw, &came); err != nil {
-		return nil, fail(CodeDecode, "the configuration is not JSON as CNI has it", err)
+// chained are the fields of the plugins that users put behind flannel's, and that we need not have there: they are ours to serve where
+// the delegate is.
+func chained() (names []string) {
+	for _, f := range (&portmapConfig{}).fields() {
+		names = append(names, f.name)
 	}
+	return names
+}
+
+// as is the configuration d with the fields of ours that it is to have.
+func (c *config) as(d map[string]any, fields []string) (*config, error) {
 	full := maps.Clone(d)
-	for _, field := range carried {
-		if v, ok := came[field]; ok {
+	for _, field := range fields {
+		if v, ok := c.came[field]; ok {
 			setUnless(full, field, v)
 		}
 	}

@@ -41,11 +41,8 @@ func (t *task) portmapAdd(before *types100.Result) error {
 	if before == nil {
 		return errNoPrevious
 	}
-	ports, err := t.config.hostPorts()
+	ports, err := t.config.toPublish()
 	if err != nil || len(ports) == 0 {
-		return err
-	}
-	if err := t.config.refusePorts(); err != nil {
 		return err
 	}
 	return t.publish(ports, podAddresses(before, t.ifname))
@@ -153,7 +150,7 @@ func lead(ports []local.HostPort, pod []netip.Prefix) (all []nat.HostPort, err e
 			}
 			opened[end{h.Protocol, h.Host, h.Pod}] = true
 			all = append(all, nat.HostPort{
-				Protocol: protocol, HostIP: h.HostIP, Port: h.Host, Pod: netip.AddrPortFrom(a.Addr(), h.Pod),
+				Protocol: protocol, HostIP: h.HostIP, Port: h.Host, Pod: netip.AddrPortFrom(a.Addr(), h.Pod), KeepSource: h.KeepSource,
 			})
 		}
 	}
@@ -227,9 +224,9 @@ func (t *task) publish(ports []local.HostPort, pod []given) error {
 }
 
 // answerLoopback lets pods be reached through 127.0.0.1: the kernel sends nothing from there through a link that does not
-// say so. Package nat keeps others out.
+// say so. Package nat keeps others out. Those that keep sources could not answer there.
 func (t *task) answerLoopback(ports []nat.HostPort) error {
-	if !slices.ContainsFunc(ports, func(h nat.HostPort) bool { return h.Pod.Addr().Is4() }) {
+	if !slices.ContainsFunc(ports, func(h nat.HostPort) bool { return h.Pod.Addr().Is4() && !h.KeepSource }) {
 		return nil
 	}
 	link, err := t.towards()

@@ -58,11 +58,11 @@ func TestResultIsJSON(t *testing.T) {
 // Names match whatever their case, and rather as they are written here.
 func TestNamesInAnyCase(t *testing.T) {
 	var c config
-	require.NoError(t, json.Unmarshal([]byte(`{
+	require.NoError(t, decode([]byte(`{
 		"CNIVERSION": "1.1.0", "Name": "pods", "mtu": 1400, "MTU": 1500, "unknown": {}, "IsGateway": null, "ipmasq": false,
 		"RUNTIMECONFIG": {"PortMappings": [{"HostPort": 8080}], "IPS": ["10.0.0.1"]},
 		"ipam": {"Type": "host-local", "SUBNET": "10.1.0.0/16", "Ranges": [[{"Subnet": "10.2.0.0/16"}]], "routes": ["10.0.0.0/8"]}
-	}`), &c))
+	}`), c.fields()))
 	no := false
 	assert.Equal(t, config{
 		CNIVersion: "1.1.0", Name: "pods", MTU: 1400, IPMasq: &no,
@@ -72,15 +72,15 @@ func TestNamesInAnyCase(t *testing.T) {
 			ipRange: ipRange{Subnet: "10.1.0.0/16"},
 		},
 	}, c)
-	assert.EqualError(t, json.Unmarshal([]byte(`{"ipam": {"Ranges": 7}}`), &c),
+	assert.EqualError(t, decode([]byte(`{"ipam": {"Ranges": 7}}`), c.fields()),
 		"ipam: ranges: json: cannot unmarshal number into Go value of type [][]cniplugin.ipRange")
-	assert.Error(t, json.Unmarshal([]byte(`[]`), &c))
-	assert.NoError(t, json.Unmarshal([]byte(`null`), &c))
+	assert.Error(t, decode([]byte(`[]`), c.fields()))
+	assert.NoError(t, decode([]byte(`null`), c.fields()))
 }
 
 // TestEveryFieldIsRead: a field that nobody reads would be without effect.
 func TestEveryFieldIsRead(t *testing.T) {
-	for _, into := range []interface{ fields() []field }{&config{}, &runtimeConfig{}, &ipamConfig{}} {
+	for _, into := range []interface{ fields() []field }{&config{}, &runtimeConfig{}, &ipamConfig{}, &portmapConfig{}} {
 		of := reflect.TypeOf(into).Elem()
 		read := map[any]bool{}
 		for _, f := range into.fields() {

@@ -479,3 +479,33 @@ func TestTakeOverBesideOthers(t *testing.T) {
 		require.NoError(t, other.Commit(t.Context(), &b))
 	}
 }
+
+// TestTakeOverOfOtherSNAT: what the reference's portmap wrote goes with the pod also where it was to masquerade nobody, or by a chain of
+// somebody else's, which stays.
+func TestTakeOverOfOtherSNAT(t *testing.T) {
+	for _, kind := range []string{"nft", "legacy"} {
+		for field, value := range map[string]any{"snat": false, "externalSetMarkChain": "MARK-OF-OTHERS"} {
+			t.Run(kind+" "+field, func(t *testing.T) {
+				withReference(t)
+				iptables(t, kind)
+				n := newNode(t)
+				for _, program := range []string{"iptables", "ip6tables"} {
+					out, err := n.ns.Command(t.Context(), program, "-t", "nat", "-N", "MARK-OF-OTHERS").CombinedOutput()
+					require.NoError(t, err, string(out))
+				}
+				pod := testnet.NewNode(t, "pod")
+				conf := map[string]any{
+					"cniVersion": "1.0.0", "name": "pods", "type": "portmap", field: value, "runtimeConfig": withPort(8080)["runtimeConfig"],
+					"prevResult": result(n.add(t, pod, n.conf(map[string]any{"cniVersion": "1.0.0"}))),
+				}
+				n.callReference(t, "portmap", "ADD", pod, conf)
+				require.Contains(t, n.natRules(t), "CNI-DN-")
+				r := n.call(t, "portmap", "DEL", with(conf, map[string]any{"stateDir": n.dir + "/portmap"}), about(pod)...)
+				require.Zero(t, r.code, r)
+				left := n.natRules(t)
+				assert.NotContains(t, left, "CNI-DN-")
+				assert.Equal(t, 2, strings.Count(left, "-N MARK-OF-OTHERS"))
+			})
+		}
+	}
+}
