@@ -1,6 +1,7 @@
 package cniplugin_test
 
 import (
+	"maps"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -11,15 +12,30 @@ import (
 	"github.com/podweft/podweft/testnet"
 )
 
-// TestBandwidth: the runtime's limits are on both ends of the pod's link, and CHECK sees them go. Package bridge measures traffic.
+// TestBandwidth: the runtime's limits are on both ends of the pod's link, or those of the configuration, as with the bandwidth plugin.
+// CHECK sees them go. Package bridge measures traffic.
 func TestBandwidth(t *testing.T) {
-	for _, kind := range []string{"podweft-cni", "ptp", "flannel"} {
-		t.Run(kind, func(t *testing.T) {
+	limits := map[string]any{"ingressRate": 8_000_000, "ingressBurst": 1_000_000, "egressRate": 16_000_000, "egressBurst": 1_000_000}
+	asked := map[string]any{"runtimeConfig": map[string]any{"bandwidth": limits}}
+	own := maps.Clone(limits)
+	own["runtimeConfig"] = map[string]any{"bandwidth": map[string]any{"ingressRate": 1_000_000}}
+	for _, test := range []struct {
+		name, kind string
+		changes    map[string]any
+	}{
+		{"ours", "podweft-cni", asked},
+		{"routed", "ptp", asked},
+		{"flannel", "flannel", asked},
+		{"ours, by the configuration", "podweft-cni", own},
+		{"routed, by the configuration", "ptp", own},
+		{"flannel, by the configuration", "flannel", own},
+		{"flannel, by the delegate's", "flannel", map[string]any{"delegate": limits}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
 			n := newNode(t)
 			pod := testnet.NewNode(t, "pod")
-			conf := n.conf(map[string]any{"type": kind, "runtimeConfig": map[string]any{"bandwidth": map[string]any{
-				"ingressRate": 8_000_000, "ingressBurst": 1_000_000, "egressRate": 16_000_000, "egressBurst": 1_000_000,
-			}}})
+			kind := test.kind
+			conf := with(n.conf(map[string]any{"type": kind}), test.changes)
 			r := n.call(t, kind, "ADD", conf, about(pod)...)
 			require.Zero(t, r.code, r)
 			host, inPod := dial(t, n.ns), dial(t, pod)

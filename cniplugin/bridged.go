@@ -39,7 +39,7 @@ func (w *bridged) port(n *network, addresses []given) (bridge.Bridge, bridge.Por
 	p := bridge.Port{
 		Container: w.container, NetNS: w.netns, Name: w.ifname, MTU: n.mtu, Routes: n.podRoutes(addresses),
 		Hairpin: w.config.HairpinMode, Isolated: w.config.PortIsolation,
-		Ingress: w.config.ingress(), Egress: w.config.egress(),
+		Ingress: n.limits.ingress(), Egress: n.limits.egress(),
 	}
 	for _, a := range addresses {
 		p.Addresses = append(p.Addresses, a.prefix)

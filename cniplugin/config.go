@@ -93,10 +93,10 @@ type portMapping struct {
 }
 
 type bandwidth struct {
-	IngressRate  uint64 `json:"ingressRate"`  // bits per second, to the pod
-	IngressBurst uint64 `json:"ingressBurst"` // bits
-	EgressRate   uint64 `json:"egressRate"`
-	EgressBurst  uint64 `json:"egressBurst"`
+	IngressRate  uint64 // bits per second, to the pod
+	IngressBurst uint64 // bits
+	EgressRate   uint64
+	EgressBurst  uint64
 }
 
 // ipamConfig is host-local's configuration.
@@ -222,6 +222,11 @@ func (c *config) refuse() error {
 	if c.EnableDAD {
 		errs = append(errs, unsupported("enabledad", true, "leave it out: no address is given twice, and waiting takes seconds"))
 	}
+	var masqBackend *string
+	if err := c.read([]field{{"ipMasqBackend", &masqBackend}}); err != nil {
+		return err
+	}
+	errs = append(errs, checkBackend("ipMasqBackend", masqBackend))
 	for _, r := range c.IPAM.Routes {
 		if r.MTU != 0 || r.AdvMSS != 0 || r.Priority != 0 || r.Table != 0 && r.Table != 254 || r.Scope != 0 {
 			errs = append(errs, unsupported("ipam.routes", fmt.Sprintf("%+v", r), "give dst and gw only"))

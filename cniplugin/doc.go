@@ -46,12 +46,13 @@
 // Where a configuration asks for host ports, as portmap's or as that of the plugin which attaches the pod, it may have portmap's own
 // fields; flannel's may have them beside its delegate or in it. With "snat": false no sender gets another address: the pod itself, the
 // node through 127.0.0.1 and, on a bridge that br_netfilter does not watch, the pods beside it then get no answer. What each was given
-// at its ADD stays so, for an agent and for CHECK too.
+// at its ADD stays so, for an agent and for CHECK too. The limits that are the bandwidth plugin's fields count as they do there.
 //
-// Some say how the reference plugins work, and not what comes of it; they are taken and change nothing. A backend may
-// be iptables or nftables: we write tables of nftables, which iptables -S does not show, and beside which the rules of iptables go on to
-// work. A markMasqBit or an externalSetMarkChain is how portmap marks packets that a later rule masquerades: ours finds them itself, and
-// marks none. What portmap would not take of these is an error with the first host port.
+// Some say how the reference plugins work, and not what comes of it; they are taken and change nothing. A backend and an ipMasqBackend
+// may be iptables or nftables: we write tables of nftables, which iptables -S does not show, and beside which the rules of iptables go
+// on to work. A markMasqBit or an externalSetMarkChain is how portmap marks packets that a later rule masquerades: ours finds them
+// itself, and marks none. What portmap would not take of these is an error with the first host port. A bridge's forceAddress
+// need not be asked for: its addresses become those that the configuration says.
 //
 // Refused, with the code for a field that is not supported, are vlan, vlanTrunk, macspoofchk, disableContainerInterface, enabledad, in
 // ipam.routes all but dst and gw, for routed pods portIsolation, and, where host ports are asked for, conditionsV4, conditionsV6 and

@@ -93,6 +93,18 @@ func (r *runtimeConfig) fields() []field {
 	}
 }
 
+// UnmarshalJSON reads limits.
+func (b *bandwidth) UnmarshalJSON(raw []byte) error { return decode(raw, b.fields()) }
+
+func (b *bandwidth) fields() []field {
+	return []field{
+		{"ingressRate", &b.IngressRate},
+		{"ingressBurst", &b.IngressBurst},
+		{"egressRate", &b.EgressRate},
+		{"egressBurst", &b.EgressBurst},
+	}
+}
+
 // UnmarshalJSON reads the part about addresses.
 func (i *ipamConfig) UnmarshalJSON(raw []byte) error { return decode(raw, i.fields()) }
 

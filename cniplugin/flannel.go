@@ -100,7 +100,7 @@ var carried = []string{
 // chained are the fields of the plugins that users put behind flannel's, and that we need not have there: they are ours to serve where
 // the delegate is.
 func chained() (names []string) {
-	for _, f := range (&portmapConfig{}).fields() {
+	for _, f := range slices.Concat((&portmapConfig{}).fields(), (&bandwidth{}).fields()) {
 		names = append(names, f.name)
 	}
 	return names

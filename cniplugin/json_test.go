@@ -80,7 +80,7 @@ func TestNamesInAnyCase(t *testing.T) {
 
 // TestEveryFieldIsRead: a field that nobody reads would be without effect.
 func TestEveryFieldIsRead(t *testing.T) {
-	for _, into := range []interface{ fields() []field }{&config{}, &runtimeConfig{}, &ipamConfig{}, &portmapConfig{}} {
+	for _, into := range []interface{ fields() []field }{&config{}, &runtimeConfig{}, &ipamConfig{}, &bandwidth{}, &portmapConfig{}} {
 		of := reflect.TypeOf(into).Elem()
 		read := map[any]bool{}
 		for _, f := range into.fields() {

@@ -22,6 +22,7 @@ type network struct {
 	gateways  []netip.Prefix // of sets, once they are known; whatever pod is attached, the others need theirs
 	reserved  []netip.Prefix
 	routes    []bridge.Route
+	limits    bandwidth
 }
 
 // network reads the part of the configuration that ADD, CHECK and STATUS need.
@@ -32,6 +33,13 @@ func (c *config) network() (*network, error) {
 	n := &network{mtu: c.MTU, gateway: is(c.IsGateway, c.ours()), byDefault: is(c.IsDefaultGateway, c.ours())}
 	n.gateway = n.gateway || n.byDefault
 	n.masq = is(c.IPMasq, false)
+	// As the bandwidth plugin has it: its configuration's own limits go before those that the runtime asks for.
+	if err := c.read(n.limits.fields()); err != nil {
+		return nil, err
+	}
+	if n.limits == (bandwidth{}) {
+		n.limits = c.RuntimeConfig.Bandwidth
+	}
 	var errs []error
 	for i, r := range c.IPAM.Routes {
 		route, err := r.route(fmt.Sprintf("ipam.routes[%d]", i))
@@ -183,14 +191,12 @@ func (c *config) mac(args map[string]string) (podweft.MAC, error) {
 	return podweft.MAC{}, nil
 }
 
-// ingress and egress are the limits that the runtime asks for, of what reaches the pod and what it sends.
-func (c *config) ingress() bridge.Limit {
-	b := c.RuntimeConfig.Bandwidth
+// ingress and egress are the limits of what reaches the pod and what it sends.
+func (b bandwidth) ingress() bridge.Limit {
 	return bridge.Limit{Rate: b.IngressRate, Burst: b.IngressBurst}
 }
 
-func (c *config) egress() bridge.Limit {
-	b := c.RuntimeConfig.Bandwidth
+func (b bandwidth) egress() bridge.Limit {
 	return bridge.Limit{Rate: b.EgressRate, Burst: b.EgressBurst}
 }
 

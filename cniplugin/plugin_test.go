@@ -124,6 +124,8 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 			`externalSetMarkChain: "KUBE-MARK-MASQ" is a chain of iptables, and the backend nftables: leave it out: nothing is marked here`},
 		{"neither true nor false", "portmap", "ADD", publishing(n, map[string]any{"snat": "no"}), cniplugin.CodeDecode,
 			"the configuration is not JSON as CNI has it"},
+		{"no backend of ipMasq", "bridge", "ADD", map[string]any{"ipMasqBackend": "pf"}, cniplugin.CodeConfig,
+			`ipMasqBackend: "pf" is no backend: write "iptables" or "nftables", which are the same here, or leave it out`},
 		{"DAD", "podweft-cni", "ADD", map[string]any{"enabledad": true}, cniplugin.CodeField,
 			`field "enabledad" with value true is not supported: leave it out: no address is given twice, and waiting takes seconds`},
 		{"isolated and routed", "ptp", "ADD", map[string]any{"type": "ptp", "portIsolation": true}, cniplugin.CodeField,

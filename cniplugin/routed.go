@@ -63,7 +63,7 @@ func (c *config) same(told, given netip.Prefix) bool {
 func (w *routed) port(n *network, addresses []given) ptp.Port {
 	p := ptp.Port{
 		Container: w.container, NetNS: w.netns, Name: w.ifname, MTU: n.mtu, Routes: []netip.Prefix{},
-		Ingress: ptp.Limit(w.config.ingress()), Egress: ptp.Limit(w.config.egress()),
+		Ingress: ptp.Limit(n.limits.ingress()), Egress: ptp.Limit(n.limits.egress()),
 	}
 	for _, a := range addresses {
 		p.Addresses = append(p.Addresses, a.prefix.Addr())
