@@ -52,7 +52,8 @@
 // may be iptables or nftables: we write tables of nftables, which iptables -S does not show, and beside which the rules of iptables go
 // on to work. A markMasqBit or an externalSetMarkChain is how portmap marks packets that a later rule masquerades: ours finds them
 // itself, and marks none. What portmap would not take of these is an error with the first host port. A bridge's forceAddress
-// need not be asked for: its addresses become those that the configuration says.
+// need not be asked for: its addresses become those that the configuration says. Its promiscMode, by which pods were to reach themselves
+// through a Service or a host port of their own, does not make them (Linux 6.1, 6.18, with br_netfilter): write hairpinMode.
 //
 // Refused, with the code for a field that is not supported, are vlan, vlanTrunk, macspoofchk, disableContainerInterface, enabledad, in
 // ipam.routes all but dst and gw, for routed pods portIsolation, and, where host ports are asked for, conditionsV4, conditionsV6 and
