@@ -19,12 +19,12 @@ func (v *veth) ready(ctx context.Context, node, pod cable.Space) (at Attached, e
 		}
 	}
 	for _, g := range v.bridge.Gateways {
-		if err := node.Reachable(ctx, g.Addr()); err != nil {
+		if err := node.Reachable(ctx, br.Index, g.Addr()); err != nil {
 			return at, err
 		}
 	}
 	for _, own := range v.port.Addresses {
-		if err := pod.Reachable(ctx, own.Addr()); err != nil {
+		if err := pod.Reachable(ctx, v.Peer.Index, own.Addr()); err != nil {
 			return at, err
 		}
 	}

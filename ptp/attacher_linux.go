@@ -102,7 +102,7 @@ func (a *Attacher) connect(ctx context.Context, v *veth, pod *cable.Pod, made bo
 		return at, err
 	}
 	for _, own := range v.port.Addresses {
-		if err := pod.Reachable(ctx, own); err != nil {
+		if err := pod.Reachable(ctx, v.Peer.Index, own); err != nil {
 			return at, err
 		}
 	}

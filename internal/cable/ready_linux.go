@@ -2,7 +2,9 @@ package cable
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +18,9 @@ import (
 
 // patience is how long they may take before something must be wrong.
 const patience = 10 * time.Second
+
+// doubt is how long they may take before it is asked whether what is waited for is there at all.
+const doubt = 20 * time.Millisecond
 
 // await asks done again and again.
 func await(ctx context.Context, what string, done func() (bool, error)) error {
@@ -51,17 +56,34 @@ func rest(ctx context.Context, pause time.Duration) error {
 // bridge's first port, but the kernel acts on it later (net/core/link_watch.c): until then a bridge does not forward for
 // the port, and the link's queue drops what is sent.
 func (s Space) Operational(ctx context.Context, name string) (l nl.Link, err error) {
-	err = await(ctx, "carrier of link "+name, func() (bool, error) {
+	what := "carrier of link " + name
+	err = await(ctx, what, func() (bool, error) {
 		l, err = s.Conn.Link(name)
+		if err == nil && !l.Up { // whoever waits has brought it up, and that takes effect at once
+			err = &podweft.OpError{Op: "await", Object: podweft.Named(what), Err: fmt.Errorf("%w: the link was taken down", ErrMissing)}
+		}
 		return l.Operational, err
 	})
 	return l, err
 }
 
-// Reachable waits until the namespace answers for the address: see [nl.Conn.Local].
-func (s Space) Reachable(ctx context.Context, a netip.Addr) error {
+// Reachable waits until the namespace answers for an address that the link was given: see [nl.Conn.Local]. One that somebody has
+// taken away again is ErrMissing, soon: it would not come, and whoever attaches many pods would be kept from all others.
+func (s Space) Reachable(ctx context.Context, link int, a netip.Addr) error {
 	if a.Is4() {
 		return nil
 	}
-	return await(ctx, "address "+a.String(), func() (bool, error) { return s.Conn.Local(ctx, a) })
+	what := "address " + a.String()
+	begun := time.Now()
+	return await(ctx, what, func() (bool, error) {
+		local, err := s.Conn.Local(ctx, a)
+		if local || err != nil || time.Since(begun) < doubt {
+			return local, err
+		}
+		have, err := s.Conn.Addresses(link)
+		if err == nil && !slices.ContainsFunc(have, func(h nl.Address) bool { return h.Prefix.Addr() == a }) {
+			err = &podweft.OpError{Op: "await", Object: podweft.Named(what), Err: ErrMissing}
+		}
+		return false, err
+	})
 }
