@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -28,6 +29,7 @@ func (s Spec) Validate() error {
 	b := s.Bridge.withDefaults()
 	errs := []error{b.Validate()}
 	first := map[string]int{}
+	holder := map[netip.Addr]int{}
 	for i, p := range s.Ports {
 		p = p.withDefaults(DefaultOwner, b)
 		if err := errors.Join(p.Validate(), p.fits(b)); err != nil {
@@ -39,6 +41,15 @@ func (s Spec) Validate() error {
 			})
 		}
 		first[p.text()] = i
+		for _, a := range p.Addresses {
+			if j, twice := holder[a.Addr()]; twice && j != i {
+				errs = append(errs, &podweft.FieldError{
+					Field: fmt.Sprintf("Ports[%d].Addresses", i), Value: a.Addr(), Problem: fmt.Sprintf("is an address of Ports[%d] too", j),
+					Remedy: "give each port its own",
+				})
+			}
+			holder[a.Addr()] = i
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -175,6 +175,12 @@ func TestDriverValidates(t *testing.T) {
 	require.ErrorIs(t, err, podweft.ErrInvalid)
 	assert.ErrorContains(t, err, "Ports[1]: pod-1/eth0 is the port of Ports[0] too")
 	assert.ErrorContains(t, err, "port pod-1/eth0: Port.MTU: 9000")
+
+	_, spec = crowd(t, 2)
+	spec.Ports[1].Addresses = spec.Ports[0].Addresses[1:]
+	err = spec.Validate()
+	require.ErrorIs(t, err, podweft.ErrInvalid)
+	assert.EqualError(t, err, fmt.Sprintf("Ports[1].Addresses: %s is an address of Ports[0] too: give each port its own", spec.Ports[0].Addresses[1].Addr()))
 }
 
 // TestDriverInALoop: the loop hears of what somebody does to the node's links.

@@ -49,8 +49,8 @@ type Port struct {
 	MTU int
 	// Addresses of the pod, each with the length of its subnet: 10.244.1.2/24. Either family, or both, or none.
 	Addresses []netip.Prefix
-	// Routes of the pod. Nil means a default route in each family that the pod has an address of, through its gateway; an empty
-	// list that is not nil means none.
+	// Routes of the pod. Nil means a default route in each family that the pod has an address of and the bridge a gateway: a pod
+	// with IPv6 on a bridge that has an IPv4 gateway alone reaches its neighbours by it. An empty list that is not nil means none.
 	Routes []Route
 	// Hairpin lets the bridge send a frame back through the port it came from: a pod needs it to reach itself through its
 	// own service address or host port.

@@ -45,7 +45,11 @@ func (p Port) Validate() error {
 		seen[a.Addr()] = true
 	}
 	for i, r := range p.Routes {
-		checkRoute(&f, fmt.Sprintf("Port.Routes[%d]", i), r)
+		field := fmt.Sprintf("Port.Routes[%d]", i)
+		checkRoute(&f, field, r)
+		if seen[r.Via] {
+			f.Add(field+".Via", r.Via, "is the port's own address", "leave it out, which means the gateway")
+		}
 	}
 	f.Limit("Port.Ingress", cable.Limit(p.Ingress))
 	f.Limit("Port.Egress", cable.Limit(p.Egress))

@@ -26,6 +26,8 @@ func TestValidate(t *testing.T) {
 			`Bridge.Name: "a-name-too-long-x" is not a name for a link: use at most 15 letters, digits, dashes and dots`},
 		{"bridge name with a space", func(b *bridge.Bridge, _ *bridge.Port) { b.Name = "cni 0" }, `Bridge.Name: "cni 0" is not a name`},
 		{"bridge name that is a pattern", func(b *bridge.Bridge, _ *bridge.Port) { b.Name = "cni%d" }, `Bridge.Name: "cni%d" is not a name`},
+		{"bridge name that the kernel keeps", func(b *bridge.Bridge, _ *bridge.Port) { b.Name = "all" },
+			`Bridge.Name: "all" is not a name for a link: use another: the kernel has this one for settings of every link`},
 		{"bridge MAC of a group", func(b *bridge.Bridge, _ *bridge.Port) { b.MAC = podweft.MAC{1} }, "Bridge.MAC: 01:00:00:00:00:00 is not one station's address"},
 		{"MTU below that of IPv6", func(b *bridge.Bridge, _ *bridge.Port) { b.MTU = 1279 }, "Bridge.MTU: 1279 is not an MTU: use 1280 to 65535"},
 		{"MTU without IPv6", func(b *bridge.Bridge, p *bridge.Port) {
@@ -40,6 +42,8 @@ func TestValidate(t *testing.T) {
 			"Bridge.Gateways[0]: is not an address with a prefix length: write one like 10.244.1.2/24"},
 		{"gateway is a subnet", func(b *bridge.Bridge, _ *bridge.Port) { b.Gateways = prefixes("10.244.1.0/24") },
 			"Bridge.Gateways[0]: 10.244.1.0/24 is the subnet's own address: use 10.244.1.1 or a later one"},
+		{"gateway is broadcast", func(b *bridge.Bridge, _ *bridge.Port) { b.Gateways = prefixes("10.244.1.255/24") },
+			"Bridge.Gateways[0]: 10.244.1.255/24 is the subnet's broadcast address: use 10.244.1.254 or an earlier one"},
 		{"gateway of multicast", func(b *bridge.Bridge, _ *bridge.Port) { b.Gateways = prefixes("224.0.0.1/24") },
 			"Bridge.Gateways[0]: 224.0.0.1/24 is not an address that packets can be sent to"},
 		{"point to point", func(b *bridge.Bridge, p *bridge.Port) {
@@ -51,6 +55,9 @@ func TestValidate(t *testing.T) {
 		{"long container", func(_ *bridge.Bridge, p *bridge.Port) { p.Container = strings.Repeat("c", 161) }, "cannot be part of a mark: use at most 160 bytes"},
 		{"no namespace", func(_ *bridge.Bridge, p *bridge.Port) { p.NetNS = "" }, "Port.NetNS: is missing: give the path of the pod's network namespace"},
 		{"host name", func(_ *bridge.Bridge, p *bridge.Port) { p.HostName = ".." }, `Port.HostName: ".." is not a name for a link`},
+		{"loopback link", func(_ *bridge.Bridge, p *bridge.Port) { p.Name = "lo" }, "Port.Name: lo is the pod's loopback link: use another name, such as eth0"},
+		{"address is broadcast", func(_ *bridge.Bridge, p *bridge.Port) { p.Addresses = prefixes("10.244.1.255/24") },
+			"Port.Addresses[0]: 10.244.1.255/24 is the subnet's broadcast address: use 10.244.1.254 or an earlier one"},
 		{"port MAC of a group", func(_ *bridge.Bridge, p *bridge.Port) { p.MAC = podweft.MAC{0xff} }, "Port.MAC: ff:00:00:00:00:00 is not"},
 		{"port MTU", func(_ *bridge.Bridge, p *bridge.Port) { p.MTU = -1 }, "Port.MTU: -1 is not an MTU"},
 		{"address twice", func(_ *bridge.Bridge, p *bridge.Port) { p.Addresses = prefixes("10.244.1.2/24", "10.244.1.2/25") },
@@ -61,6 +68,9 @@ func TestValidate(t *testing.T) {
 			p.Routes = []bridge.Route{{Prefix: netip.MustParsePrefix("10.1.1.1/8")}}
 		},
 			"Port.Routes[0].Prefix: 10.1.1.1/8 is not a subnet"},
+		{"route by itself", func(_ *bridge.Bridge, p *bridge.Port) {
+			p.Routes = []bridge.Route{{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("10.244.1.2")}}
+		}, "Port.Routes[0].Via: 10.244.1.2 is the port's own address: leave it out, which means the gateway"},
 		{"route of two families", func(_ *bridge.Bridge, p *bridge.Port) {
 			p.Routes = []bridge.Route{{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParseAddr("fd00:244:0:1::1")}}
 		}, "Port.Routes[0].Via: fd00:244:0:1::1 is of another family than 10.0.0.0/8"},

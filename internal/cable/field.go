@@ -48,7 +48,9 @@ func (f *Fields) ID(id ID) {
 	case len(id.Container) > maxContainer || strings.ContainsFunc(id.Container, func(r rune) bool { return !unicode.IsPrint(r) }):
 		f.Add("Port.Container", fmt.Sprintf("%q", id.Container), "cannot be part of a mark", fmt.Sprintf("use at most %d bytes, all printable", maxContainer))
 	}
-	if id.Name != "" {
+	if id.Name == "lo" {
+		f.Add("Port.Name", id.Name, "is the pod's loopback link", "use another name, such as eth0")
+	} else if id.Name != "" {
 		f.Name("Port.Name", id.Name)
 	}
 	if id.HostName != "" {
@@ -63,6 +65,9 @@ func (f *Fields) Name(field, name string) {
 	}
 	if len(name) > maxName || name == "." || name == ".." || strings.ContainsFunc(name, bad) {
 		f.Add(field, fmt.Sprintf("%q", name), "is not a name for a link", "use at most 15 letters, digits, dashes and dots")
+	}
+	if name == "all" || name == "default" { // sysctl_dev_name_is_allowed in include/linux/inetdevice.h
+		f.Add(field, fmt.Sprintf("%q", name), "is not a name for a link", "use another: the kernel has this one for settings of every link")
 	}
 }
 
@@ -103,5 +108,7 @@ func (f *Fields) Address(field string, a netip.Prefix) {
 		f.Add(field, a, "is not an address that packets can be sent to", "")
 	case a == a.Masked() && a.Bits() < ip.BitLen()-1: // but RFC 3021 and RFC 6164
 		f.Add(field, a, "is the subnet's own address", "use "+ip.Next().String()+" or a later one")
+	case ip.Is4() && a.Bits() < ip.BitLen()-1 && !a.Contains(ip.Next()):
+		f.Add(field, a, "is the subnet's broadcast address", "use "+ip.Prev().String()+" or an earlier one")
 	}
 }
