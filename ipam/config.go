@@ -21,6 +21,11 @@ const (
 // mapped is where IPv4 addresses lie in IPv6 form (RFC 4291, 2.5.5.2).
 var mapped = netip.MustParsePrefix("::ffff:0:0/96")
 
+// unfit are the addresses that no pod's port takes: loopback and link-local ones.
+var unfit = []netip.Prefix{
+	netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10"),
+}
+
 // Range is a part of a subnet that addresses are taken from.
 type Range struct {
 	// Prefix is the subnet. Its length goes with each address.
@@ -96,6 +101,9 @@ func (c Config) compile() (*ruleset, error) {
 			bad(fmt.Sprintf("Reserved[%d]", i), p, "is not a prefix", "write one like 10.244.1.10/32")
 		case p.Addr().Is4In6():
 			bad(fmt.Sprintf("Reserved[%d]", i), p, "holds IPv4 addresses in IPv6 form", "write IPv4 as IPv4")
+		case p != p.Masked():
+			one := netip.PrefixFrom(p.Addr(), p.Addr().BitLen())
+			bad(fmt.Sprintf("Reserved[%d]", i), p, "has host bits", fmt.Sprintf("write %s for the one address, %s for all", one, p.Masked()))
 		}
 	}
 
@@ -169,6 +177,11 @@ func (r Range) complete(field string) (Range, error) {
 	case p.Addr().IsMulticast():
 		return bad("", p, "is multicast", "")
 	}
+	for _, u := range unfit {
+		if p.Overlaps(u) {
+			return bad("", p, "has addresses of "+u.String()+", which no pod can have", "use a prefix for private networks, as in 10.0.0.0/8 or fd00::/8")
+		}
+	}
 	usable := hosts(p)
 	if r.Routed {
 		usable = span{p.Addr(), last(p)}
@@ -180,6 +193,9 @@ func (r Range) complete(field string) (Range, error) {
 		r.Gateway = usable.first
 	}
 	g := r.Gateway
+	if g.Is4() && p.Contains(g) && !usable.contains(g) {
+		return bad(".Gateway", g, "is not a host address of "+p.String(), "use "+usable.first.String()+" to "+usable.last.String())
+	}
 	if g.IsValid() && (g.Is4() != p.Addr().Is4() || g.Is4In6() || g.Zone() != "" || g.IsUnspecified()) {
 		return bad(".Gateway", r.Gateway, "cannot be the gateway of "+p.String(), "")
 	}

@@ -78,6 +78,29 @@ func TestConfigValidate(t *testing.T) {
 			name: "reserved v4 in v6 form", cfg: Config{Reserved: prefixes("::ffff:10.0.0.0/120")},
 			want: "Reserved[0]: ::ffff:10.0.0.0/120 holds IPv4 addresses in IPv6 form: write IPv4 as IPv4",
 		},
+		{
+			name: "reserved with host bits", cfg: Config{Prefixes: prefixes("10.244.1.0/24"), Reserved: prefixes("10.244.1.9/24")},
+			want: "Reserved[0]: 10.244.1.9/24 has host bits: write 10.244.1.9/32 for the one address, 10.244.1.0/24 for all",
+		},
+		{
+			name: "loopback", cfg: Config{Prefixes: prefixes("127.1.0.0/16")},
+			want: "Prefixes[0]: 127.1.0.0/16 has addresses of 127.0.0.0/8, which no pod can have: " +
+				"use a prefix for private networks, as in 10.0.0.0/8 or fd00::/8",
+		},
+		{
+			name: "link-local", cfg: Config{Prefixes: prefixes("fe80::/64")},
+			want: "Prefixes[0]: fe80::/64 has addresses of fe80::/10, which no pod can have: " +
+				"use a prefix for private networks, as in 10.0.0.0/8 or fd00::/8",
+		},
+		{
+			name: "gateway is the network", cfg: Config{Sets: set(Range{Prefix: v4, Gateway: addr("10.244.1.0")})},
+			want: "Sets[0][0].Gateway: 10.244.1.0 is not a host address of 10.244.1.0/24: use 10.244.1.1 to 10.244.1.254",
+		},
+		{
+			name: "gateway is broadcast", cfg: Config{Sets: set(Range{Prefix: v4, Gateway: addr("10.244.1.255")})},
+			want: "Sets[0][0].Gateway: 10.244.1.255 is not a host address of 10.244.1.0/24: use 10.244.1.1 to 10.244.1.254",
+		},
+		{name: "gateway is the network where routed", cfg: Config{Sets: set(Range{Prefix: v4, Gateway: addr("10.244.1.0"), Routed: true})}},
 		{name: "empty set", cfg: Config{Sets: [][]Range{{}}}, want: "Sets[0]: has no range"},
 		{
 			name: "gateway of another family", cfg: Config{Sets: set(Range{Prefix: v4, Gateway: addr("fd00::1")})},

@@ -297,6 +297,9 @@ func (p *Pool) held(ctx context.Context) ([]record, error) {
 
 // InUse reports whether somebody holds an address of prefix, or held one within the grace. It reads every allocation.
 func (p *Pool) InUse(ctx context.Context, prefix netip.Prefix) (used bool, err error) {
+	if !prefix.IsValid() || prefix.Addr().Is4In6() {
+		return false, &podweft.FieldError{Field: "prefix", Value: prefix, Problem: "is not a prefix", Remedy: "write one like 10.244.1.0/24"}
+	}
 	err = p.locked(ctx, func(s *store) error {
 		return s.each(func(_ uint32, rec *record) bool {
 			if rec.state == held || rec.state == cooling && rec.until > p.now() {

@@ -7,6 +7,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft"
 )
 
 func TestRoutedRangesGiveEveryAddress(t *testing.T) {
@@ -41,6 +43,10 @@ func TestInUse(t *testing.T) {
 		return used
 	}
 	assert.False(t, used("0.0.0.0/0"), "the file is new")
+	for _, bad := range []netip.Prefix{{}, netip.MustParsePrefix("::ffff:10.244.1.0/120")} {
+		_, err := p.InUse(t.Context(), bad)
+		require.ErrorIs(t, err, podweft.ErrInvalid, "not in use would be a lie")
+	}
 	a, err := p.Allocate(t.Context(), pod("a"))
 	require.NoError(t, err)
 	assert.True(t, used("10.244.1.0/26"))

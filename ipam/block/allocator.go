@@ -64,6 +64,10 @@ func (cfg AllocatorConfig) validate() error {
 	}
 	families := map[netip.Prefix]bool{}
 	for i, c := range cfg.Claimers {
+		if c == nil {
+			bad(fmt.Sprintf("Claimers[%d]", i), nil, "is missing")
+			continue
+		}
 		if families[c.family()] {
 			bad(fmt.Sprintf("Claimers[%d]", i), nil, "is of the same family as another")
 		}
@@ -264,6 +268,9 @@ func (a *Allocator) Collect(
 // it is told to keep. A node calls it now and then, and with none to keep when it is to be emptied. It returns what is not
 // the node's any more.
 func (a *Allocator) Trim(ctx context.Context, keep int) (returned []Share, err error) {
+	if keep < 0 {
+		return nil, &podweft.FieldError{Field: "keep", Value: keep, Problem: "is negative"}
+	}
 	err = a.locked(ctx, func() error {
 		next := make([][]Share, len(a.shares))
 		idle := make([][]Share, len(a.shares))

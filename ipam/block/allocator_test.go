@@ -304,6 +304,14 @@ func TestAllocateOf(t *testing.T) {
 	require.ErrorIs(t, err, block.ErrExhausted)
 }
 
+func TestAllocatorConfig(t *testing.T) {
+	_, err := block.NewAllocator(t.Context(), block.AllocatorConfig{
+		Claimers: []*block.Claimer{nil}, IPAM: ipam.Config{Path: filepath.Join(fastDir(t), "ipam"), Prefixes: []netip.Prefix{prefix("10.0.0.0/24")}},
+	})
+	require.ErrorIs(t, err, podweft.ErrInvalid)
+	require.EqualError(t, err, "Claimers[0]: is missing\nIPAM.Sets: are given; they come from the Claimers")
+}
+
 func TestTrim(t *testing.T) {
 	s := memory.New()
 	c := claimer(t, s, "node-1", block.Pool{Prefix: prefix("10.0.0.0/24"), BlockBits: 31})
@@ -354,6 +362,8 @@ func TestTrimKeepsGrace(t *testing.T) {
 	_, err := a.Allocate(t.Context(), pod("a"))
 	require.NoError(t, err)
 	require.NoError(t, a.Release(t.Context(), pod("a")))
+	_, err = a.Trim(t.Context(), -1)
+	require.ErrorIs(t, err, podweft.ErrInvalid)
 	returned, err := a.Trim(t.Context(), 0)
 	require.NoError(t, err)
 	assert.Empty(t, returned)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/podweft/podweft"
 )
 
 // Collect takes back the shares of dead nodes, in two steps. It calls dead with the nodes that have any, and what that
@@ -63,6 +65,9 @@ func collect(
 // was. It is for what an operator knows and nobody can prove: a node that lives would go on to use its addresses beside their new owners
 // until it looks at its shares again.
 func Free(ctx context.Context, store Store, node string) (freed []Share, err error) {
+	if node == "" {
+		return nil, &podweft.FieldError{Field: "node", Problem: "is missing", Remedy: "name the node that is gone"}
+	}
 	its := func(s Share) bool { return s.Node == node }
 	for _, family := range everywhere() {
 		err = retry(ctx, func() error {

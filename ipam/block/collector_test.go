@@ -334,6 +334,8 @@ func TestFree(t *testing.T) {
 	kept := claim(t, b)
 	claim(t, a)
 	claim(t, claimer(t, s, "a", pool6))
+	_, err := block.Free(t.Context(), s, "")
+	require.ErrorIs(t, err, podweft.ErrInvalid)
 	freed, err := block.Free(t.Context(), s, "a")
 	require.NoError(t, err)
 	assert.Len(t, freed, 3)
