@@ -3,6 +3,7 @@
 package sysctl
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -15,7 +16,12 @@ import (
 // namespace at netnsPath. The error is a [*podweft.OpError] that names the parameter and what an administrator can do;
 // it is [podweft.ErrNotSupported] where the kernel lacks the parameter.
 func Ensure(netnsPath, key, value string) error {
-	return netns.Do(netnsPath, func() error { return EnsureHere(key, value) })
+	err := netns.Do(netnsPath, func() error { return EnsureHere(key, value) })
+	var op *podweft.OpError
+	if err != nil && !errors.As(err, &op) { // the namespace could not be entered
+		return opError(key, value, err)
+	}
+	return err
 }
 
 // Get returns the value of the parameter key in the namespace at netnsPath. Its error is as Ensure's.
