@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/podweft/podweft"
 )
 
 // ErrNoRecord: there is no record of that attachment, or none of this boot.
@@ -32,6 +34,9 @@ const (
 
 // Open names the directory, which Put creates. boot is the ID of the kernel's life; empty means the running one's.
 func Open(dir, boot string) (*Records, error) {
+	if dir == "" {
+		return nil, &podweft.FieldError{Field: "dir", Problem: "is missing", Remedy: "name the directory of the records"}
+	}
 	if boot == "" {
 		id, err := os.ReadFile("/proc/sys/kernel/random/boot_id") // random(4)
 		if err != nil {

@@ -67,6 +67,9 @@ func Listen(cfg ServerConfig) (*Server, error) {
 	if cfg.Path == "" {
 		problems.add("Path", nil, "is missing")
 	}
+	if len(cfg.Path) > maxPath {
+		problems.add("Path", cfg.Path, fmt.Sprintf("is too long for a socket's name: use at most %d bytes", maxPath))
+	}
 	if cfg.Handler == nil {
 		problems.add("Handler", nil, "is missing")
 	}
@@ -88,6 +91,10 @@ func Listen(cfg ServerConfig) (*Server, error) {
 	}
 	return s, nil
 }
+
+// maxPath leaves room in sun_path, 108 bytes with a closing zero (unix(7)), for the passing name: a dot and a process ID, which is at
+// most 2^22 (PID_MAX_LIMIT in include/linux/threads.h).
+const maxPath = 108 - 1 - len(".4194304")
 
 // listen binds a socket to a passing name and gives it its own when it is ready: there is no moment at which plugins find
 // nobody because one agent follows another.

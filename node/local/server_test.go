@@ -493,5 +493,9 @@ func TestServerConfigIsChecked(t *testing.T) {
 		assert.ErrorContains(t, err, field)
 	}
 	_, err = local.Listen(local.ServerConfig{Path: "/" + strings.Repeat("long/", 50), Handler: agent{}})
-	require.Error(t, err)
+	require.ErrorIs(t, err, podweft.ErrInvalid)
+	assert.ErrorContains(t, err, "is too long for a socket's name: use at most 99 bytes")
+	_, err = local.Open("", "")
+	require.ErrorIs(t, err, podweft.ErrInvalid)
+	require.EqualError(t, err, "dir: is missing: name the directory of the records")
 }
