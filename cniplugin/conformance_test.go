@@ -22,6 +22,12 @@ func TestConformance(t *testing.T) {
 			n.conf(map[string]any{"bridge": "pods0", "capabilities": map[string]bool{"portMappings": true, "ips": true}}),
 		}}
 	}
+	small := func(n *node, cniVersion string) map[string]any { // a subnet that is used up if addresses stay with pods that are gone
+		return map[string]any{"cniVersion": cniVersion, "name": "pods", "plugins": []any{n.conf(map[string]any{
+			"bridge": "pods0", "capabilities": map[string]bool{"ips": true},
+			"ipam": map[string]any{"type": "host-local", "ranges": [][]map[string]string{{{"subnet": "10.77.0.0/28"}}}},
+		})}}
+	}
 	ptp := func(n *node, cniVersion string) map[string]any {
 		return map[string]any{"cniVersion": cniVersion, "name": "pods", "plugins": []any{
 			n.conf(map[string]any{"type": "ptp", "capabilities": map[string]bool{"portMappings": true, "ips": true}}),
@@ -39,6 +45,7 @@ func TestConformance(t *testing.T) {
 	}{
 		{"ours, 1.1.0", ours(newNode(t), "1.1.0")},
 		{"ours, 0.4.0", ours(newNode(t), "0.4.0")},
+		{"small, 1.1.0", small(newNode(t), "1.1.0")},
 		{"routed, 1.1.0", ptp(newNode(t), "1.1.0")},
 		{"routed, 0.4.0", ptp(newNode(t), "0.4.0")},
 		{"flannel and portmap, 1.0.0", flannel(newNode(t), "1.0.0")},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -304,7 +305,131 @@ func failsCleanly(ctx context.Context, r *runner) error {
 	if there, hasErr := p.attached(); err == nil && !there {
 		err = errors.Join(hasErr, errors.New("the link that was in the way is gone"))
 	}
+	return errors.Join(err, r.keepsNoAddress(ctx, p))
+}
+
+// crowd is how many pods, one after the other, are enough to use up a /28.
+const crowd = 20
+
+// keepsNoAddress lets more ADDs fail, for as many containers: where the list's subnet is small, the next pod gets no address if
+// those have kept theirs.
+func (r *runner) keepsNoAddress(ctx context.Context, in *pod) error {
+	var failed []*pod
+	for i := range crowd {
+		p := &pod{id: fmt.Sprintf("%s-%d", in.id, i), ns: in.ns}
+		if _, err := r.call(ctx, r.first(nil), r.vars("ADD", p)); err != nil {
+			return err
+		}
+		failed = append(failed, p)
+	}
+	_, _, err := r.attach(ctx, "a4-after")
+	if err != nil {
+		err = fmt.Errorf("after %d ADDs that failed another pod cannot be attached: %w", crowd+1, err)
+	}
+	for _, p := range failed {
+		_ = r.del(ctx, p, nil, nil) // what goes wrong here, a rule of its own says
+	}
 	return err
+}
+
+// recycles attaches pods and detaches them until one gets the address of one before it.
+func recycles(ctx context.Context, r *runner) error {
+	seen := map[string]bool{}
+	for i := range crowd {
+		p, result, err := r.attach(ctx, fmt.Sprintf("d5-%d", i))
+		if err != nil {
+			return fmt.Errorf("after %d pods that came and went: %w", i, err)
+		}
+		if err := r.cni.DelNetworkList(ctx, r.list, p.runtime()); err != nil {
+			return fmt.Errorf("DEL: %w", err)
+		}
+		for _, ip := range result.IPs {
+			if seen[ip.Address.String()] {
+				return nil
+			}
+			seen[ip.Address.String()] = true
+		}
+	}
+	return errSkip(fmt.Sprintf("%d pods that came and went had an address each that none had had before: "+
+		"with a smaller subnet in the list, a /28, it can be seen whether one comes back", crowd))
+}
+
+// resultHolds looks for what the result says in the kernel.
+func resultHolds(ctx context.Context, r *runner) error {
+	p, result, err := r.attach(ctx, "a7")
+	if err != nil {
+		return err
+	}
+	return p.inside(func(c *nl.Conn) error {
+		eth0, err := c.Link("eth0")
+		if err != nil {
+			return err
+		}
+		addresses, err := c.Addresses(eth0.Index)
+		if err != nil {
+			return err
+		}
+		var routes []nl.Route
+		err = c.Hops(ctx, func() { routes = nil }, func(hop nl.Route) { routes = append(routes, hop) })
+		return errors.Join(err, sameLink(result, p, eth0), sameAddresses(result, addresses), sameRoutes(result, routes))
+	})
+}
+
+func sameLink(result *types100.Result, p *pod, eth0 nl.Link) error {
+	var errs []error
+	for _, l := range result.Interfaces {
+		if l.Sandbox != p.netns() || l.Name != "eth0" {
+			continue
+		}
+		if l.Mac != "" && !strings.EqualFold(l.Mac, eth0.MAC.String()) {
+			errs = append(errs, fmt.Errorf("eth0 has the MAC %s, not %s", eth0.MAC, l.Mac))
+		}
+		if l.Mtu != 0 && l.Mtu != eth0.MTU {
+			errs = append(errs, fmt.Errorf("eth0 has the MTU %d, not %d", eth0.MTU, l.Mtu))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func sameAddresses(result *types100.Result, have []nl.Address) error {
+	var errs []error
+	for _, ip := range result.IPs {
+		is := func(a nl.Address) bool { return a.Prefix == prefixOf(ip.Address) }
+		if !slices.ContainsFunc(have, is) {
+			errs = append(errs, fmt.Errorf("eth0 does not have the address %s", ip.Address.String()))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sameRoutes looks in all tables, since a plugin behind the first may have put the routes into another. A route without a gateway
+// may go by the one of an address, or by none.
+func sameRoutes(result *types100.Result, have []nl.Route) error {
+	var errs []error
+	for _, want := range result.Routes {
+		dst, via := prefixOf(want.Dst), prefixOf(net.IPNet{IP: want.GW}).Addr()
+		var vias []string
+		found := false
+		for _, h := range have {
+			if h.Prefix == dst {
+				found = found || !via.IsValid() || h.Gateway == via
+				vias = append(vias, h.Gateway.String())
+			}
+		}
+		switch {
+		case len(vias) == 0:
+			errs = append(errs, fmt.Errorf("the pod has no route to %s", dst))
+		case !found:
+			errs = append(errs, fmt.Errorf("the pod's route to %s is by %s, not by %s", dst, strings.Join(vias, ", "), via))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func prefixOf(n net.IPNet) netip.Prefix {
+	a, _ := netip.AddrFromSlice(n.IP) // of none it is the zero Addr
+	bits, _ := n.Mask.Size()
+	return netip.PrefixFrom(a.Unmap(), bits)
 }
 
 func resultVersion(ctx context.Context, r *runner) error {
@@ -321,10 +446,12 @@ func resultVersion(ctx context.Context, r *runner) error {
 		if err != nil {
 			return err
 		}
+		if err := a.object(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", v, err))
+			continue
+		}
 		result, err := cniversion.NewResult(v, a.stdout)
 		switch {
-		case a.code != 0:
-			errs = append(errs, fmt.Errorf("%s: %s", v, short(a.stdout)))
 		case err != nil:
 			errs = append(errs, fmt.Errorf("%s: %w", v, err))
 		case result.Version() != v:
@@ -470,6 +597,9 @@ func deletesAfterChange(ctx context.Context, r *runner) error {
 	if err := r.del(ctx, p, nil, map[string]any{"ipam": other}); err != nil {
 		return err
 	}
+	if there, err := p.attached(); err != nil || there {
+		return errors.Join(err, errors.New("the interface is still there"))
+	}
 	again, err := r.pod("d4-again")
 	if err != nil {
 		return err
@@ -545,8 +675,11 @@ func checkSilent(ctx context.Context, r *runner) error {
 	vars := r.vars("ADD", p)
 	vars["CNI_ARGS"] = "IgnoreUnknown=1"
 	a, err := r.call(ctx, r.first(nil), vars)
-	if err != nil || a.code != 0 {
-		return errors.Join(err, fmt.Errorf("ADD: %s", short(a.stdout)))
+	if err != nil {
+		return err
+	}
+	if err := a.object(); err != nil {
+		return fmt.Errorf("ADD: %w", err)
 	}
 	b, err := r.call(ctx, r.first(map[string]any{"prevResult": json.RawMessage(a.stdout)}), r.vars("CHECK", p))
 	if err == nil && (b.code != 0 || len(b.stdout) > 0) {

@@ -15,6 +15,10 @@
 // namespace of its own, as package testnet's Main and Enter give it, and point the configuration's directories at passing
 // ones: what a plugin leaves behind stays there.
 //
+// Give the list a small subnet, a /28: addresses that are never freed are found when it is used up. A plugin that has addresses of its
+// own is not asked about delegates, unless its configuration names an ipam.type. Errors that package skel of the CNI project writes
+// lack cniVersion (E1); a plugin sets it itself, or lives with that.
+//
 // The reference plugins do well. Of Debian's 1.1.1, bridge with host-local breaks three rules: E1 (errors lack cniVersion), E5
 // (into the node's own namespace it acts first, and leaves links and an address) and D3 (with CNI_NETNS not given, the port
 // stays on the node as long as the pod's namespace does); it knows neither STATUS nor GC.

@@ -121,7 +121,7 @@ func (a answer) failed() (failure, error) {
 	}
 	d := json.NewDecoder(bytes.NewReader(a.stdout))
 	if err := d.Decode(&f); err != nil {
-		return f, fmt.Errorf("standard output is no error in JSON: %q", short(a.stdout))
+		return f, fmt.Errorf("standard output is no error in JSON: %q; standard error: %q", short(a.stdout), short([]byte(a.stderr)))
 	}
 	if d.More() {
 		return f, fmt.Errorf("standard output has more than one object: %q", short(a.stdout))
@@ -149,7 +149,28 @@ func (a answer) failedWith(code uint, words ...string) error {
 	return nil
 }
 
+// object reports if a call that succeeded did not answer with one JSON object.
+func (a answer) object() error {
+	if a.code != 0 {
+		return errors.New(short(a.stdout))
+	}
+	return oneObject(a.stdout)
+}
+
+func oneObject(stdout []byte) error {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(stdout, &fields); err != nil {
+		return fmt.Errorf("standard output is not one JSON object and nothing else: %w: it begins with %q", err, stdout[:min(len(stdout), 60)])
+	}
+	return nil
+}
+
+// short is what fits into a report, JSON on one line.
 func short(b []byte) string {
+	var line bytes.Buffer
+	if json.Compact(&line, b) == nil {
+		b = line.Bytes()
+	}
 	if len(b) > 300 {
 		return string(b[:300]) + "..."
 	}

@@ -151,10 +151,21 @@ func newRunner(cfg Config, cache string) (*runner, error) {
 		return nil, err
 	}
 	// Named, for the library would make its own at the first call, and calls run at once.
-	exec := &invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: io.Discard}}
+	exec := &strictExec{invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: io.Discard}}}
 	r.cni = libcni.NewCNIConfigWithCacheDir([]string{cfg.Dir}, r.cache, exec)
 	r.node, err = nl.Dial("")
 	return r, err
+}
+
+// strictExec says what is wrong where the library would say "invalid character".
+type strictExec struct{ invoke.DefaultExec }
+
+func (e *strictExec) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
+	stdout, err := e.DefaultExec.ExecPlugin(ctx, path, stdin, environ)
+	if err == nil && len(stdout) > 0 {
+		err = oneObject(stdout)
+	}
+	return stdout, err
 }
 
 // close detaches what the rule has left attached, so that the next begins afresh.

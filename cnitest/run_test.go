@@ -14,7 +14,12 @@ import (
 	"github.com/podweft/podweft/testnet"
 )
 
-func TestMain(m *testing.M) { testnet.Main(m) }
+func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == "simple" {
+		os.Exit(simple())
+	}
+	testnet.Main(m)
+}
 
 // liar says yes to everything and does nothing.
 const liar = `#!/bin/sh
@@ -30,7 +35,7 @@ func TestBrokenPluginIsFound(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "liar"), []byte(liar), 0o700))
 	results, err := cnitest.Run(context.Background(), cnitest.Config{
-		Dir: dir, List: []byte(`{"cniVersion":"1.1.0","name":"lies","plugins":[{"type":"liar"}]}`),
+		Dir: dir, List: []byte(`{"cniVersion":"1.1.0","name":"lies","plugins":[{"type":"liar","ipam":{"type":"host-local"}}]}`),
 	})
 	require.NoError(t, err)
 	broken := map[string]bool{}

@@ -30,7 +30,7 @@ func TestReference(t *testing.T) {
 		}
 	})
 	results, err := cnitest.Run(t.Context(), cnitest.Config{Dir: "/usr/lib/cni", List: []byte(`{"cniVersion": "1.0.0", "name": "reference", "plugins": [
-		{"type": "bridge", "bridge": "reference0", "isGateway": true, "ipam": {"type": "host-local", "subnet": "10.9.0.0/24"}}]}`)})
+		{"type": "bridge", "bridge": "reference0", "isGateway": true, "ipam": {"type": "host-local", "subnet": "10.9.0.0/28"}}]}`)})
 	require.NoError(t, err)
 	var failed []string
 	for _, r := range results {
