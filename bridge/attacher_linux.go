@@ -40,6 +40,8 @@ func (a *Attacher) Close() error { return a.node.Close() }
 // away since, is completed. Anything in its place that is not this port, or not like p, is left alone: the error is then
 // [podweft.ErrConflict] and names it. Other errors are [podweft.ErrInvalid] for values that make no sense, and an
 // [*podweft.OpError] with the kernel's word.
+//
+// A CNI plugin has to refuse a second ADD: where [Attacher.Check] finds nothing wrong before, the port is there.
 func (a *Attacher) Attach(ctx context.Context, b Bridge, p Port) (Attached, error) {
 	b = b.withDefaults()
 	p = p.withDefaults(a.node.Owner, b)

@@ -154,6 +154,9 @@ func (p *Pool) give(s *store, owner Owner, here place, chosen []netip.Addr) (All
 			if err != nil {
 				return Allocation{}, err
 			}
+			if !ok && p.rules.capacity(set) == 0 {
+				return Allocation{}, fmt.Errorf("%s: %w: none of it is for this owner", p.rules.name(set), ErrExhausted)
+			}
 			if !ok {
 				return Allocation{}, fmt.Errorf("%s: %w: all %d are taken", p.rules.name(set), ErrExhausted, p.rules.capacity(set))
 			}

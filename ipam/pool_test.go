@@ -348,6 +348,7 @@ func TestWithin(t *testing.T) {
 	assert.Equal(t, wide, kept, "what somebody holds stays his")
 	_, err = p.Within().Allocate(t.Context(), pod("nobody"))
 	require.ErrorIs(t, err, ErrExhausted)
+	assert.ErrorContains(t, err, "no free address: none of it is for this owner")
 	_, err = p.Within().Within(prefixes("0.0.0.0/0")...).Allocate(t.Context(), pod("nobody"))
 	require.ErrorIs(t, err, ErrExhausted, "who may have nothing may have no part of it")
 	verify(t, p)
