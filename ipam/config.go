@@ -71,6 +71,10 @@ type Config struct {
 	// Zero: not at all, only rotation keeps them apart. An owner that wants the address by name gets it at once.
 	Grace time.Duration
 
+	// Patience is how long a call waits while another process holds the file's lock, which takes none that runs more than milliseconds: one
+	// that was stopped (SIGSTOP, a frozen cgroup) keeps it. The call then gives [ErrLocked]. Zero: until ctx ends.
+	Patience time.Duration
+
 	// Logger hears about files of an earlier boot, changed ranges and calls completed for a dead process. Nil: silent.
 	Logger *slog.Logger
 }
@@ -91,6 +95,9 @@ func (c Config) compile() (*ruleset, error) {
 	}
 	if c.Grace < 0 {
 		bad("Grace", c.Grace, "is negative", "")
+	}
+	if c.Patience < 0 {
+		bad("Patience", c.Patience, "is negative", "")
 	}
 	if len(c.BootID) > maxBootID {
 		bad("BootID", c.BootID, "is too long", fmt.Sprintf("use at most %d bytes", maxBootID))

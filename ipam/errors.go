@@ -11,6 +11,8 @@ var (
 	ErrTaken = errors.New("address is taken")
 	// ErrNotFound: the owner holds no address.
 	ErrNotFound = errors.New("holds no address")
+	// ErrLocked: another process has held the lock for longer than Config.Patience. The text names the file.
+	ErrLocked = errors.New("another process holds the lock")
 	// ErrDamaged: the file at Config.Path is not a store of this package, or was changed by something else. It is left
 	// as it is. The remedy is to remove it once no pod runs, or to reboot.
 	ErrDamaged = errors.New("store is damaged or foreign (remove it when no pod runs, or reboot)")

@@ -33,7 +33,7 @@ const (
 // addresses' files were removed too. And call it only while pods of the directory may run, since that outlives a reboot and
 // they do not; what it holds of pods that died in this boot [Pool.Collect] frees, with proof.
 func (p *Pool) ImportHostLocal(ctx context.Context, dir, network string) (imported []Allocation, problems []error, err error) {
-	err = lockedHostLocal(ctx, dir, func() error {
+	err = p.lockedHostLocal(ctx, dir, func() error {
 		leases, unread, err := readHostLocal(dir, network)
 		if err != nil {
 			return err
@@ -50,7 +50,7 @@ func (p *Pool) ImportHostLocal(ctx context.Context, dir, network string) (import
 
 // lockedHostLocal runs fn with the directory locked as host-local locks it: whoever uses the directory has made the lock.
 // Without a directory it does nothing.
-func lockedHostLocal(ctx context.Context, dir string, fn func() error) error {
+func (p *Pool) lockedHostLocal(ctx context.Context, dir string, fn func() error) error {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -62,7 +62,9 @@ func lockedHostLocal(ctx context.Context, dir string, fn func() error) error {
 		return err
 	}
 	defer f.Close() // gives the lock back
-	if err := flock.Lock(ctx, f); err != nil {
+	patient, cancel := p.store.patiently(ctx)
+	defer cancel()
+	if err := flock.Lock(patient, f); err != nil {
 		return err
 	}
 	return fn()

@@ -42,6 +42,7 @@ func Open(cfg Config) (*Pool, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := newStore(cfg.Path, cfg.BootID, cfg.Logger)
+	s.patience = cfg.Patience
 	if err := s.open(); err != nil {
 		return nil, fmt.Errorf("open address store: %w", err)
 	}

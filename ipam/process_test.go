@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/podweft/podweft/internal/flock"
 )
 
 // childVar makes the test binary run one of children instead of the tests.
@@ -240,4 +243,44 @@ func confirmHistory(t *testing.T, p *Pool, said []string) {
 		}
 		require.NoError(t, p.Release(t.Context(), pod(name)))
 	}
+}
+
+// TestLockIsHeld: a process that was stopped holds the lock of the file, or host-local's. Nobody waits for it for ever.
+func TestLockIsHeld(t *testing.T) {
+	cfg := crowdConfig(storePath(t))
+	cfg.Patience = 50 * time.Millisecond
+	p := open(t, cfg)
+	_, err := p.Allocate(t.Context(), pod("a"))
+	require.NoError(t, err)
+	dir := hostLocal(t, map[string]string{"10.244.1.2": "web\r\neth0", "lock": ""})
+	hold := func(path string) *os.File {
+		f, err := os.Open(path)
+		require.NoError(t, err)
+		require.NoError(t, flock.Lock(t.Context(), f))
+		return f
+	}
+
+	held := hold(cfg.Path)
+	for name, call := range map[string]func() error{
+		"allocate": func() error { _, err := p.Allocate(t.Context(), pod("b")); return err },
+		"release":  func() error { return p.Release(t.Context(), pod("a")) },
+		"look up":  func() error { _, err := p.Lookup(t.Context(), pod("a")); return err },
+		"list":     func() error { _, err := p.All(t.Context()); return err },
+		"count":    func() error { _, err := p.Usage(t.Context()); return err },
+		"import":   func() error { _, _, err := p.ImportHostLocal(t.Context(), dir, "pods"); return err },
+	} {
+		err := call()
+		require.ErrorIs(t, err, ErrLocked, name)
+		assert.ErrorContains(t, err, cfg.Path, name)
+	}
+	require.NoError(t, held.Close())
+	require.NoError(t, p.Release(t.Context(), pod("a")))
+
+	held = hold(filepath.Join(dir, "lock"))
+	_, _, err = p.ImportHostLocal(t.Context(), dir, "pods")
+	require.ErrorIs(t, err, ErrLocked)
+	require.NoError(t, held.Close())
+	imported, _, err := p.ImportHostLocal(t.Context(), dir, "pods")
+	require.NoError(t, err)
+	assert.Len(t, imported, 1)
 }

@@ -8,15 +8,17 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/podweft/podweft/internal/flock"
 )
 
 // store is the file. Its methods run under its lock, one at a time: Pool sees to that.
 type store struct {
-	path   string
-	bootID string
-	log    *slog.Logger
+	path     string
+	bootID   string
+	log      *slog.Logger
+	patience time.Duration // for a lock; zero means without end
 
 	closed bool // for good, by the Pool
 
@@ -92,6 +94,8 @@ func (s *store) close() error {
 
 // lock opens the file if need be, locks it, and completes what a dead process had begun.
 func (s *store) lock(ctx context.Context) error {
+	ctx, cancel := s.patiently(ctx)
+	defer cancel()
 	for {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
@@ -117,6 +121,14 @@ func (s *store) lock(ctx context.Context) error {
 		}
 		return nil
 	}
+}
+
+// patiently is ctx for as long as a lock is waited for.
+func (s *store) patiently(ctx context.Context) (context.Context, context.CancelFunc) {
+	if s.patience == 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeoutCause(ctx, s.patience, ErrLocked)
 }
 
 func (s *store) unlock() {
