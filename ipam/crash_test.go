@@ -3,8 +3,10 @@ package ipam
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -188,4 +190,31 @@ func TestDiskIsFull(t *testing.T) {
 	_, err = p.Allocate(t.Context(), pod("in its place"))
 	require.NoError(t, err)
 	verify(t, p)
+}
+
+// TestHalfGivenIsTakenBack: a call that fails in the middle of its writes, and lives, leaves its owner nothing.
+func TestHalfGivenIsTakenBack(t *testing.T) {
+	p := open(t, Config{Prefixes: prefixes("10.244.1.0/24")})
+	_, err := p.Allocate(t.Context(), pod("a"))
+	require.NoError(t, err)
+	write := p.store.write
+	failed := 0
+	for n := 1; ; n++ {
+		left := n
+		p.store.write = func(f *os.File, b []byte, off int64) error {
+			if left--; left == 0 {
+				return errKilled
+			}
+			return write(f, b, off)
+		}
+		_, err := p.Allocate(t.Context(), pod("b"))
+		if err == nil {
+			break
+		}
+		failed++
+		require.ErrorIs(t, err, errKilled)
+		require.Equal(t, []string{"a"}, slices.Collect(maps.Keys(owners(t, p))))
+		verify(t, p)
+	}
+	assert.Greater(t, failed, 3)
 }

@@ -89,7 +89,7 @@ func (p *Pool) locked(ctx context.Context, fn func(*store) error) error {
 // It returns [ErrExhausted] if a set has no address left and [ErrTaken] if a wanted one is somebody else's; nothing is then
 // held. A wanted address that the Pool never gives, or other than what owner holds already, is a [*podweft.FieldError].
 //
-// After any other error (the disk is full) owner may hold addresses nevertheless: ask again, or Release.
+// After any other error (the disk is full) owner may hold addresses nevertheless, if they cannot be taken back: ask again, or Release.
 func (p *Pool) Allocate(ctx context.Context, owner Owner, want ...netip.Addr) (Allocation, error) {
 	var given Allocation
 	err := owner.Validate()
@@ -136,7 +136,21 @@ func (p *Pool) allocate(s *store, owner Owner, want []netip.Addr) (Allocation, e
 		}
 		given, err = p.give(s, owner, here, chosen)
 	}
+	if err != nil && !errors.Is(err, ErrExhausted) && !errors.Is(err, ErrTaken) {
+		p.retract(s, owner)
+	}
 	return given, err
+}
+
+// retract releases what owner was given by a change that its process could not finish, and the next one would. Where that fails too, the
+// owner holds it until it is released.
+func (p *Pool) retract(s *store, owner Owner) {
+	if s.recover() != nil {
+		return
+	}
+	if here, err := s.find(owner); err == nil && here.found() {
+		_ = p.release(s, here)
+	}
 }
 
 // give makes owner, whose record is to be at here, hold the chosen address of each set, or the next one where none was
