@@ -3,12 +3,16 @@ package cniplugin
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"slices"
+	"syscall"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
+	"github.com/podweft/podweft"
+	"github.com/podweft/podweft/bridge"
 	"github.com/podweft/podweft/ipam"
 	"github.com/podweft/podweft/node/local"
 )
@@ -170,14 +174,11 @@ func (t *task) pool(n *network) (*ipam.Pool, error) {
 // store is the file of the network's addresses.
 func (t *task) store() string { return t.state + "/ipam/" + t.config.Name }
 
-// stores reports whether the network has such a file, or is to have one. Where the configuration has others give the addresses by
-// now, pods of before may hold some of it.
+// stores reports whether the network has such a file, which only an ADD makes: a disk that is full or read-only is no reason to keep
+// what was never there. Where the configuration has others give the addresses by now, pods of before may hold some of it.
 func (t *task) stores() bool {
-	if t.config.builtinIPAM() {
-		return true
-	}
 	_, err := os.Stat(t.store())
-	return err == nil
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // release gives back what the attachment holds, wherever that is: an ADD that was killed has not recorded who gave it.
@@ -189,8 +190,11 @@ func (t *task) release() error {
 	case t.delegatedIPAM():
 		errs = append(errs, t.releaseElsewhere())
 	}
-	if t.stores() {
+	switch {
+	case t.stores():
 		errs = append(errs, t.releaseStored())
+	case t.config.builtinIPAM():
+		errs = append(errs, t.releaseFromHostLocal())
 	}
 	return errors.Join(errs...)
 }
@@ -379,10 +383,23 @@ func (t *task) check() error {
 		}
 	}
 	errs = append(errs, t.checkAddresses(rec), t.checkPort(n, rec, addresses), t.checkMasquerade(n), t.checkPublished())
-	if err := errors.Join(errs...); err != nil {
-		return fail(CodeMissing, "the attachment is not as it was made: DEL it and ADD it again", err)
+	return differs("the attachment is not as it was made: DEL it and ADD it again", errs...)
+}
+
+// differs is what a CHECK ends with that has found such errors: what it could not look at has not changed for that.
+func differs(msg string, errs ...error) error {
+	unseen := func(err error) bool {
+		var errno syscall.Errno
+		var op *podweft.OpError
+		known := errors.Is(err, bridge.ErrMissing) || errors.Is(err, podweft.ErrConflict)
+		return !known && (errors.As(err, &errno) || errors.As(err, &op) || errors.Is(err, ipam.ErrLocked))
 	}
-	return nil
+	err := errors.Join(errs...)
+	seen := slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == nil || unseen(err) })
+	if err == nil || len(seen) == 0 {
+		return err
+	}
+	return fail(CodeMissing, msg, err)
 }
 
 func (t *task) checkAddresses(rec local.Record) error {

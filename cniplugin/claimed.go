@@ -89,6 +89,19 @@ func (t *task) unanswered(err error) error {
 	case errors.Is(err, podweft.ErrInvalid):
 		return fail(CodeTaken, "an address that was asked for cannot be given", err)
 	}
+	return t.stranger(err)
+}
+
+// stranger says what is to be done about a node's agent that this plugin cannot talk to.
+func (t *task) stranger(err error) error {
+	switch {
+	case errors.Is(err, local.ErrVersion):
+		return fail(CodeOther, "the node's agent and this plugin do not understand each other: install one version of both, and remove "+
+			socketOf(t.state)+" if it is no agent's", err)
+	case errors.Is(err, local.ErrForbidden):
+		return fail(CodeOther, "the node's agent runs as another user than this plugin: run both as root, and remove "+
+			socketOf(t.state)+" if it is no agent's", err)
+	}
 	return err
 }
 

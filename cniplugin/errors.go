@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -67,8 +70,41 @@ func fail(code uint, msg string, err error) *Error {
 // oneLine is the text of an error, joined ones side by side.
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
-// describe finds the code of any error and makes an Error of it.
+// describe makes an Error of any, which says what to do about it where the kernel's word tells.
 func describe(err error) *Error {
+	e := *coded(err)
+	if r := remedy(e.Err); r != "" && !strings.HasSuffix(e.Msg, r) {
+		e.Msg += ": " + r
+	}
+	return &e
+}
+
+// remedy is what to do about an error that has its reason outside of the call, if it is one that many calls may end with.
+func remedy(err error) string {
+	is := func(errs ...error) bool {
+		return slices.ContainsFunc(errs, func(one error) bool { return errors.Is(err, one) })
+	}
+	switch {
+	case is(ipam.ErrLocked):
+		return "find it with fuser or lslocks, and let it go on or end it"
+	case isIO(err) && is(syscall.ENOSPC, syscall.EDQUOT):
+		return "make room there, inodes too (df, df -i)"
+	case isIO(err) && is(syscall.EROFS):
+		return "mount it read-write"
+	case isIO(err) && is(syscall.ENOTDIR, syscall.EEXIST, syscall.ELOOP, syscall.EISDIR):
+		return "remove what is in the way there"
+	case is(syscall.EMFILE, syscall.ENFILE):
+		return "allow more open files (ulimit -n, fs.file-max)"
+	case is(syscall.ENOMEM, syscall.ENOBUFS):
+		return "free memory of the node"
+	case is(syscall.EPERM, syscall.EACCES):
+		return "call the plugin as the node's root, with CAP_NET_ADMIN and CAP_SYS_ADMIN"
+	}
+	return ""
+}
+
+// coded finds the code of an error.
+func coded(err error) *Error {
 	var own *Error
 	if errors.As(err, &own) {
 		return own
@@ -87,6 +123,8 @@ func describe(err error) *Error {
 		code = CodeExhausted
 	case errors.Is(err, ipam.ErrTaken):
 		code = CodeTaken
+	case errors.Is(err, ipam.ErrLocked):
+		code = CodeTryAgain
 	case errors.Is(err, podweft.ErrInvalid):
 		code = CodeConfig
 	case errors.As(err, &op):
@@ -99,7 +137,8 @@ func describe(err error) *Error {
 
 func isIO(err error) bool {
 	var path *fs.PathError
-	return errors.As(err, &path)
+	var paths *os.LinkError // of rename(2)
+	return errors.As(err, &path) || errors.As(err, &paths)
 }
 
 // unsupported names a field that we know and cannot serve: leaving it out silently would be a promise broken.

@@ -71,5 +71,5 @@ func (t *task) admit(rec local.Record) error {
 	case errors.Is(err, podweft.ErrInvalid):
 		return fail(CodeConfig, "the node's agent cannot read what it is told of the pod", err)
 	}
-	return err
+	return t.stranger(err)
 }

@@ -56,10 +56,7 @@ func (t *task) portmapCheck() error {
 	if err != nil {
 		return err
 	}
-	if err := t.checkPublished(); err != nil {
-		return fail(CodeMissing, "the host ports are not as they were opened: DEL the pod and ADD it again", err)
-	}
-	return nil
+	return differs("the host ports are not as they were opened: DEL the pod and ADD it again", t.checkPublished())
 }
 
 // portmapDel closes the pod's host ports: those of a pod that nobody has recorded here, as the reference plugin opened them.

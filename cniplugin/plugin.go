@@ -226,16 +226,21 @@ func (t *task) attach() (*types100.Result, error) {
 	return nil, t.gc()
 }
 
-// stepsDown runs undo in reverse order and joins the errors to err.
+// stepsDown runs undo in reverse order. What fails of it is said behind err, which keeps its code.
 func stepsDown(err error, undo []func() error) error {
-	errs := []error{err}
+	var errs []error
 	for _, u := range slices.Backward(undo) {
-		if failed := u(); failed != nil {
-			errs = append(errs, failed)
-		}
+		errs = append(errs, u())
 	}
-	if len(errs) == 1 {
+	failed := errors.Join(errs...)
+	if failed == nil {
 		return err
 	}
-	return errors.Join(errs...)
+	e := *describe(err)
+	e.Err = errors.Join(err, failed)
+	if e.Details != "" {
+		e.Details += "; "
+	}
+	e.Details += "not all could be undone, so DEL it: " + oneLine(failed)
+	return &e
 }

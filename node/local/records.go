@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/podweft/podweft"
@@ -137,12 +138,24 @@ func (r *Records) read(path string) (Record, error) {
 func (r *Records) Remove(k Key) error {
 	err := k.Validate()
 	if err == nil {
-		err = os.Remove(r.path(k))
+		err = remove(r.path(k))
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("record of %s: %w", k, err)
 	}
 	return nil
+}
+
+// remove is os.Remove, but for what it says where nothing is: the kernel refuses to remove from a file system that is read-only before it
+// looks (do_unlinkat in fs/namei.c).
+func remove(path string) error {
+	err := os.Remove(path)
+	if errors.Is(err, syscall.EROFS) {
+		if _, gone := os.Lstat(path); gone != nil {
+			return gone
+		}
+	}
+	return err
 }
 
 // All returns the records of a network, or of every network when it is empty, sorted by key. What cannot be read as one is

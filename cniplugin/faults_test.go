@@ -1,0 +1,175 @@
+package cniplugin_test
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/podweft/podweft/cniplugin"
+	"github.com/podweft/podweft/ipam"
+	"github.com/podweft/podweft/testnet"
+)
+
+// disk is a file system of its own for a node's state, which is made anew with other options by what is returned.
+func (n *node) disk(t *testing.T, options string) (remount func(flags uintptr, options string)) {
+	t.Helper()
+	dir := t.TempDir()
+	n.dir = dir
+	require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, options))
+	t.Cleanup(func() { assert.NoError(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	return func(flags uintptr, options string) {
+		t.Helper()
+		require.NoError(t, unix.Mount("", dir, "", unix.MS_REMOUNT|flags, options))
+	}
+}
+
+// ranged is a configuration that needs no subnet file.
+func (n *node) ranged(changes map[string]any) map[string]any {
+	c := n.conf(changes)
+	c["ipam"] = map[string]any{"subnet": "10.244.1.0/24"}
+	return c
+}
+
+// requireNothing requires that nothing is left of any pod.
+func (n *node) requireNothing(t *testing.T) {
+	t.Helper()
+	for _, name := range n.linkNames(t) {
+		require.False(t, strings.HasPrefix(name, "veth"), name)
+	}
+	for _, kind := range []string{"attachments", "hostports"} {
+		left, err := filepath.Glob(filepath.Join(n.dir, kind, "*"))
+		require.NoError(t, err)
+		drafts, err := filepath.Glob(filepath.Join(n.dir, kind, ".*"))
+		require.NoError(t, err)
+		require.Empty(t, append(left, drafts...))
+	}
+	if _, err := os.Stat(filepath.Join(n.dir, "ipam", "pods")); errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	pool, err := ipam.Open(ipam.Config{Path: filepath.Join(n.dir, "ipam", "pods"), BootID: n.boot})
+	require.NoError(t, err)
+	defer pool.Close()
+	all, err := pool.All(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, all)
+}
+
+// TestReadOnlyState: nothing of a pod that was never there is on a file system that is read-only, and one that is there has not changed.
+func TestReadOnlyState(t *testing.T) {
+	n := &node{ns: testnet.NewNode(t, "node")}
+	remount := n.disk(t, "size=1m")
+	pod, conf := testnet.NewNode(t, "pod"), n.ranged(withPort(8080))
+
+	remount(unix.MS_RDONLY, "")
+	for _, command := range []string{"DEL", "GC"} {
+		r := n.call(t, "podweft-cni", command, conf, about(pod)...)
+		assert.Zero(t, r.code, r)
+	}
+	r := n.call(t, "podweft-cni", "ADD", conf, about(pod)...)
+	assert.Equal(t, cniplugin.CodeIO, r.Code, r)
+	assert.Contains(t, r.Msg, n.dir+"/ipam: read-only file system: mount it read-write")
+
+	remount(0, "")
+	conf["prevResult"] = result(n.add(t, pod, conf))
+	remount(unix.MS_RDONLY, "")
+	for _, command := range []string{"CHECK", "DEL"} {
+		r = n.call(t, "podweft-cni", command, conf, about(pod)...)
+		assert.Equal(t, cniplugin.CodeIO, r.Code, r)
+		assert.Contains(t, r.Msg, "read-only file system: mount it read-write")
+	}
+	remount(0, "")
+	r = n.call(t, "podweft-cni", "DEL", conf, about(pod)...)
+	assert.Zero(t, r.code, r)
+	n.requireNothing(t)
+}
+
+// TestFullState: an ADD fails at every file that it makes and cannot, one after the other, and leaves nothing; a DEL makes none.
+func TestFullState(t *testing.T) {
+	n := &node{ns: testnet.NewNode(t, "node")}
+	pod := testnet.NewNode(t, "pod")
+	failed := 0
+	for inodes := 1; ; inodes++ {
+		remount := n.disk(t, fmt.Sprintf("size=1m,nr_inodes=%d", inodes))
+		conf := n.ranged(withPort(8080))
+		r := n.call(t, "podweft-cni", "DEL", conf, about(pod)...)
+		require.Zero(t, r.code, "%d inodes: %s", inodes, r)
+		r = n.call(t, "podweft-cni", "ADD", conf, about(pod)...)
+		if r.code == 0 {
+			r = n.call(t, "podweft-cni", "DEL", conf, about(pod)...)
+			require.Zero(t, r.code, r)
+			break
+		}
+		failed++
+		require.Equal(t, cniplugin.CodeIO, r.Code, "%d inodes: %s", inodes, r)
+		require.Contains(t, r.Msg, "make room there, inodes too (df, df -i)")
+		n.requireNothing(t)
+		remount(0, "nr_inodes=100")
+		n.add(t, pod, conf)
+		r = n.call(t, "podweft-cni", "DEL", conf, about(pod)...)
+		require.Zero(t, r.code, r)
+	}
+	assert.Greater(t, failed, 4)
+}
+
+// TestUnseenIsNotMissing: to a CHECK that may not look, nothing is missing that would have to be made again.
+func TestUnseenIsNotMissing(t *testing.T) {
+	n := newNode(t)
+	pod, conf := testnet.NewNode(t, "pod"), n.conf(nil)
+	conf["prevResult"] = result(n.add(t, pod, conf))
+	require.NoError(t, os.Rename(n.dir+"/ipam", n.dir+"/there"))
+	require.NoError(t, os.WriteFile(n.dir+"/ipam", nil, 0o600))
+	r := n.call(t, "podweft-cni", "CHECK", conf, about(pod)...)
+	assert.Equal(t, cniplugin.CodeIO, r.Code, r)
+	assert.Contains(t, r.Msg, "not a directory: remove what is in the way there")
+	require.NoError(t, os.Remove(n.dir+"/ipam"))
+	require.NoError(t, os.Rename(n.dir+"/there", n.dir+"/ipam"))
+	r = n.call(t, "podweft-cni", "CHECK", conf, about(pod)...)
+	assert.Zero(t, r.code, r)
+}
+
+// TestStrangerAtTheAgentsSocket: what answers there and is no agent of ours is named, and so is what an ADD could not undo because of it.
+func TestStrangerAtTheAgentsSocket(t *testing.T) {
+	n := newNode(t)
+	pod := testnet.NewNode(t, "pod")
+	l, err := net.Listen("unix", n.dir+"/agent.sock")
+	require.NoError(t, err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Read(make([]byte, 4<<10))
+			_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n"))
+			conn.Close()
+		}
+	}()
+	defer func() {
+		l.Close()
+		<-done
+	}()
+	remedy := "the node's agent and this plugin do not understand each other: install one version of both, and remove " + n.dir +
+		"/agent.sock if it is no agent's"
+	r := n.call(t, "podweft-cni", "ADD", n.conf(nil), about(pod)...)
+	assert.Equal(t, cniplugin.CodeOther, r.Code, r)
+	assert.Equal(t, remedy, r.Msg)
+	assert.Contains(t, r.Details, "; not all could be undone, so DEL it: "+remedy)
+	n.requireNothing(t)
+	claimed := n.conf(map[string]any{"ipam": map[string]any{"type": "podweft-agent"}})
+	for command, code := range map[string]uint{"ADD": cniplugin.CodeOther, "DEL": cniplugin.CodeOther, "STATUS": cniplugin.CodeNotReady} {
+		r = n.call(t, "podweft-cni", command, claimed, about(pod)...)
+		assert.Equal(t, code, r.Code, r)
+		assert.Equal(t, remedy, r.Msg)
+	}
+}
