@@ -111,6 +111,9 @@ func (t *task) unattached() error {
 	if errors.Is(err, local.ErrNoRecord) {
 		return nil
 	}
+	if errors.Is(err, local.ErrUnread) {
+		return err
+	}
 	if err != nil {
 		t.log.WarnContext(t.ctx, "record left out", "err", err)
 		return nil // damaged: what follows writes it anew
@@ -270,7 +273,10 @@ func (t *task) unplug() error {
 // prevResult may be gone. What fails leaves the record, for the DEL that comes again.
 func (t *task) del() error {
 	rec, err := t.records.Get(t.key())
-	if err != nil { // there is none, or none that can be read
+	if errors.Is(err, local.ErrUnread) {
+		return err // it may say who else did part of the ADD
+	}
+	if err != nil { // there is none, or none that makes sense
 		err = t.leave(t.forgetReference)
 	} else if t = t.asAdded(rec); t.delegated {
 		err = errors.Join(t.unpublish(), t.runPlugin(t.config.Type, "DEL", t.config.raw))

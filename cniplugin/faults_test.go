@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -172,4 +173,46 @@ func TestStrangerAtTheAgentsSocket(t *testing.T) {
 		assert.Equal(t, code, r.Code, r)
 		assert.Equal(t, remedy, r.Msg)
 	}
+}
+
+// TestUnreadRecords: what cannot be read of a pod is neither forgotten with its record nor closed while the pod lives.
+func TestUnreadRecords(t *testing.T) {
+	n := newNode(t)
+	pod, other := testnet.NewNode(t, "pod"), testnet.NewNode(t, "other")
+	conf := n.conf(withPort(8080))
+	conf["prevResult"] = result(n.add(t, pod, conf))
+	for _, kind := range []string{"hostports", "attachments"} {
+		path := filepath.Join(n.dir, kind, "pods:pod:eth0")
+		require.NoError(t, os.Rename(path, n.dir+"/there"))
+		require.NoError(t, os.Symlink("/proc/self/mem", path)) // EIO: nothing is mapped at zero
+		for _, command := range []string{"DEL", "CHECK", "GC"} {
+			r := n.call(t, "podweft-cni", command, conf, about(pod)...)
+			assert.Equal(t, cniplugin.CodeIO, r.Code, "%s without %s: %s", command, kind, r)
+		}
+		if kind == "attachments" {
+			r := n.call(t, "podweft-cni", "ADD", conf, about(pod)...)
+			assert.Equal(t, cniplugin.CodeIO, r.Code, r)
+		}
+		require.NoError(t, os.Rename(n.dir+"/there", path))
+		r := n.call(t, "podweft-cni", "DEL", conf, about(pod)...)
+		require.Zero(t, r.code, r)
+		assert.Zero(t, n.hostPorts(t))
+		n.requireNothing(t)
+		conf["prevResult"] = result(n.add(t, pod, n.conf(withPort(8080))))
+	}
+
+	n.agent(t)
+	path := filepath.Join(n.dir, "hostports", "pods:pod:eth0")
+	require.NoError(t, os.Rename(path, n.dir+"/there"))
+	require.NoError(t, os.Symlink("/proc/self/mem", path))
+	r := n.call(t, "podweft-cni", "ADD", n.conf(withPort(9090)), about(other)...)
+	require.Zero(t, r.code, r)
+	time.Sleep(300 * time.Millisecond) // for the agent to look at what has changed
+	assert.Equal(t, 2, n.hostPorts(t))
+	require.NoError(t, os.Rename(n.dir+"/there", path))
+	for _, p := range []*testnet.Node{pod, other} {
+		r := n.call(t, "podweft-cni", "DEL", conf, about(p)...)
+		require.Zero(t, r.code, r)
+	}
+	assert.Zero(t, n.hostPorts(t))
 }

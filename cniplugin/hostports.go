@@ -285,6 +285,9 @@ func (t *task) published() (rec local.Record, err error) {
 		return rec, err
 	}
 	rec, err = records.Get(t.key())
+	if errors.Is(err, local.ErrUnread) {
+		return rec, err // without it they would stay open for ever
+	}
 	if err != nil && !errors.Is(err, local.ErrNoRecord) {
 		t.log.WarnContext(t.ctx, "record left out", "err", err)
 	}

@@ -17,6 +17,10 @@ import (
 // ErrNoRecord: there is no record of that attachment, or none of this boot.
 var ErrNoRecord = errors.New("no record of this attachment")
 
+// ErrUnread: a record is there and cannot be read now, as when the process or the node has too many files open. What it says is not known,
+// and neither is that it says nothing: who acts on what the records lack must not act.
+var ErrUnread = errors.New("record not read")
+
 // Records is a directory of attachment records, DIR/NETWORK:CONTAINER:INTERFACE. It is safe for concurrent use, by many
 // processes; two that write the same record are as if one came after the other.
 type Records struct {
@@ -100,7 +104,7 @@ func (r *Records) create() (*os.File, error) {
 	return os.CreateTemp(r.dir, draft+"*")
 }
 
-// Get returns the record of k, or [ErrNoRecord].
+// Get returns the record of k, or [ErrNoRecord], or [ErrUnread], or what is wrong with it.
 func (r *Records) Get(k Key) (Record, error) {
 	err := k.Validate()
 	var rec Record
@@ -119,8 +123,11 @@ func (r *Records) read(path string) (Record, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return Record{}, ErrNoRecord
 	}
+	if errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.ELOOP) {
+		return Record{}, err // no record, and none that will be read
+	}
 	if err != nil {
-		return Record{}, err
+		return Record{}, fmt.Errorf("%w: %w", ErrUnread, err)
 	}
 	rec, err := decodeRecord(raw)
 	switch {
@@ -158,8 +165,8 @@ func remove(path string) error {
 	return err
 }
 
-// All returns the records of a network, or of every network when it is empty, sorted by key. What cannot be read as one is
-// left out and is among the problems.
+// All returns the records of a network, or of every network when it is empty, sorted by key. What makes no sense as one is
+// left out and is among the problems; with one that cannot be read there is no list ([ErrUnread]).
 func (r *Records) All(network string) (all []Record, problems []error, err error) {
 	return r.all(network, r.read)
 }
@@ -180,6 +187,8 @@ func (r *Records) all(network string, read func(path string) (Record, error)) (a
 		switch {
 		case err == nil:
 			all = append(all, rec)
+		case errors.Is(err, ErrUnread):
+			return nil, nil, fmt.Errorf("list records: %w", err)
 		case !errors.Is(err, ErrNoRecord): // gone since it was listed, or of another boot
 			problems = append(problems, fmt.Errorf("record in %s: %w", path, err))
 		}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -208,6 +209,28 @@ func TestBadRecordsAreLeftOut(t *testing.T) {
 	assert.ErrorContains(t, problems[0], "it is of cbr0/good/eth0")
 	require.NoError(t, r.Sweep())
 	assert.Len(t, entries(t, dir), 7, "what is no record stays")
+}
+
+// TestUnreadRecord: one that cannot be read now is not one that is not there, nor one that makes no sense.
+func TestUnreadRecord(t *testing.T) {
+	dir := t.TempDir()
+	r := records(t, dir, "boot-1")
+	require.NoError(t, r.Put(full("good")))
+	path := filepath.Join(dir, "cbr0:bad:eth0")
+	require.NoError(t, os.Symlink("/proc/self/mem", path)) // EIO: nothing is mapped at zero
+	_, err := r.Get(full("bad").Key())
+	require.ErrorIs(t, err, local.ErrUnread)
+	require.ErrorIs(t, err, syscall.EIO)
+	for _, list := range []func(string) ([]local.Record, []error, error){r.All, local.NewReader(r).All} {
+		_, _, err = list("")
+		require.ErrorIs(t, err, local.ErrUnread)
+	}
+	require.NoError(t, r.Sweep())
+	require.NoError(t, os.Remove(path))
+	all, problems, err := r.All("")
+	require.NoError(t, err)
+	assert.Empty(t, problems)
+	assert.Equal(t, []string{full("good").Key().String()}, names(all))
 }
 
 func TestSweep(t *testing.T) {
