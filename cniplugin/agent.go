@@ -354,7 +354,7 @@ func (a *Agent) keep(name string, spec nat.PortSpec) error {
 // portSpecs are the host ports of each network. Of two pods that want the same one, it is the earlier's: the later one is about
 // to be refused.
 func portSpecs(records []local.Record, problem func(error)) map[string]nat.PortSpec {
-	slices.SortStableFunc(records, func(a, b local.Record) int { return a.Since.Compare(b.Since) })
+	slices.SortStableFunc(records, func(a, b local.Record) int { return cmp.Compare(a.Uptime, b.Uptime) })
 	specs := map[string]nat.PortSpec{}
 	taken := map[string]map[nat.HostPort]bool{}
 	for _, rec := range records {

@@ -1,10 +1,12 @@
 package cniplugin_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +19,8 @@ import (
 
 	"github.com/podweft/podweft/cniplugin"
 	"github.com/podweft/podweft/ipam"
+	"github.com/podweft/podweft/nat"
+	"github.com/podweft/podweft/node/local"
 	"github.com/podweft/podweft/testnet"
 )
 
@@ -173,6 +177,42 @@ func TestStrangerAtTheAgentsSocket(t *testing.T) {
 		assert.Equal(t, code, r.Code, r)
 		assert.Equal(t, remedy, r.Msg)
 	}
+}
+
+// TestClockSetBack: a host port stays the pod's that had it first, whatever the wall clock says of who that was.
+func TestClockSetBack(t *testing.T) {
+	n := newNode(t)
+	first, second := testnet.NewNode(t, "first"), testnet.NewNode(t, "second")
+	n.add(t, first, n.conf(withPort(8080)))
+	path := filepath.Join(n.dir, "hostports", "pods:first:eth0")
+	raw, err := os.ReadFile(path)
+	require.NoError(t, err)
+	var rec map[string]any
+	require.NoError(t, json.Unmarshal(raw, &rec))
+	rec["since"] = time.Now().Add(time.Hour)
+	raw, err = json.Marshal(rec)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, raw, 0o600))
+
+	// The second pod's plugin has recorded what it is about to be refused.
+	records, err := local.Open(filepath.Join(n.dir, "hostports"), n.boot)
+	require.NoError(t, err)
+	require.NoError(t, records.Put(local.Record{
+		Network: "pods", Container: second.Name, Interface: "eth0", Addresses: []netip.Prefix{netip.MustParsePrefix("10.244.1.3/24")},
+		HostPorts: []local.HostPort{{Protocol: "tcp", Host: 8080, Pod: 80}, {Protocol: "tcp", Host: 9090, Pod: 80}},
+	}))
+	n.agent(t)
+	ports, err := nat.NewPorts(nat.Config{Owner: "pods", NetNS: n.ns.NetNS()})
+	require.NoError(t, err)
+	defer ports.Close()
+	open := func(port uint16, pod string) func() bool {
+		return func() bool {
+			lacking, err := ports.Missing(t.Context(), []nat.HostPort{{Protocol: nat.TCP, Port: port, Pod: netip.MustParseAddrPort(pod)}})
+			return assert.NoError(t, err) && len(lacking) == 0
+		}
+	}
+	require.Eventually(t, open(9090, "10.244.1.3:80"), 10*time.Second, 10*time.Millisecond, "the agent has not come to it")
+	assert.True(t, open(8080, "10.244.1.2:80")())
 }
 
 // TestUnreadRecords: what cannot be read of a pod is neither forgotten with its record nor closed while the pod lives.

@@ -38,6 +38,9 @@ type Record struct {
 
 	Boot  string    `json:"boot"`  // the kernel's life in which it was written; Put fills it in
 	Since time.Time `json:"since"` // by the wall clock, for people; Put fills it in
+	// Uptime is when it was, in nanoseconds since the boot, for whoever asks which record came first: somebody may set the wall clock back.
+	// Put fills it in with Since.
+	Uptime uint64 `json:"uptime,omitempty"`
 }
 
 // Key is the record's name: "network/container/interface".
@@ -169,6 +172,10 @@ func (r Record) encode() []byte {
 	text("lease", r.Lease)
 	text("boot", r.Boot)
 	text("since", r.Since.Format(time.RFC3339Nano))
+	if r.Uptime > 0 {
+		field("uptime")
+		b = append(strconv.AppendUint(b, r.Uptime, 10), ',')
+	}
 	end()
 	return b
 }

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/podweft/podweft"
 )
 
@@ -66,12 +68,21 @@ func (r *Records) Put(rec Record) error {
 	}
 	rec.Boot = r.boot
 	if rec.Since.IsZero() {
-		rec.Since = time.Now().UTC()
+		rec.Since, rec.Uptime = time.Now().UTC(), uptime()
 	}
 	if err := r.write(r.path(rec.Key()), rec.encode()); err != nil {
 		return fmt.Errorf("record of %s: %w", rec.Key(), err)
 	}
 	return nil
+}
+
+// uptime is by the clock that goes on while the machine sleeps, as package ipam's does, so that it never goes back.
+func uptime() uint64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0 // only for a clock the kernel does not know; this one exists since 2.6.39
+	}
+	return uint64(ts.Nano())
 }
 
 // write replaces the file. Nothing waits for a disk: after a power loss the record is void whatever became of it.

@@ -67,7 +67,7 @@ func TestRecords(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "boot-1", got.Boot)
 	assert.WithinDuration(t, time.Now(), got.Since, time.Minute)
-	want.Boot, want.Since = got.Boot, got.Since
+	want.Boot, want.Since, want.Uptime = got.Boot, got.Since, got.Uptime
 	assert.Equal(t, want, got)
 
 	want.HostName = "veth2"
@@ -112,7 +112,7 @@ func TestRecordsAreJSON(t *testing.T) {
 		require.NoError(t, err)
 		back, err := r.Get(want.Key())
 		require.NoError(t, err)
-		want.Boot, want.Since = "boot-1", cmp.Or(want.Since, back.Since)
+		want.Boot, want.Since, want.Uptime = "boot-1", cmp.Or(want.Since, back.Since), back.Uptime
 		assert.Equal(t, want, back)
 		text, err := json.Marshal(want)
 		require.NoError(t, err)
@@ -231,6 +231,23 @@ func TestUnreadRecord(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, problems)
 	assert.Equal(t, []string{full("good").Key().String()}, names(all))
+}
+
+// TestUptime: the wall clock may be set back, and the record that came first is still the first.
+func TestUptime(t *testing.T) {
+	r := records(t, t.TempDir(), "boot-1")
+	var last uint64
+	for _, name := range []string{"a", "b", "c"} {
+		require.NoError(t, r.Put(full(name)))
+		rec, err := r.Get(full(name).Key())
+		require.NoError(t, err)
+		assert.Greater(t, rec.Uptime, last)
+		last = rec.Uptime
+		require.NoError(t, r.Put(rec))
+		again, err := r.Get(rec.Key())
+		require.NoError(t, err)
+		assert.Equal(t, rec, again, "one that is put back stays as old as it was")
+	}
 }
 
 func TestSweep(t *testing.T) {
