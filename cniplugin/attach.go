@@ -167,7 +167,7 @@ func (t *task) allocate(n *network) (g grant, err error) {
 
 // pool opens the network's address store; without n it only looks up and releases.
 func (t *task) pool(n *network) (*ipam.Pool, error) {
-	cfg := ipam.Config{Path: t.store(), BootID: t.cfg.BootID, Logger: t.log}
+	cfg := ipam.Config{Path: t.store(), BootID: t.cfg.BootID, Patience: t.cfg.LockWait, Logger: t.log}
 	if n != nil {
 		cfg.Sets, cfg.Reserved = n.sets, n.reserved
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft/cniplugin"
+	"github.com/podweft/podweft/internal/flock"
 	"github.com/podweft/podweft/ipam"
 	"github.com/podweft/podweft/nat"
 	"github.com/podweft/podweft/node/local"
@@ -139,6 +140,42 @@ func TestUnseenIsNotMissing(t *testing.T) {
 	require.NoError(t, os.Rename(n.dir+"/there", n.dir+"/ipam"))
 	r = n.call(t, "podweft-cni", "CHECK", conf, about(pod)...)
 	assert.Zero(t, r.code, r)
+}
+
+// TestLocksThatNobodyGivesBack: a process that was stopped holds a lock. Calls fail in time and say who is in the way, and what an ADD has
+// done by then is undone.
+func TestLocksThatNobodyGivesBack(t *testing.T) {
+	for _, lock := range []string{"ipam/pods", "ipam.lock", "masquerade.lock"} {
+		t.Run(lock, func(t *testing.T) {
+			n := newNode(t)
+			n.lockWait = 100 * time.Millisecond
+			pod := testnet.NewNode(t, "pod")
+			conf := n.conf(map[string]any{"ipMasq": true})
+			path := filepath.Join(n.dir, lock)
+			require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
+			f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+			require.NoError(t, err)
+			defer f.Close()
+			require.NoError(t, flock.Lock(t.Context(), f))
+
+			r := n.call(t, "podweft-cni", "ADD", conf, about(pod)...)
+			assert.Equal(t, cniplugin.CodeTryAgain, r.Code, r)
+			assert.Contains(t, r.Msg, "lock "+path+": another process holds the lock: find it with fuser or lslocks, and let it go on or end it")
+			for command, code := range map[string]uint{
+				"STATUS": cniplugin.CodeNotReady, "GC": cniplugin.CodeTryAgain, "DEL": cniplugin.CodeTryAgain,
+			} {
+				r = n.call(t, "podweft-cni", command, conf, about(pod)...)
+				if lock == "ipam/pods" {
+					assert.Equal(t, code, r.Code, "%s: %s", command, r)
+				} else {
+					assert.Zero(t, r.code, "%s: %s", command, r)
+				}
+			}
+			require.NoError(t, f.Close())
+			n.requireNothing(t)
+			n.add(t, pod, conf)
+		})
+	}
 }
 
 // TestStrangerAtTheAgentsSocket: what answers there and is no agent of ours is named, and so is what an ADD could not undo because of it.

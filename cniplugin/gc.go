@@ -13,6 +13,9 @@ import (
 func (t *task) gc() error {
 	live := t.config.live()
 	holders, err := t.holders()
+	if errors.Is(err, ipam.ErrLocked) {
+		return err // all that follows would wait as long, for each attachment
+	}
 	errs := []error{err, t.collectLinks(live, holders)} // all at once: the kernel waits whenever it has deleted one
 	records, problems, err := t.records.All(t.config.Name)
 	errs = append(errs, err)

@@ -62,6 +62,8 @@ type node struct {
 	ns   *testnet.Node
 	boot string
 	wait time.Duration // for what the agent brings
+
+	lockWait time.Duration // for another process
 }
 
 // subnetEnv is what a daemon writes.
@@ -137,7 +139,8 @@ func (n *node) call(t testing.TB, kind, command string, conf any, env ...string)
 func (n *node) callRaw(t testing.TB, kind string, stdin []byte, env ...string) reply {
 	t.Helper()
 	var out bytes.Buffer
-	r := reply{code: cniplugin.Run(t.Context(), cniplugin.Config{NetNS: n.ns.NetNS(), BootID: n.boot, AgentWait: n.wait}, cniplugin.Call{
+	cfg := cniplugin.Config{NetNS: n.ns.NetNS(), BootID: n.boot, AgentWait: n.wait, LockWait: n.lockWait}
+	r := reply{code: cniplugin.Run(t.Context(), cfg, cniplugin.Call{
 		Type: kind, Environ: append(os.Environ(), env...), Stdin: bytes.NewReader(stdin), Stdout: &out,
 	})}
 	r.raw = out.String()

@@ -6,11 +6,13 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/internal/flock"
+	"github.com/podweft/podweft/ipam"
 	"github.com/podweft/podweft/nat"
 )
 
@@ -32,7 +34,7 @@ func (t *task) masquerade(n *network, addresses []given) error {
 	if !slices.ContainsFunc(addresses, func(a given) bool { return !covers(spec.Masquerade, a.prefix) }) && kept(spec) {
 		return nil
 	}
-	return locked(t.ctx, t.state+"/masquerade.lock", func() error {
+	return locked(t.ctx, t.cfg.LockWait, t.state+"/masquerade.lock", func() error {
 		spec, err := t.recordedToo(spec)
 		if err != nil || kept(spec) {
 			return err
@@ -118,15 +120,20 @@ func covers(prefixes []netip.Prefix, pod netip.Prefix) bool {
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(pod.Addr()) })
 }
 
+// lockWait is how long a lock is waited for that another process holds; a runtime waits for minutes.
+const lockWait = 20 * time.Second
+
 // locked runs fn while no other process holds the file's lock: two that made the same rules at once would make them twice.
-func locked(ctx context.Context, path string, fn func() error) error {
+func locked(ctx context.Context, within time.Duration, path string, fn func() error) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return fail(CodeIO, "lock", err)
+		return err
 	}
 	defer f.Close()
-	if err := flock.Lock(ctx, f); err != nil {
-		return fail(CodeIO, "lock", err)
+	patient, cancel := context.WithTimeoutCause(ctx, within, ipam.ErrLocked)
+	defer cancel()
+	if err := flock.Lock(patient, f); err != nil {
+		return err
 	}
 	return fn()
 }

@@ -124,7 +124,7 @@ type recordedMasquerade struct {
 
 // Apply implements podweft.Driver.
 func (m recordedMasquerade) Apply(ctx context.Context, _ nat.Spec) (plan podweft.Plan, err error) {
-	err = locked(ctx, m.agent.cfg.StateDir+"/masquerade.lock", func() error {
+	err = locked(ctx, lockWait, m.agent.cfg.StateDir+"/masquerade.lock", func() error {
 		spec, err := m.agent.masqueraded.get(m.network)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil

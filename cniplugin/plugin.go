@@ -35,6 +35,10 @@ type Config struct {
 	// itself, where it gives the addresses or pods are to wait for it. A node that is starting has it in a moment, and a kubelet that
 	// hears of an error asks again after ten seconds or more. Zero means not at all.
 	AgentWait time.Duration
+	// LockWait is how long a call waits for a lock that another process holds. Whoever runs gives one back within milliseconds, or tenths
+	// of a second where there are thousands of pods; one that was stopped (SIGSTOP, a frozen cgroup) keeps it, and the call then fails with
+	// code 11. Zero: 20 seconds.
+	LockWait time.Duration
 	// Logger gets what is done at level debug, and what was left undone as a warning. Nil means what the configuration's
 	// logFile says, or silence.
 	Logger *slog.Logger
@@ -99,6 +103,7 @@ func run(ctx context.Context, cfg Config, call Call) (out []byte, cniVersion str
 	if err != nil {
 		return nil, c.CNIVersion, fail(CodeIO, "the records of attachments", err)
 	}
+	cfg.LockWait = cmp.Or(cfg.LockWait, lockWait)
 	t := &task{
 		ctx: ctx, cfg: cfg, call: call, parameters: p, config: c, state: state, records: records,
 		log: log.With("command", p.command, "network", c.Name, "container", p.container, "link", p.ifname),

@@ -35,7 +35,7 @@ func (t *task) takeOver(pool *ipam.Pool) error {
 	if _, err := os.Stat(mark); err == nil {
 		return nil
 	}
-	return locked(t.ctx, t.state+"/ipam.lock", func() error {
+	return locked(t.ctx, t.cfg.LockWait, t.state+"/ipam.lock", func() error {
 		if _, err := os.Stat(mark); err == nil {
 			return nil
 		}
