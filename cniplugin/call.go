@@ -1,13 +1,17 @@
 package cniplugin
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft/internal/word"
 )
@@ -136,7 +140,53 @@ func arguments(text string, bad func(variable, problem string)) map[string]strin
 	return args
 }
 
-// SystemCall is the call that this process was started for.
+// answer writes what belongs on standard output.
+func (c Call) answer(out []byte) error {
+	if _, err := c.Stdout.Write(out); err != nil {
+		return fail(CodeIO, "the answer cannot be written to standard output", err)
+	}
+	return nil
+}
+
+// SystemCall is the call that this process was started for. Its Stdin fails after half a minute in which it does not end.
 func SystemCall(name string) Call {
-	return Call{Type: name, Environ: os.Environ(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	stdin := &patient{os.Stdin, time.Now().Add(stdinPatience)}
+	return Call{Type: name, Environ: os.Environ(), Stdin: stdin, Stdout: lastingStdout(), Stderr: os.Stderr}
+}
+
+// lastingStdout is standard output by another descriptor: whoever writes to descriptor 1 when nobody reads it any more is ended by
+// package os (its documentation of SIGPIPE is in os/signal), and could undo nothing.
+func lastingStdout() *os.File {
+	fd, err := unix.FcntlInt(os.Stdout.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return os.Stdout
+	}
+	return os.NewFile(uintptr(fd), os.Stdout.Name())
+}
+
+// stdinPatience is how long a runtime may take to write a configuration, which is there when the plugin starts as a rule.
+const stdinPatience = 30 * time.Second
+
+// patient is a file that is read until some time. Deadlines of package os are not for pipes that somebody else has made.
+type patient struct {
+	file  *os.File
+	until time.Time
+}
+
+// Read implements io.Reader.
+func (p *patient) Read(b []byte) (int, error) {
+	for {
+		left := max(0, time.Until(p.until))
+		ready := []unix.PollFd{{Fd: int32(p.file.Fd()), Events: unix.POLLIN}}
+		n, err := unix.Poll(ready, int(left.Milliseconds()))
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return 0, os.NewSyscallError("poll", err)
+		case n == 0:
+			return 0, os.ErrDeadlineExceeded
+		default:
+			return p.file.Read(b)
+		}
+	}
 }

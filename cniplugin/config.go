@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 
@@ -138,11 +139,27 @@ func (r *ipRoute) UnmarshalJSON(raw []byte) error {
 
 // readConfig reads and checks what every call but VERSION needs.
 func readConfig(stdin io.Reader) (*config, error) {
-	raw, err := io.ReadAll(stdin)
+	raw, err := readInput(stdin)
 	if err != nil {
-		return nil, fail(CodeIO, "read the configuration from standard input", err)
+		return nil, err
 	}
 	return parseConfig(raw)
+}
+
+// maxConfig is more than any configuration has, in bytes: one that opens all ports of TCP and UDP, each at an IPv6 address, has less.
+const maxConfig = 16 << 20
+
+func readInput(stdin io.Reader) ([]byte, error) {
+	raw, err := io.ReadAll(io.LimitReader(stdin, maxConfig+1))
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, fail(CodeIO, "standard input does not end: whoever calls a plugin closes it behind the configuration", err)
+	case err != nil:
+		return nil, fail(CodeIO, "read the configuration from standard input", err)
+	case len(raw) > maxConfig:
+		return nil, &Error{Code: CodeDecode, Msg: fmt.Sprintf("the configuration is longer than %d bytes: give a network's", maxConfig)}
+	}
+	return raw, nil
 }
 
 func parseConfig(raw []byte) (*config, error) {
@@ -158,11 +175,11 @@ func parseConfig(raw []byte) (*config, error) {
 	}
 	if !slices.Contains(version.All.SupportedVersions(), c.CNIVersion) {
 		return c, &Error{Code: CodeVersion, Msg: fmt.Sprintf(
-			"cniVersion %q is not supported: use one of %s", c.CNIVersion, strings.Join(version.All.SupportedVersions(), ", "))}
+			"cniVersion %.100q is not supported: use one of %s", c.CNIVersion, strings.Join(version.All.SupportedVersions(), ", "))}
 	}
 	if !word.Valid(c.Name, maxNetwork) {
 		return c, &Error{Code: CodeConfig, Msg: fmt.Sprintf(
-			"name: %q cannot name a network: use up to %d letters, digits, dots, dashes and underscores, a letter or digit first",
+			"name: %.100q cannot name a network: use up to %d letters, digits, dots, dashes and underscores, a letter or digit first",
 			c.Name, maxNetwork)}
 	}
 	return c, nil

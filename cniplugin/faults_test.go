@@ -1,9 +1,11 @@
 package cniplugin_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -177,6 +179,79 @@ func TestLocksThatNobodyGivesBack(t *testing.T) {
 		})
 	}
 }
+
+// TestNobodyHearsTheResult: what an ADD has made is undone when its answer cannot be written.
+func TestNobodyHearsTheResult(t *testing.T) {
+	n := newNode(t)
+	pod := testnet.NewNode(t, "pod")
+	for _, kind := range []string{"podweft-cni", "flannel"} {
+		conf := n.conf(withPort(8080))
+		stdin, err := json.Marshal(conf)
+		require.NoError(t, err)
+		code := cniplugin.Run(t.Context(), cniplugin.Config{NetNS: n.ns.NetNS()}, cniplugin.Call{
+			Type: kind, Environ: append(about(pod), "CNI_COMMAND=ADD"), Stdin: bytes.NewReader(stdin), Stdout: brokenPipe{},
+		})
+		assert.Equal(t, 1, code, kind)
+		n.requireNothing(t)
+		r := n.call(t, kind, "ADD", conf, about(pod)...)
+		require.Zero(t, r.code, r)
+		r = n.call(t, kind, "DEL", conf, about(pod)...)
+		require.Zero(t, r.code, r)
+	}
+
+	conf := n.conf(withPort(8080)) // the program: package os ends who writes to a pipe that nobody reads
+	stdin, err := json.Marshal(conf)
+	require.NoError(t, err)
+	cmd := n.ns.Command(t.Context(), filepath.Join(plugins(t), "podweft-cni"))
+	cmd.Env = append(about(pod), "CNI_COMMAND=ADD")
+	cmd.Stdin = bytes.NewReader(stdin)
+	unread, stdout, err := os.Pipe()
+	require.NoError(t, err)
+	require.NoError(t, unread.Close())
+	cmd.Stdout = stdout
+	require.Error(t, cmd.Run())
+	require.NoError(t, stdout.Close())
+	assert.Equal(t, 1, cmd.ProcessState.ExitCode(), cmd.ProcessState)
+	n.requireNothing(t)
+}
+
+// brokenPipe is a standard output that nobody reads.
+type brokenPipe struct{}
+
+func (brokenPipe) Write([]byte) (int, error) { return 0, unix.EPIPE }
+
+// TestStandardInputWithoutEnd: a configuration has some length, and comes in some time.
+func TestStandardInputWithoutEnd(t *testing.T) {
+	for name, test := range map[string]struct {
+		stdin io.Reader
+		code  uint
+		want  string
+	}{
+		"too long": {endless{}, cniplugin.CodeDecode, "the configuration is longer than 16777216 bytes: give a network's"},
+		"too slow": {late{}, cniplugin.CodeIO, "standard input does not end: whoever calls a plugin closes it behind the configuration"},
+	} {
+		for _, command := range []string{"ADD", "GC", "VERSION"} {
+			var out bytes.Buffer
+			var r reply
+			r.code = cniplugin.Run(t.Context(), cniplugin.Config{}, cniplugin.Call{
+				Environ: []string{"CNI_COMMAND=" + command, "CNI_CONTAINERID=a", "CNI_IFNAME=eth0", "CNI_NETNS=/nowhere"},
+				Stdin:   test.stdin, Stdout: &out,
+			})
+			require.NoError(t, json.Unmarshal(out.Bytes(), &r), out.String())
+			assert.Equal(t, 1, r.code, name)
+			assert.Equal(t, test.code, r.Code, name)
+			assert.Equal(t, test.want, r.Msg, name)
+		}
+	}
+}
+
+type endless struct{}
+
+func (endless) Read(b []byte) (int, error) { return copy(b, bytes.Repeat([]byte{' '}, len(b))), nil }
+
+type late struct{}
+
+func (late) Read([]byte) (int, error) { return 0, os.ErrDeadlineExceeded }
 
 // TestStrangerAtTheAgentsSocket: what answers there and is no agent of ours is named, and so is what an ADD could not undo because of it.
 func TestStrangerAtTheAgentsSocket(t *testing.T) {

@@ -47,15 +47,9 @@ type Config struct {
 // Run answers one call and returns the exit code for it: 0, or 1 with an error on Stdout. It neither exits nor panics on
 // input, and any number of calls may run at once, in this process and others.
 func Run(ctx context.Context, cfg Config, call Call) (code int) {
-	out, cniVersion, err := run(ctx, cfg, call)
+	cniVersion, err := run(ctx, cfg, call)
 	if err == nil {
-		if len(out) > 0 {
-			if _, err = call.Stdout.Write(out); err == nil {
-				return 0
-			}
-		} else {
-			return 0
-		}
+		return 0
 	}
 	e := describe(err)
 	if !slices.Contains(version.All.SupportedVersions(), cniVersion) {
@@ -73,26 +67,29 @@ func Run(ctx context.Context, cfg Config, call Call) (code int) {
 	return 1
 }
 
-// run answers the call with what belongs on standard output.
-func run(ctx context.Context, cfg Config, call Call) (out []byte, cniVersion string, err error) {
+// run answers the call, unless it fails.
+func run(ctx context.Context, cfg Config, call Call) (cniVersion string, err error) {
 	p, err := call.parameters()
 	if err != nil {
-		return nil, "", err
+		return "", err
 	}
 	if p.command == "VERSION" {
 		out, err := versions(call.Stdin)
-		return out, "", err
+		if err != nil {
+			return "", err
+		}
+		return "", call.answer(out)
 	}
 	c, err := readConfig(call.Stdin)
 	if err == nil {
 		err = c.serves(p.command)
 	}
 	if err != nil {
-		return nil, c.version(), err
+		return c.version(), err
 	}
 	log, closeLog, err := c.logger(cfg)
 	if err != nil {
-		return nil, c.CNIVersion, err
+		return c.CNIVersion, err
 	}
 	defer closeLog()
 	state := cmp.Or(c.StateDir, cfg.StateDir, DefaultStateDir)
@@ -101,7 +98,7 @@ func run(ctx context.Context, cfg Config, call Call) (out []byte, cniVersion str
 		cfg.BootID = records.Boot() // which package ipam need not read again
 	}
 	if err != nil {
-		return nil, c.CNIVersion, fail(CodeIO, "the records of attachments", err)
+		return c.CNIVersion, fail(CodeIO, "the records of attachments", err)
 	}
 	cfg.LockWait = cmp.Or(cfg.LockWait, lockWait)
 	t := &task{
@@ -112,16 +109,32 @@ func run(ctx context.Context, cfg Config, call Call) (out []byte, cniVersion str
 	if errors.Is(err, errNoLease) && t.leaseComes() {
 		result, err = t.dispatch()
 	}
+	if err == nil && result != nil {
+		err = t.tell(result)
+	}
 	if err != nil {
 		t.log.WarnContext(ctx, "call failed", "err", err)
-		return nil, c.CNIVersion, err
+		return c.CNIVersion, err
 	}
 	t.log.DebugContext(ctx, "call done")
-	if result == nil {
-		return nil, c.CNIVersion, nil
+	return c.CNIVersion, nil
+}
+
+// tell answers with a result. An ADD that nobody hears of is undone, or the next one would find the pod attached.
+func (t *task) tell(result *types100.Result) error {
+	out, err := render(result, t.config.CNIVersion)
+	if err == nil {
+		err = t.call.answer(out)
 	}
-	out, err = render(result, c.CNIVersion)
-	return out, c.CNIVersion, err
+	if err == nil || t.command != "ADD" {
+		return err
+	}
+	return stepsDown(err, []func() error{func() error {
+		one := *t
+		one.command = "DEL"
+		_, err := one.dispatch()
+		return err
+	}})
 }
 
 func (c *config) version() string {
@@ -151,9 +164,9 @@ func versions(stdin io.Reader) ([]byte, error) {
 	asked := struct {
 		CNIVersion string `json:"cniVersion"`
 	}{}
-	raw, err := io.ReadAll(stdin)
+	raw, err := readInput(stdin)
 	if err != nil {
-		return nil, fail(CodeIO, "read the configuration from standard input", err)
+		return nil, err
 	}
 	if len(strings.TrimSpace(string(raw))) > 0 {
 		if err := json.Unmarshal(raw, &asked); err != nil {
