@@ -96,6 +96,11 @@ func NewAgent(cfg AgentConfig) (*Agent, error) {
 	if a.attachments, err = local.Open(cfg.StateDir+"/attachments", cfg.BootID); err != nil {
 		return nil, err
 	}
+	for _, records := range []*local.Records{a.ports, a.attachments} {
+		if err := records.Sweep(); err != nil {
+			a.log.Warn("what plugins that were killed have left stays", "err", err)
+		}
+	}
 	a.masqueraded = masqueradeRecords{cfg.StateDir + "/masquerade", a.attachments.Boot()}
 	a.server, err = local.Listen(local.ServerConfig{
 		Path: socketOf(cfg.StateDir), Handler: agentHandler{a}, AdmitsAll: cfg.Gate == nil, Logger: a.log,

@@ -291,6 +291,29 @@ func TestStrangerAtTheAgentsSocket(t *testing.T) {
 	}
 }
 
+// TestDraftsGo: what a plugin has left that was killed while it wrote a record goes with the next GC, or the next agent.
+func TestDraftsGo(t *testing.T) {
+	n := newNode(t)
+	for name, sweep := range map[string]func(){
+		"GC": func() {
+			r := n.call(t, "podweft-cni", "GC", n.conf(nil))
+			require.Zero(t, r.code, r)
+		},
+		"agent": func() { n.agent(t)() },
+	} {
+		for _, kind := range []string{"attachments", "hostports"} {
+			draft := filepath.Join(n.dir, kind, ".new123")
+			require.NoError(t, os.MkdirAll(filepath.Dir(draft), 0o700))
+			require.NoError(t, os.WriteFile(draft, nil, 0o600))
+			require.NoError(t, os.Chtimes(draft, time.Time{}, time.Now().Add(-time.Hour)))
+		}
+		sweep()
+		for _, kind := range []string{"attachments", "hostports"} {
+			assert.NoFileExists(t, filepath.Join(n.dir, kind, ".new123"), name)
+		}
+	}
+}
+
 // TestClockSetBack: a host port stays the pod's that had it first, whatever the wall clock says of who that was.
 func TestClockSetBack(t *testing.T) {
 	n := newNode(t)

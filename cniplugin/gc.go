@@ -18,7 +18,7 @@ func (t *task) gc() error {
 	}
 	errs := []error{err, t.collectLinks(live, holders)} // all at once: the kernel waits whenever it has deleted one
 	records, problems, err := t.records.All(t.config.Name)
-	errs = append(errs, err)
+	errs = append(errs, err, t.records.Sweep())
 	for _, p := range problems {
 		t.log.WarnContext(t.ctx, "record left out", "err", p)
 	}
@@ -129,7 +129,7 @@ func (t *task) collectPorts() error {
 		return err
 	}
 	all, _, err := records.All(t.config.Name)
-	errs := []error{err}
+	errs := []error{err, records.Sweep()}
 	for _, rec := range all {
 		if !live[attachment{rec.Container, rec.Interface}] {
 			errs = append(errs, t.of(rec.Container, rec.Interface).unpublish())
