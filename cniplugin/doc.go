@@ -29,6 +29,9 @@
 // that fails leaves nothing behind, and one that was killed is cleaned up by the DEL or the GC that follows (but see below), or
 // completed by the next ADD. What was recorded before a reboot is void.
 //
+// A call waits for 20 seconds for a lock that a stopped process holds, and for half a minute for an agent that hangs. An error says what
+// to do about it, and what could not be undone.
+//
 // A node that ran the bridge plugin with host-local is taken over as it is: its bridge, the addresses its pods hold, and
 // what flannel's plugin noted of them. Pods go on, and a later DEL cleans up after them: it also removes what the reference
 // plugins' portmap and ipMasq wrote for a pod, with either kind of iptables (the old tables by their own program, if it is installed)
