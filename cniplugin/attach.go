@@ -446,6 +446,9 @@ func (t *task) checkPort(n *network, rec local.Record, addresses []given) error 
 // status says whether an ADD could be served.
 func (t *task) status() error {
 	n, err := t.config.network()
+	if err == nil {
+		err = t.records.Probe()
+	}
 	if err != nil {
 		return notReady(err)
 	}

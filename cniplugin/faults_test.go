@@ -128,6 +128,29 @@ func TestFullState(t *testing.T) {
 	assert.Greater(t, failed, 4)
 }
 
+// TestStatusOfFullState: no pod can be attached whose record has no room, though there are addresses.
+func TestStatusOfFullState(t *testing.T) {
+	n := &node{ns: testnet.NewNode(t, "node")}
+	n.disk(t, "size=256k")
+	pod, conf := testnet.NewNode(t, "pod"), n.ranged(nil)
+	n.add(t, pod, conf)
+	filler, err := os.Create(filepath.Join(n.dir, "filler"))
+	require.NoError(t, err)
+	_, err = filler.Write(make([]byte, 1<<20))
+	require.ErrorIs(t, err, unix.ENOSPC)
+	require.NoError(t, filler.Close())
+	r := n.call(t, "podweft-cni", "STATUS", conf)
+	assert.Equal(t, cniplugin.CodeNotReady, r.Code, r)
+	assert.Contains(t, r.Msg, "no space left on device: make room there, inodes too (df, df -i)")
+	r = n.call(t, "podweft-cni", "DEL", conf, about(pod)...)
+	require.Zero(t, r.code, r)
+	n.requireNothing(t)
+	require.NoError(t, os.Remove(filler.Name()))
+	r = n.call(t, "podweft-cni", "STATUS", conf)
+	assert.Zero(t, r.code, r)
+	n.requireNothing(t)
+}
+
 // TestUnseenIsNotMissing: to a CHECK that may not look, nothing is missing that would have to be made again.
 func TestUnseenIsNotMissing(t *testing.T) {
 	n := newNode(t)

@@ -85,6 +85,19 @@ func uptime() uint64 {
 	return uint64(ts.Nano())
 }
 
+// Probe reports why no record can be written, as on a disk that is full, by beginning one.
+func (r *Records) Probe() error {
+	f, err := r.create()
+	if err != nil {
+		return fmt.Errorf("write records: %w", err)
+	}
+	_, err = f.Write([]byte{'{'}) // an empty file takes no room
+	if err = errors.Join(err, f.Close(), os.Remove(f.Name())); err != nil {
+		return fmt.Errorf("write records: %w", err)
+	}
+	return nil
+}
+
 // write replaces the file. Nothing waits for a disk: after a power loss the record is void whatever became of it.
 func (r *Records) write(path string, raw []byte) error {
 	f, err := r.create()

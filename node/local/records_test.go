@@ -233,6 +233,16 @@ func TestUnreadRecord(t *testing.T) {
 	assert.Equal(t, []string{full("good").Key().String()}, names(all))
 }
 
+// TestProbe leaves nothing, and says why nothing can be written.
+func TestProbe(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "attachments")
+	require.NoError(t, records(t, dir, "").Probe())
+	assert.Empty(t, entries(t, dir))
+	require.NoError(t, os.Remove(dir))
+	require.NoError(t, os.WriteFile(dir, nil, 0o600))
+	require.ErrorIs(t, records(t, dir, "").Probe(), syscall.ENOTDIR)
+}
+
 // TestUptime: the wall clock may be set back, and the record that came first is still the first.
 func TestUptime(t *testing.T) {
 	r := records(t, t.TempDir(), "boot-1")
