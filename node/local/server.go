@@ -154,6 +154,7 @@ func (s *Server) Run(ctx context.Context) error {
 	var plugins sync.WaitGroup
 	defer plugins.Wait()
 	defer s.Close()
+	var said time.Time
 	for {
 		conn, err := s.listener.AcceptUnix()
 		switch {
@@ -165,7 +166,10 @@ func (s *Server) Run(ctx context.Context) error {
 			s.acceptRest(func(conn *net.UnixConn) { plugins.Go(func() { s.serve(ctx, conn) }) })
 			return nil
 		default: // out of descriptors, most likely: some will be free again
-			s.log.WarnContext(ctx, "plugin not heard", "err", err)
+			if time.Since(said) > time.Second { // a log that fills the disk helps nobody
+				said = time.Now()
+				s.log.WarnContext(ctx, "plugin not heard", "err", err)
+			}
 			select {
 			case <-ctx.Done():
 			case <-time.After(10 * time.Millisecond):

@@ -2,10 +2,12 @@ package local_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -20,6 +22,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/node/local"
@@ -286,6 +289,32 @@ func TestAgentAnswersBeforeItStops(t *testing.T) {
 }
 
 // A new agent takes the place of one that still runs; plugins notice nothing.
+// TestOutOfDescriptors: an agent that has too many files open says so now and then, and hears plugins when it has fewer.
+func TestOutOfDescriptors(t *testing.T) {
+	path := socket(t)
+	var said bytes.Buffer
+	stop := serve(t, local.ServerConfig{Path: path, Handler: agent{}, Logger: slog.New(slog.NewTextHandler(&said, nil))})
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	plugin := os.NewFile(uintptr(fd), "plugin")
+	defer plugin.Close()
+	var limit unix.Rlimit
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: limit.Max}))
+	err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+	time.Sleep(300 * time.Millisecond)
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
+	require.NoError(t, err)
+
+	_, err = plugin.WriteString(`{"version":1,"verb":"status"}` + "\n")
+	require.NoError(t, err)
+	answer, err := bufio.NewReader(plugin).ReadString('\n')
+	require.NoError(t, err)
+	assert.Contains(t, answer, `"ready":true`)
+	stop()
+	assert.Equal(t, 1, strings.Count(said.String(), "too many open files"), &said)
+}
+
 func TestAgentIsReplaced(t *testing.T) {
 	path := socket(t)
 	var asked [2]atomic.Int32
