@@ -79,7 +79,7 @@ func startEngine(ctx context.Context, cfg Config, restarting bool) (*engine, err
 // stop ends all sessions. Peers that agreed on graceful restart keep our routes.
 func (e *engine) stop() {
 	_ = e.server.StopBgp(context.Background(), &api.StopBgpRequest{AllowGracefulRestart: e.cfg.RestartTime > 0})
-	e.server.Stop() // the BFD server too; that BGP has stopped already is an error for its log
+	e.server.Stop() // the BFD server too
 }
 
 // set makes the engine agree with peers and ads, both complete and sorted. It goes on past what fails.
@@ -296,7 +296,11 @@ func (e *engine) watch(ctx context.Context, paths func(), heard func(peer netip.
 		OnPeerUpdate: func(ev *apiutil.WatchEventMessage_PeerEvent, _ time.Time) {
 			if ev.Type == apiutil.PEER_EVENT_STATE {
 				s := ev.Peer.State
-				moved(sessionEvent{s.NeighborAddress, s.SessionState == wire.BGP_FSM_ESTABLISHED, s.DisconnectMessage})
+				ev := sessionEvent{peer: s.NeighborAddress, up: s.SessionState == wire.BGP_FSM_ESTABLISHED}
+				if s.SessionState == wire.BGP_FSM_IDLE { // the engine has a reason for each step on the way up too
+					ev.reason = s.DisconnectMessage
+				}
+				moved(ev)
 			}
 		},
 	}, server.WatchBestPath(false), server.WatchEor(false), server.WatchPeer())
@@ -309,8 +313,33 @@ type sessionEvent struct {
 	reason string // why it went down, when it did
 }
 
-// quiet lets only the engine's warnings through: it tells of each state of each session at level info.
+// quiet lets only the engine's warnings through: it tells of each state of each session at level info. Those that say nothing to anybody
+// it drops.
 type quiet struct{ slog.Handler }
+
+func (q quiet) Handle(ctx context.Context, r slog.Record) error {
+	if unremarkable(r) {
+		return nil
+	}
+	return q.Handler.Handle(ctx, r)
+}
+
+// unremarkable reports whether a record is of what always happens: at each stop, that BGP had been stopped already; when a peer starts, that
+// it has dialled while its session rests.
+func unremarkable(r slog.Record) bool {
+	switch r.Message {
+	case "failed to stop BGP server":
+		return true
+	case "Closed an accepted connection":
+		rests := false
+		r.Attrs(func(a slog.Attr) bool {
+			rests = a.Key == "State" && a.Value.String() == wire.BGP_FSM_IDLE.String()
+			return !rests
+		})
+		return rests
+	}
+	return false
+}
 
 func (q quiet) Enabled(ctx context.Context, l slog.Level) bool {
 	return l >= slog.LevelWarn && q.Handler.Enabled(ctx, l)

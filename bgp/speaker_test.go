@@ -1,7 +1,9 @@
 package bgp_test
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"testing"
@@ -80,6 +82,31 @@ func TestPeersComeAndGo(t *testing.T) {
 	waitFor(t, r[1], "node1's paths", has(v4Block(1)))
 	require.Eventually(t, func() bool { return r[1].Status().Peers[0].State == bgp.Established }, patience, 10*time.Millisecond)
 	assert.Empty(t, r[1].Status().Peers[0].Reason)
+}
+
+// Why there is no session is to be seen for as long as there is none, through all states that its end goes on to; and it is nothing for the
+// log, nor is that a speaker ends.
+func TestReasonStays(t *testing.T) {
+	var log bytes.Buffer
+	t.Run("session", func(t *testing.T) {
+		r := newRow(t, 2, func(i int, cfg *bgp.Config) {
+			if i == 2 {
+				cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+			}
+		})
+		require.NoError(t, r[0].SetPeers([]bgp.Peer{external(1, 2, 64513)})) // which is in 64512, and so turned away
+		require.NoError(t, r[1].SetPeers([]bgp.Peer{peer(2, 1)}))
+		why := func() bgp.PeerStatus { return r[1].Status().Peers[0] }
+		require.Eventually(t, func() bool { return why().Reason != "" && why().State == bgp.Idle }, patience, time.Millisecond)
+		reason := why().Reason
+		require.Eventually(t, func() bool { return why().State != bgp.Idle }, patience, time.Millisecond)
+		for range 100 {
+			assert.Contains(t, why().Reason, reason)
+			time.Sleep(time.Millisecond)
+		}
+	})
+	assert.NotContains(t, log.String(), "level=ERROR")
+	assert.NotContains(t, log.String(), "Closed an accepted connection")
 }
 
 func TestReflectorAndItsClients(t *testing.T) {
