@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/podweft/podweft/cniplugin"
@@ -21,7 +22,7 @@ import (
 // claimers claim blocks for the node, one of each family.
 func (a *Agent) claimers() (all []*block.Claimer, err error) {
 	for _, v4 := range []bool{true, false} {
-		pools := blocksOf(a.cfg.Pools, a.cfg.Labels, v4)
+		pools := blocksOf(a.cfg.Pools, v4)
 		if len(pools) == 0 {
 			continue
 		}
@@ -116,6 +117,9 @@ func (a *Agent) claimTunnels(ctx context.Context, from *block.Allocator) (map[wa
 func (a *Agent) claimTunnel(ctx context.Context, from *block.Allocator, owner ipam.Owner) (held ipam.Allocation, err error) {
 	pools := a.cfg.poolsForNode()
 	held, err = from.AllocateOf(ctx, owner, pools)
+	if errors.Is(err, block.ErrExhausted) {
+		err = errors.Join(err, a.cfg.lacking(pools))
+	}
 	lacks := func(family netip.Addr) bool {
 		return !slices.ContainsFunc(held.Addresses, func(has ipam.Address) bool { return has.Prefix.Addr().Is4() == family.Is4() })
 	}
@@ -168,7 +172,7 @@ func (a *Agent) dropLost(ctx context.Context, from *block.Allocator) error {
 // lost reports whether an address is in no block of the node's. Of a family that has no pools any more nobody claims blocks, nor looks
 // at them: what is held there stays.
 func (a *Agent) lost(from *block.Allocator, addr netip.Addr) bool {
-	if len(blocksOf(a.cfg.Pools, a.cfg.Labels, addr.Is4())) == 0 {
+	if len(poolsOf(a.cfg.Pools, addr.Is4())) == 0 {
 		return false
 	}
 	return !slices.ContainsFunc(from.Shares(), func(s block.Share) bool { return s.Prefix.Contains(addr) })
@@ -203,7 +207,7 @@ func (a *Agent) knownTunnels(ctx context.Context) (map[way][]netip.Addr, error) 
 // poolsForNode are those that the node's own addresses are of: those for all namespaces, in each family where it has such.
 func (c Config) poolsForNode() (all []netip.Prefix) {
 	for _, v4 := range []bool{true, false} {
-		some := slices.DeleteFunc(poolsOf(c.Pools, v4), func(p Pool) bool { return !p.serves(c.Labels) })
+		some := serving(poolsOf(c.Pools, v4), c.Labels)
 		common := slices.DeleteFunc(slices.Clone(some), Pool.chooses)
 		if len(common) > 0 {
 			some = common
@@ -220,7 +224,7 @@ func (r *run) poolsFor(namespace string) (all []netip.Prefix, err error) {
 	if r.policing != nil {
 		labels, known = r.policing.labelsOf(namespace)
 	}
-	for _, p := range r.cfg.Pools {
+	for _, p := range serving(r.cfg.Pools, r.cfg.Labels) {
 		if p.chooses() && !known && namespace != "" {
 			return nil, fmt.Errorf("which pools are for it is not known: nobody has told of the namespace %s yet", namespace)
 		}
@@ -231,11 +235,36 @@ func (r *run) poolsFor(namespace string) (all []netip.Prefix, err error) {
 	return all, nil
 }
 
+// lacking says of each family that has none of these pools why that is so; nil where it is not.
+func (c Config) lacking(some []netip.Prefix) error {
+	var errs []error
+	for _, v4 := range []bool{true, false} {
+		all := poolsOf(c.Pools, v4)
+		if len(all) == 0 || slices.ContainsFunc(all, func(p Pool) bool { return slices.Contains(some, p.Prefix) }) {
+			continue
+		}
+		var why []string
+		for _, p := range all {
+			switch {
+			case p.Disabled:
+				why = append(why, p.Name+" is disabled")
+			case !p.serves(c.Labels):
+				why = append(why, p.Name+" is for other nodes")
+			default:
+				why = append(why, p.Name+" is for other namespaces")
+			}
+		}
+		errs = append(errs, fmt.Errorf("of the pools of %s, %s", familyName(v4), strings.Join(why, ", ")))
+	}
+	return errors.Join(errs...)
+}
+
 // forPods is an Allocator of the pools that are for a pod. It says when the node's shares have become others, and its collection spares
 // what no pod holds.
 type forPods struct {
 	*block.Allocator
 	pools   func(namespace string) ([]netip.Prefix, error)
+	lacking func(pools []netip.Prefix) error // says why these have nothing of a family
 	changed func()
 }
 
@@ -249,6 +278,9 @@ func (f forPods) AllocateFor(ctx context.Context, pod local.Pod, owner ipam.Owne
 	}
 	before := len(f.Shares())
 	given, err := f.AllocateOf(ctx, owner, pools, want...)
+	if errors.Is(err, block.ErrExhausted) && f.lacking != nil {
+		err = errors.Join(err, f.lacking(pools))
+	}
 	if len(f.Shares()) != before {
 		f.changed()
 	}

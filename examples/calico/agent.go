@@ -226,7 +226,7 @@ func (r *run) dead(ctx context.Context, nodes []string) ([]string, error) {
 // answer begins to listen for the CNI plugin, which waits until work begins. Policies' gate hears here of the pods that are there: before
 // the first policy, or for a moment one would not be known to select them.
 func (r *run) answer(context.Context) (err error) {
-	cfg := cniplugin.AgentConfig{StateDir: r.cfg.StateDir, NetNS: r.cfg.NetNS, Logger: r.log, Allocator: forPods{r.addresses, r.poolsFor, r.hint}}
+	cfg := cniplugin.AgentConfig{StateDir: r.cfg.StateDir, NetNS: r.cfg.NetNS, Logger: r.log, Allocator: forPods{r.addresses, r.poolsFor, r.cfg.lacking, r.hint}}
 	if r.cfg.Policies != nil {
 		if r.policing, err = newPolicing(r.cfg, r.parts.policy); err != nil {
 			return err
@@ -564,7 +564,7 @@ func (r *run) tidy(ctx context.Context) error {
 func (r *run) trim(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, asking)
 	defer cancel()
-	_, err := r.addresses.Trim(ctx, spare)
+	_, err := r.addresses.TrimOf(ctx, spare, prefixes(serving(r.cfg.Pools, r.cfg.Labels)))
 	return err
 }
 

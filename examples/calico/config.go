@@ -233,8 +233,10 @@ func (c Config) Validate() error {
 		bad(fmt.Sprintf("Pools[%d].Namespaces", i), nil, "cannot be told apart", "give Policies, whose source knows the namespaces' labels")
 	}
 	for _, v4 := range []bool{true, false} {
-		if len(poolsOf(c.Pools, v4)) > 0 && len(blocksOf(c.Pools, c.Labels, v4)) == 0 {
-			bad("Pools", nil, fmt.Sprintf("of %s select no node like this one", familyName(v4)), "")
+		all := poolsOf(c.Pools, v4)
+		if len(all) > 0 && !slices.ContainsFunc(all, func(p Pool) bool { return p.Nodes.Matches(c.Labels) }) {
+			bad("Pools", nil, fmt.Sprintf("of %s select no node like this one", familyName(v4)),
+				"give the node the labels that one of them selects, or have a pool for it too")
 		}
 	}
 	return errors.Join(errs...)

@@ -205,7 +205,7 @@ func (o *Options) collectBlocks(ctx context.Context, out io.Writer) error {
 		}
 		_, _ = fmt.Fprintf(out, "- %s of %s\n", strings.Join(addrs, " "), f.Owner)
 	}
-	returned, err := addresses.Trim(ctx, spare)
+	returned, err := addresses.TrimOf(ctx, spare, prefixes(serving(cfg.Pools, cfg.Labels)))
 	for _, s := range returned {
 		_, _ = fmt.Fprintf(out, "- block %s\n", s.Prefix)
 	}

@@ -47,7 +47,7 @@ type Pool struct {
 	// Namespaces are those whose pods may have addresses of the pool; its zero value means all. A pod that several pools may serve gets
 	// an address of any of them. What a pod has it keeps when labels change.
 	Namespaces policy.Selector
-	// Disabled keeps nodes from claiming more. What they have goes on.
+	// Disabled keeps nodes from claiming more, and pods from getting addresses of what the nodes have. Those that have one keep it.
 	Disabled bool
 }
 
@@ -78,7 +78,7 @@ func (p Pool) way(near bool) way {
 	return direct
 }
 
-// serves reports whether a node with these labels claims blocks of the pool.
+// serves reports whether a node with these labels claims blocks of the pool, and its pods get addresses of them.
 func (p Pool) serves(labels map[string]string) bool { return !p.Disabled && p.Nodes.Matches(labels) }
 
 // chooses reports whether the pool is not for the pods of all namespaces.
@@ -141,15 +141,18 @@ func poolOf(pools []Pool, p netip.Prefix) (Pool, bool) {
 	return pools[i], true
 }
 
-// blocksOf are the pools of a family that a node with these labels claims of.
-func blocksOf(pools []Pool, labels map[string]string, v4 bool) []block.Pool {
-	var mine []block.Pool
-	for _, p := range pools {
-		if p.is4() == v4 && p.serves(labels) {
-			mine = append(mine, block.Pool{Prefix: p.Prefix, BlockBits: p.BlockBits})
-		}
+// blocksOf are the pools of a family as a Claimer has them: also those that do not serve the node, or not any more. It may have blocks of
+// them; who asks for an address says of which pools.
+func blocksOf(pools []Pool, v4 bool) (all []block.Pool) {
+	for _, p := range poolsOf(pools, v4) {
+		all = append(all, block.Pool{Prefix: p.Prefix, BlockBits: p.BlockBits})
 	}
-	return mine
+	return all
+}
+
+// serving are those of pools that serve a node with these labels.
+func serving(pools []Pool, labels map[string]string) []Pool {
+	return slices.DeleteFunc(slices.Clone(pools), func(p Pool) bool { return !p.serves(labels) })
 }
 
 // prefixes are those of all pools.

@@ -191,3 +191,40 @@ func seenAs(t testing.TB, w *world, p *pod, out netip.Addr) netip.Addr {
 	require.Fail(t, "nothing was seen to pass")
 	return netip.Addr{}
 }
+
+// TestDisabledPool: a pool that is disabled gives no pod an address any more, also of the blocks that a node has of it; those that have one
+// keep it and are reached. While there is no other pool, pods cannot come to the node, which works on. What is empty is given back.
+func TestDisabledPool(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	one, two := w.Nodes()[0], w.Nodes()[1]
+	old := pools(calico.CrossSubnet)[:1]
+	_, stop := start(t, w.config(t, one, old))
+	_, stopTwo := start(t, w.config(t, two, old))
+	before, other := w.add(t, one, "before"), w.add(t, two, "other")
+	stop()
+	stopTwo()
+
+	old[0].Disabled = true
+	agent, stop := start(t, w.config(t, one, old))
+	start(t, w.config(t, two, old))
+	s := waitFor(t, agent, "the block of the other node", func(s calico.Status) bool { return len(s.Routes) == 1 && s.Failing() == 0 })
+	require.Len(t, s.Blocks, 1, "it is the node's still")
+	reaches(t, before.Node, other.addrs...)
+	reaches(t, other.Node, before.addrs...)
+	late := &pod{Node: testnet.NewNode(t, "late"), host: one, dir: before.dir}
+	out, code := late.call(t, "ADD")
+	require.NotZero(t, code, out)
+	assert.Contains(t, out, "of the pools of IPv4, v4 is disabled")
+	out, code = before.call(t, "ADD")
+	assert.NotContains(t, out, "disabled", "code %d: it keeps what it has", code)
+	stop()
+
+	next := calico.Pool{Name: "next", Prefix: netip.MustParsePrefix("10.245.0.0/16"), VXLAN: calico.CrossSubnet}
+	agent, _ = start(t, w.config(t, one, append(old, next)))
+	after := w.add(t, one, "after")
+	require.Len(t, after.addrs, 1)
+	assert.True(t, next.Prefix.Contains(after.addrs[0]), after.addrs[0])
+	reaches(t, after.Node, before.addrs...)
+	waitFor(t, agent, "blocks of both", func(s calico.Status) bool { return len(s.Blocks) == 2 })
+}

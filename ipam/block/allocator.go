@@ -162,14 +162,18 @@ func (a *Allocator) reach(ctx context.Context, owner ipam.Owner, pools []netip.P
 				return err
 			}
 		}
-		inside := func(s Share) bool { return pools == nil || slices.ContainsFunc(pools, s.Prefix.Overlaps) }
-		if !slices.ContainsFunc(a.shares[i], inside) {
+		if !slices.ContainsFunc(a.shares[i], func(s Share) bool { return inside(s, pools) }) {
 			if err := a.claim(ctx, i, pools, netip.Addr{}); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// inside reports whether a share is of one of pools; nil pools are all.
+func inside(s Share, pools []netip.Prefix) bool {
+	return pools == nil || slices.ContainsFunc(pools, s.Prefix.Overlaps)
 }
 
 // extend claims a share of pools for every Claimer whose shares are full, as from sees them.
@@ -268,6 +272,16 @@ func (a *Allocator) Collect(
 // it is told to keep. A node calls it now and then, and with none to keep when it is to be emptied. It returns what is not
 // the node's any more.
 func (a *Allocator) Trim(ctx context.Context, keep int) (returned []Share, err error) {
+	return a.trim(ctx, keep, nil)
+}
+
+// TrimOf is Trim that keeps shares of these pools alone, each named by its prefix: nobody may be given an address of the others any more.
+func (a *Allocator) TrimOf(ctx context.Context, keep int, pools []netip.Prefix) (returned []Share, err error) {
+	return a.trim(ctx, keep, append([]netip.Prefix{}, pools...))
+}
+
+// trim keeps shares of pools, of any if that is nil.
+func (a *Allocator) trim(ctx context.Context, keep int, pools []netip.Prefix) (returned []Share, err error) {
 	if keep < 0 {
 		return nil, &podweft.FieldError{Field: "keep", Value: keep, Problem: "is negative"}
 	}
@@ -275,19 +289,22 @@ func (a *Allocator) Trim(ctx context.Context, keep int) (returned []Share, err e
 		next := make([][]Share, len(a.shares))
 		idle := make([][]Share, len(a.shares))
 		for i, of := range a.shares {
+			kept := 0
 			for _, s := range of {
 				used, err := a.pool.InUse(ctx, s.Prefix)
 				if err != nil {
 					return err
 				}
-				if used {
+				switch {
+				case used:
 					next[i] = append(next[i], s)
-				} else {
+				case kept < keep && inside(s, pools):
+					next[i] = append(next[i], s)
+					kept++
+				default:
 					idle[i] = append(idle[i], s)
 				}
 			}
-			kept := min(keep, len(idle[i]))
-			next[i], idle[i] = append(next[i], idle[i][:kept]...), idle[i][kept:]
 		}
 		// First nobody can be given an address of them, then they are others' to have.
 		if err := a.use(next); err != nil {

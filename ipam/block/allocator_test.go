@@ -369,6 +369,42 @@ func TestTrimKeepsGrace(t *testing.T) {
 	assert.Empty(t, returned)
 }
 
+// Idle shares are kept of the pools that are named, and of no others.
+func TestTrimOf(t *testing.T) {
+	s := memory.New()
+	old, next := prefix("10.0.0.0/24"), prefix("10.0.1.0/24")
+	c := claimer(t, s, "node-1", block.Pool{Prefix: old, BlockBits: 31}, block.Pool{Prefix: next, BlockBits: 31})
+	a := allocator(t, block.AllocatorConfig{Claimers: []*block.Claimer{c}})
+	for _, of := range []netip.Prefix{old, next} {
+		for i := range 4 {
+			_, err := a.AllocateOf(t.Context(), pod(fmt.Sprint(of, i)), []netip.Prefix{of})
+			require.NoError(t, err)
+		}
+	}
+	for _, of := range []netip.Prefix{old, next} {
+		for i := range 4 {
+			if of == next || i > 0 {
+				require.NoError(t, a.Release(t.Context(), pod(fmt.Sprint(of, i))))
+			}
+		}
+	}
+	returned, err := a.TrimOf(t.Context(), 1, []netip.Prefix{next})
+	require.NoError(t, err)
+	assert.NotEmpty(t, returned)
+	var kept []netip.Prefix
+	for _, share := range a.Shares() {
+		kept = append(kept, share.Prefix)
+	}
+	require.Len(t, kept, 2)
+	assert.True(t, old.Overlaps(kept[0]), "one of it is used")
+	assert.True(t, next.Overlaps(kept[1]))
+
+	require.NoError(t, a.Release(t.Context(), pod(fmt.Sprint(old, 0))))
+	_, err = a.TrimOf(t.Context(), 1, nil)
+	require.NoError(t, err)
+	assert.Empty(t, a.Shares(), "no pool is none")
+}
+
 // A node that was away for so long that others took its blocks learns which of its pods have lost their address.
 func TestSyncFindsWhatIsLost(t *testing.T) {
 	s := memory.New()
