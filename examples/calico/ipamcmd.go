@@ -47,7 +47,7 @@ func (o *Options) showBlocks(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	if o.JSON {
-		return printJSON(out, all)
+		return printJSON(out, append([]claimed{}, all...)) // none are a list too
 	}
 	var rows [][]string
 	for _, p := range o.Config.Pools {
@@ -110,7 +110,7 @@ func (o *Options) checkBlocks(ctx context.Context, out io.Writer) error {
 		}
 	}
 	if o.JSON {
-		return errors.Join(printJSON(out, found), unsound(found))
+		return errors.Join(printJSON(out, append([]string{}, found...)), unsound(found))
 	}
 	_, _ = fmt.Fprintf(out, "%d blocks of %d nodes, %d addresses held on this one\n", len(all), len(nodes), len(held))
 	for _, f := range found {

@@ -9,7 +9,7 @@ import (
 // nameLeftovers says what Calico or flannel has left on the node.
 func (a *Agent) nameLeftovers(ctx context.Context) {
 	found, err := adopt.Leftovers(ctx, a.cfg.NetNS, prefixes(a.cfg.Pools)...)
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		a.log.WarnContext(ctx, "what others have left on this node is not known", "err", err)
 	}
 	var names []string

@@ -101,6 +101,11 @@ func (o *Options) run(ctx context.Context, _ io.Writer) error {
 	if err != nil {
 		return err
 	}
+	// Before anything else: an agent that begins to run takes the place of one that runs already, which pods' ADDs then do not find.
+	listeners, err := agent.listeners(ctx, o.Healthz)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
@@ -110,7 +115,7 @@ func (o *Options) run(ctx context.Context, _ io.Writer) error {
 	if o.cluster != nil {
 		group.Go(func() error { return o.tellAvailable(ctx, agent) })
 	}
-	group.Go(func() error { return agent.Serve(ctx, o.Healthz) })
+	group.Go(func() error { return agent.serve(ctx, listeners) })
 	group.Go(func() error {
 		defer cancel()
 		return agent.Run(ctx)

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/forward"
 	"github.com/podweft/podweft/ipam/block"
 	"github.com/podweft/podweft/ptp"
@@ -58,12 +59,37 @@ func (o *Options) plan(ctx context.Context, out io.Writer) error {
 		errs = append(errs, p.remember(), p.settle(v), p.list(ctx))
 		parts.policy.last = p.spec
 	}
+	var plans []podweft.Plan
 	for _, k := range parts.all {
 		changes, err := k.plan(ctx)
 		errs = append(errs, err)
+		plans = append(plans, changes)
+	}
+	passOver(plans)
+	for _, changes := range plans {
 		_, _ = fmt.Fprint(out, changes)
 	}
 	return errors.Join(errs...)
+}
+
+// passOver takes back what plans say of an object of another program's that is in the way, where that is one of ours: another plan removes it,
+// as when a pool's packets are to be wrapped up from now on.
+func passOver(plans []podweft.Plan) {
+	going := map[string]bool{}
+	for _, changes := range plans {
+		for _, c := range changes {
+			if c.Op == podweft.Delete {
+				going[c.Object.ID()] = true
+			}
+		}
+	}
+	for _, changes := range plans {
+		for i, c := range changes {
+			if c.Op == podweft.Create && going[c.Object.ID()] && errors.Is(c.Err, podweft.ErrConflict) {
+				changes[i].Err = nil
+			}
+		}
+	}
 }
 
 // tell says to all parts what follows from a view.

@@ -115,13 +115,13 @@ func (o *Options) flags() *flag.FlagSet {
 	for _, s := range settings {
 		o.texts[s.flag] = f.String(s.flag, s.otherwise, s.help+" ("+s.variable+")")
 	}
-	f.Var(&o.files, "config", "file with IPPool, BGPPeer, BGPFilter, BGPConfiguration and Node objects, as calicoctl writes them; of several all")
-	f.Var(&o.policies, "policies", "file, or directory of files, with NetworkPolicies, and the Pods and Namespaces that they speak of; of several all")
+	f.Var(&o.files, "config", "file with IPPool, BGPPeer, BGPFilter, BGPConfiguration and Node objects, as calicoctl writes them, which is read at the start; of several all")
+	f.Var(&o.policies, "policies", "file, or directory of files, with NetworkPolicies, and the Pods and Namespaces that they speak of, followed as they change; of several all")
 	f.StringVar(&o.Config.StateDir, "state-dir", "", "what lives as long as the pods do; default: that of the CNI plugin")
 	f.StringVar(&o.Config.CNIConf, "cni-conf", "", "where to write the CNI configuration when pods can come, such as /etc/cni/net.d/10-podweft.conflist")
 	f.BoolVar(&o.Config.Forward, "iptables-forward-rules", true, "accept what comes from and goes to pods where iptables' FORWARD chain drops, as with Docker")
 	f.StringVar(&o.Healthz, "healthz", "", "address of /healthz, /readyz, /status and /metrics, such as :9099; default: a socket alone")
-	f.BoolVar(&o.JSON, "json", false, "print JSON")
+	f.BoolVar(&o.JSON, "json", false, "status, ipam show and ipam check: print JSON")
 	f.BoolVar(&o.Force, "force", false, "forget: a node that still counts as alive too")
 	f.StringVar(&o.install.plugin, "cni-plugin", "/podweft-cni", "install: the CNI plugin to install")
 	f.StringVar(&o.install.binDir, "cni-bin-dir", "/opt/cni/bin", "install: where container runtimes look for plugins")

@@ -27,32 +27,46 @@ func (c Config) socket() string {
 // Serve answers until ctx ends: /status as JSON, /healthz, /readyz and /metrics, on a unix socket in the state's directory that is
 // for this user alone, and at addr if that is not empty.
 func (a *Agent) Serve(ctx context.Context, addr string) error {
+	listeners, err := a.listeners(ctx, addr)
+	if err != nil {
+		return err
+	}
+	return a.serve(ctx, listeners)
+}
+
+// listeners are where Serve answers. Their error is one that no other agent of this network on the node has noticed anything of.
+func (a *Agent) listeners(ctx context.Context, addr string) ([]net.Listener, error) {
 	if err := os.MkdirAll(a.cfg.StateDir, 0o755); err != nil {
-		return fmt.Errorf("status: %w", err)
+		return nil, fmt.Errorf("status: %w", err)
 	}
 	path := a.cfg.socket()
 	if other, err := new(net.Dialer).DialContext(ctx, "unix", path); err == nil {
 		other.Close()
-		return fmt.Errorf("status: %s: another agent of this network is running here", path)
+		return nil, fmt.Errorf("status: %s: another agent of this network is running here", path)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("status: %w", err)
+		return nil, fmt.Errorf("status: %w", err)
 	}
 	own, err := net.Listen("unix", path)
 	if err == nil {
 		err = os.Chmod(path, 0o600)
 	}
 	if err != nil {
-		return fmt.Errorf("status: %w", err)
+		return nil, fmt.Errorf("status: %w", err)
 	}
-	listeners := []net.Listener{own}
+	all := []net.Listener{own}
 	if addr != "" {
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
-			return errors.Join(fmt.Errorf("health endpoints: %w", err), own.Close())
+			return nil, errors.Join(fmt.Errorf("health endpoints: %w", err), own.Close())
 		}
-		listeners = append(listeners, l)
+		all = append(all, l)
 	}
+	return all, nil
+}
+
+// serve answers at listeners until ctx ends, and closes them.
+func (a *Agent) serve(ctx context.Context, listeners []net.Listener) error {
 	server := &http.Server{Handler: a.handler(), ReadHeaderTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
