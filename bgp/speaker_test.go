@@ -104,6 +104,7 @@ func TestReasonStays(t *testing.T) {
 			assert.Contains(t, why().Reason, reason)
 			time.Sleep(time.Millisecond)
 		}
+		assert.Equal(t, "the peer answers, and not as one of AS 64513", r[0].Status().Peers[0].Reason, "of who has turned it away")
 	})
 	assert.NotContains(t, log.String(), "level=ERROR")
 	assert.NotContains(t, log.String(), "Closed an accepted connection")

@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"strings"
 	"time"
@@ -128,10 +129,25 @@ func (p *PeerStatus) describe(n *api.Peer) {
 	in, out := st.GetMessages().GetReceived(), st.GetMessages().GetSent()
 	p.MessagesIn, p.UpdatesIn, p.NotificationsIn = in.GetTotal(), in.GetUpdate(), in.GetNotification()
 	p.MessagesOut, p.UpdatesOut, p.NotificationsOut = out.GetTotal(), out.GetUpdate(), out.GetNotification()
+	if p.State != Established && p.Reason == "" {
+		p.Reason = p.refusal()
+	}
 	if b := st.GetBfdState(); b != nil && n.GetBfd().GetEnabled() {
 		p.BFD = word(b.GetSessionState().String(), "BFD_SESSION_STATE_")
 		p.BFDFailures = b.GetFailureTransitions()
 	}
+}
+
+// refusal is why a peer that has been dialled has no session. The engine says nothing of what is wrong before both have opened it, and counts
+// what was sent instead (outgoingConnManager in pkg/server/fsm.go).
+func (p *PeerStatus) refusal() string {
+	switch {
+	case p.NotificationsIn > 0:
+		return "the peer refuses the session"
+	case p.NotificationsOut > 0:
+		return fmt.Sprintf("the peer answers, and not as one of AS %d", p.AS)
+	}
+	return ""
 }
 
 func stateOf(s api.PeerState_SessionState) State {
