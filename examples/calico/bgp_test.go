@@ -146,6 +146,26 @@ func TestMovedWhileBound(t *testing.T) {
 	assert.Equal(t, "192.0.2.77", s.BGP.Peers[0].Addr.String())
 }
 
+// TestOneFamilyAmongBoth: a node that has IPv6 alone hears of IPv4 blocks behind IPv4 addresses, which it cannot reach. The nodes that have
+// those have IPv6 too, so their pods are reached in the tunnel, as its own are by theirs.
+func TestOneFamilyAmongBoth(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	nodes := w.Nodes()[:3]
+	without4(t, nodes[1])
+	var pods []*pod
+	for i, n := range nodes { // the third is in the other rack
+		w.launch(t, n, "--ip=autodetect", "--ip-autodetection=interface=eth0", "--ipv4-pool-vxlan=CrossSubnet", "--ipv6-pool-vxlan=CrossSubnet")
+		pods = append(pods, w.add(t, n, fmt.Sprint("pod", i)))
+	}
+	for _, from := range pods {
+		for _, to := range pods {
+			require.Len(t, to.addrs, 2)
+			reaches(t, from.Node, to.addrs...)
+		}
+	}
+}
+
 // TestNewBlock: a pod is reached from other nodes within a second of its ADD, also where its node had to claim a block for it, of which
 // nobody had heard before.
 func TestNewBlock(t *testing.T) {

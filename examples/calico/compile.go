@@ -76,6 +76,9 @@ func (v view) compile() specs {
 	}
 	for _, p := range v.paths {
 		n, known := nodes[p.nextHop]
+		if known {
+			p.nextHop = v.reachable(n, p.nextHop)
+		}
 		w, problem := v.judge(p, n, known)
 		if problem != "" {
 			w = noWay
@@ -108,6 +111,15 @@ func (v view) compile() specs {
 	s.vxlan.VTEPs = v.vteps(reached[byVXLAN])
 	s.ipip.Tunnels = v.ipipTunnels(reached[byIPIP])
 	return s
+}
+
+// reachable is another address of the node, where this one has none of hop's family: a speaker tells everybody of one address for each
+// family of prefixes, also those who lack that.
+func (v view) reachable(n fellow, hop netip.Addr) netip.Addr {
+	if other := v.hop(n, hop.Is4()); other.IsValid() {
+		return other
+	}
+	return hop
 }
 
 func inOrder(prefixes []netip.Prefix) []netip.Prefix {

@@ -80,6 +80,15 @@ func TestWays(t *testing.T) {
 		})
 	}
 	assert.Equal(t, 1500-70, v.podMTU(), "the narrowest way")
+
+	// A node without IPv4 hears of both addresses' prefixes, and has one way to that node.
+	v.self.Underlay.V4, v.networks = netip.Addr{}, v.networks[1:]
+	for hop, want := range map[string]string{"192.0.2.2": "2001:db8::2", "198.51.100.2": "2001:db8:1::2", "198.51.100.3": "198.51.100.3"} {
+		v.paths = []path{{prefix: prefix("10.2.0.0/26"), nextHop: addr(hop)}}
+		r := v.compile().routes[0]
+		assert.Equal(t, addr(want), r.NextHop, hop)
+		assert.Equal(t, want != hop, r.Way == string(byVXLAN), "%s: %s", hop, r)
+	}
 }
 
 // TestWithout: closed prefixes with holes for what is the node's own.
