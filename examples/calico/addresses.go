@@ -160,7 +160,7 @@ func (a *Agent) dropLost(ctx context.Context, from *block.Allocator) error {
 	for w, addrs := range held {
 		for _, addr := range addrs {
 			if a.lost(from, addr) {
-				a.log.WarnContext(ctx, "this node was taken for dead, and gives its link another address", "link", w, "address", addr)
+				a.log.WarnContext(ctx, "this node was taken for dead, or had another name, and gives its link another address", "link", w, "address", addr)
 				errs = append(errs, from.Release(ctx, a.cfg.tunnelOwner(w)))
 				break
 			}

@@ -114,7 +114,8 @@ type run struct {
 	nodes     roster.Nodes              // as the store had them last
 	known     bool                      // it has told of nodes
 	shares    map[string][]netip.Prefix // with ByStore: as the store had them last; nil until it has told
-	confMTU   int                       // that the CNI configuration says; zero until it is written
+	names     namesakes
+	confMTU   int // that the CNI configuration says; zero until it is written
 	lastError string
 }
 
@@ -490,6 +491,14 @@ func (r *run) view(ctx context.Context) (v view, problems []string, err error) {
 	}
 	v = view{self: r.self, networks: r.networks, pools: r.cfg.Pools, tunnels: r.tunnels, vni: r.cfg.VNI, port: r.cfg.VXLANPort, own: r.own()}
 	v.nodes, problems = fellowsOf(r.nodes, v.self)
+	if double := r.names.see(r.nodes, v.self, time.Now()); double.IsValid() {
+		problem := namesake(double)
+		if problem != r.names.said {
+			r.log.WarnContext(ctx, problem)
+		}
+		r.names.said = problem
+		problems = append(problems, "node "+r.self.Name+": "+problem)
+	}
 	if r.cfg.Routes == ByStore {
 		v.paths = v.fromStore(r.shares)
 	}
@@ -577,7 +586,7 @@ func (r *run) stillHere(ctx context.Context) error {
 			r.astray.Store(true)
 			continue
 		}
-		r.log.WarnContext(ctx, "this node was taken for dead, and a pod's address is another's: start it anew",
+		r.log.WarnContext(ctx, "this node was taken for dead, or had another name, and a pod's address is another's: start it anew",
 			"container", l.Owner.Container, "address", cmp.Or(l.Addr(), netip.Addr{}))
 	}
 	return err

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -199,4 +200,23 @@ func passes(t testing.TB, w *world, from, to *pod, v4 bool) string {
 	}
 	require.Fail(t, "nothing was seen to pass")
 	return ""
+}
+
+// TestTwoOfOneName: two machines that go by one name have the same blocks. Both agents name the other machine.
+func TestTwoOfOneName(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	one, two := w.Nodes()[0], w.Nodes()[1]
+	all := pools(calico.CrossSubnet)
+	first, _ := start(t, w.config(t, one, all))
+	cfg := w.config(t, two, all)
+	cfg.Node = one.Name
+	second, _ := start(t, cfg)
+	for agent, other := range map[*calico.Agent]*testnet.Node{first: two, second: one} {
+		waitFor(t, agent, "a word of the other machine", func(s calico.Status) bool {
+			return slices.ContainsFunc(s.Problems, func(p string) bool {
+				return strings.Contains(p, "another machine, at "+other.V6.String()+", goes by this node's name")
+			})
+		})
+	}
 }

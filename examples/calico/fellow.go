@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/bgp"
@@ -79,6 +80,47 @@ func distinct(nodes []fellow, self subnet.Node) (rest []fellow, problems []strin
 		}
 	}
 	return rest, problems
+}
+
+// namesakes notices another machine that tells of itself by this node's name: each takes the other's blocks for its own, and their pods have
+// the same addresses.
+type namesakes struct {
+	had   map[netip.Addr]bool // underlay addresses of this node's since it began
+	heard bool                // the store has what this node told: what comes after it is not of before
+	other netip.Addr          // of a machine with the name
+	since time.Time           // it was seen last then
+	said  string              // to the log
+}
+
+// see looks at what the store has of self, and returns the address of another machine that has told so lately. While both tell, it changes.
+func (n *namesakes) see(nodes roster.Nodes, self subnet.Node, now time.Time) netip.Addr {
+	if n.had == nil {
+		n.had = map[netip.Addr]bool{}
+	}
+	for a := range self.Underlay.All() {
+		n.had[a] = true
+	}
+	if own, known := nodes.Node(self.Name); known && own.Problem == nil {
+		foreign := netip.Addr{}
+		for a := range own.Underlay.All() {
+			if !n.had[a] {
+				foreign = a
+			}
+		}
+		if !foreign.IsValid() {
+			n.heard = true
+		} else if n.heard {
+			n.other, n.since = foreign, now
+		}
+	}
+	if now.Sub(n.since) > roster.DefaultTTL {
+		n.other, n.said = netip.Addr{}, ""
+	}
+	return n.other
+}
+
+func namesake(at netip.Addr) string {
+	return fmt.Sprintf("another machine, at %s, goes by this node's name: end one of the two agents and give it a name of its own", at)
 }
 
 // self is what this node tells of itself: to be reached over VXLAN too, in the form that flannel's nodes have for that.

@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -37,6 +39,35 @@ func TestRenamed(t *testing.T) {
 	assert.Len(t, problems, 5)
 	assert.Contains(t, problems, "node a-old: its address 192.0.2.2 is that of a-new")
 	assert.Contains(t, problems, "node self-before: its address 192.0.2.1 is that of self")
+}
+
+// TestNamesakes: another machine with the node's name is noticed, and what the node told itself, before it moved or was started anew, is not.
+func TestNamesakes(t *testing.T) {
+	at := func(v4 string) subnet.Addrs { return subnet.Addrs{V4: addr(v4)} }
+	now := time.Now()
+	var n namesakes
+	for _, step := range []struct {
+		name, self, stored string
+		after              time.Duration
+		want               string
+	}{
+		{"of before the start", "192.0.2.2", "192.0.2.1", 0, ""},
+		{"its own", "192.0.2.2", "192.0.2.2", 0, ""},
+		{"it has moved and has not said so yet", "192.0.2.3", "192.0.2.2", 0, ""},
+		{"now it has", "192.0.2.3", "192.0.2.3", 0, ""},
+		{"another", "192.0.2.3", "192.0.2.9", 0, "192.0.2.9"},
+		{"both by turns", "192.0.2.3", "192.0.2.3", roster.DefaultTTL / 2, "192.0.2.9"},
+		{"still", "192.0.2.3", "192.0.2.9", roster.DefaultTTL / 2, "192.0.2.9"},
+		{"it was ended", "192.0.2.3", "192.0.2.3", roster.DefaultTTL + 1, ""},
+	} {
+		now = now.Add(step.after)
+		var want netip.Addr
+		if step.want != "" {
+			want = addr(step.want)
+		}
+		nodes := roster.Nodes{{Name: "self", Underlay: at(step.stored)}}
+		assert.Equal(t, want, n.see(nodes, subnet.Node{Name: "self", Underlay: at(step.self)}, now), step.name)
+	}
 }
 
 // TestPeers: of a peer that is a node of the mesh the session is the mesh's, and the filters are the operator's.
