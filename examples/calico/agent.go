@@ -254,7 +254,17 @@ func (r *run) police(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.insist(ctx, "policies", func() error { return r.policing.list(ctx) })
+	if err := r.insist(ctx, "policies", func() error { return r.policing.list(ctx) }); err != nil {
+		return err
+	}
+	untold, err := r.policing.untold()
+	if err != nil {
+		r.log.WarnContext(ctx, "which pods are closed is not known", "err", err)
+	}
+	if len(untold) > 0 {
+		r.log.WarnContext(ctx, "not all pods have connections", "pods", untold)
+	}
+	return nil
 }
 
 // work runs everything until ctx ends or something cannot go on.

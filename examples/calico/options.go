@@ -116,7 +116,7 @@ func (o *Options) flags() *flag.FlagSet {
 		o.texts[s.flag] = f.String(s.flag, s.otherwise, s.help+" ("+s.variable+")")
 	}
 	f.Var(&o.files, "config", "file with IPPool, BGPPeer, BGPFilter, BGPConfiguration and Node objects, as calicoctl writes them, which is read at the start; of several all")
-	f.Var(&o.policies, "policies", "file, or directory of files, with NetworkPolicies, and the Pods and Namespaces that they speak of, followed as they change; of several all")
+	f.Var(&o.policies, "policies", "file, or directory of files, followed as they change, with NetworkPolicies, Namespaces and all Pods: one that is not there is closed to all; of several all")
 	f.StringVar(&o.Config.StateDir, "state-dir", "", "what lives as long as the pods do; default: that of the CNI plugin")
 	f.StringVar(&o.Config.CNIConf, "cni-conf", "", "where to write the CNI configuration when pods can come, such as /etc/cni/net.d/10-podweft.conflist")
 	f.BoolVar(&o.Config.Forward, "iptables-forward-rules", true, "accept what comes from and goes to pods where iptables' FORWARD chain drops, as with Docker")

@@ -3,6 +3,7 @@ package calico
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -162,6 +163,31 @@ func (p *policing) problems() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Sorted(maps.Values(p.wrong))
+}
+
+// untold are the node's pods that the source has not told of. Whoever starts to have policies has them closed, where those pods run already.
+func (p *policing) untold() (problems []string, err error) {
+	if absent(p.cfg.StateDir + "/attachments") {
+		return nil, nil
+	}
+	attachments, err := local.Open(p.cfg.StateDir+"/attachments", "")
+	if err != nil {
+		return nil, err
+	}
+	records, wrong, err := attachments.All(p.cfg.Network)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, r := range records {
+		if !p.known[policy.ID{Kind: policy.KindPod, Namespace: r.Pod.Namespace, Name: r.Pod.Name}] {
+			name := r.Container
+			if r.Pod.Name != "" {
+				name = r.Pod.Namespace + "/" + r.Pod.Name
+			}
+			problems = append(problems, fmt.Sprintf("pod %s: closed to all, since nobody has told of it", name))
+		}
+	}
+	slices.Sort(problems)
+	return slices.Compact(problems), errors.Join(append(wrong, err)...)
 }
 
 // without are prefixes less addresses, as few as that takes.

@@ -1,9 +1,11 @@
 package calico_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -108,6 +110,29 @@ func TestPolicies(t *testing.T) {
 	pods["stranger"] = `friend: "yes"`
 	cluster(t, dir, pods, at)
 	eventually(t, func() error { return dial(stranger.Node, unknown.addrs[0], time.Second) })
+}
+
+// TestUntold: pods that run when a node gets policies, and that nobody has told of, are closed and named, until somebody tells.
+func TestUntold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	n := w.Nodes()[0]
+	cfg := w.config(t, n, pools(calico.CrossSubnet))
+	_, stop := start(t, cfg)
+	p := w.add(t, n, "early")
+	reaches(t, n, p.addrs...)
+	stop()
+	var log bytes.Buffer
+	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	dir := t.TempDir()
+	cfg.Policies = calico.PolicyFiles{dir}
+	agent, stop := start(t, cfg)
+	const problem = "pod default/early: closed to all, since nobody has told of it"
+	assert.Contains(t, agent.Status(t.Context()).Problems, problem)
+	cluster(t, dir, map[string]string{"early": "app: web"}, nil)
+	waitFor(t, agent, "the pod to be known", func(s calico.Status) bool { return len(s.Problems) == 0 })
+	stop()
+	assert.Contains(t, log.String(), problem)
 }
 
 // TestWaitingForPolicies: a node whose policies cannot be read tells meanwhile that it lives, and collects what the dead had if that is its

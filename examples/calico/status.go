@@ -21,7 +21,7 @@ type Status struct {
 	// Problem is what keeps the agent from following what happens elsewhere, or from collecting what dead nodes had; what is in force
 	// stays so.
 	Problem string `json:"problem,omitempty"`
-	// Problems are what other nodes have told and was left out.
+	// Problems are what others have told and was left out, and pods that nobody has told of where there are policies.
 	Problems []string `json:"problems,omitempty"`
 	// Leftovers are what Calico, or flannel, has left on the node.
 	Leftovers []string `json:"leftovers,omitempty"`
@@ -84,7 +84,11 @@ func (a *Agent) Status(ctx context.Context) Status {
 		s.Problem = oneLine(err)
 	}
 	if r.policing != nil {
-		s.Problems = append(s.Problems, r.policing.problems()...)
+		untold, err := r.policing.untold()
+		if err != nil {
+			r.log.WarnContext(ctx, "which pods are closed is not known", "err", err)
+		}
+		s.Problems = slices.Concat(s.Problems, r.policing.problems(), untold)
 	}
 	if r.speaker != nil {
 		s.BGP = describe(r.speaker.Status())
