@@ -137,7 +137,7 @@ func (a *Agent) place(ctx context.Context) (self subnet.Node, networks []netip.P
 func (a *Agent) begin(ctx context.Context) (*run, error) {
 	r := &run{Agent: a, wake: make(chan struct{}, 1)}
 	a.nameLeftovers(ctx)
-	for _, step := range []func(context.Context) error{r.settle, r.claim, r.open, r.join, r.answer} {
+	for _, step := range []func(context.Context) error{r.settle, r.claim, r.open, r.lift, r.join, r.answer} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, r.close())
 		}
@@ -182,6 +182,26 @@ func (r *run) open(context.Context) (err error) {
 		r.speaker, err = bgp.New(cfg)
 	}
 	return err
+}
+
+// lift removes the policies of an earlier agent, where this one has none: nobody would keep them up, and to pods that came later they are
+// closed.
+func (r *run) lift(ctx context.Context) error {
+	if r.cfg.Policies != nil {
+		return nil
+	}
+	rules, err := r.cfg.rules()
+	if err != nil {
+		return err
+	}
+	defer rules.Close()
+	changes, err := rules.Teardown(ctx)
+	if err != nil {
+		r.log.WarnContext(ctx, "policies of before stay in force", "err", err)
+	} else if len(changes) > 0 {
+		r.log.InfoContext(ctx, "there are no policies any more: those of before are lifted")
+	}
+	return nil
 }
 
 // close frees what begin has opened. What is in the kernel stays.

@@ -11,6 +11,7 @@ import (
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/forward"
 	"github.com/podweft/podweft/ipam/block"
+	"github.com/podweft/podweft/policy/nftables"
 	"github.com/podweft/podweft/ptp"
 )
 
@@ -65,11 +66,26 @@ func (o *Options) plan(ctx context.Context, out io.Writer) error {
 		errs = append(errs, err)
 		plans = append(plans, changes)
 	}
+	if cfg.Policies == nil {
+		changes, err := cfg.liftPlan(ctx)
+		errs = append(errs, err)
+		plans = append(plans, changes)
+	}
 	passOver(plans)
 	for _, changes := range plans {
 		_, _ = fmt.Fprint(out, changes)
 	}
 	return errors.Join(errs...)
+}
+
+// liftPlan is what becomes of an earlier agent's policies, where there are none now.
+func (c Config) liftPlan(ctx context.Context) (podweft.Plan, error) {
+	rules, err := c.rules()
+	if err != nil {
+		return nil, fmt.Errorf("policy: %w", err)
+	}
+	defer rules.Close()
+	return rules.Plan(ctx, nftables.Spec{})
 }
 
 // passOver takes back what plans say of an object of another program's that is in the way, where that is one of ours: another plan removes it,

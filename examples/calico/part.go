@@ -100,13 +100,18 @@ func openParts(cfg Config) (*parts, error) {
 		p.forward = add(p, &errs, "forward", fw, err, loop)
 	}
 	if cfg.Policies != nil {
-		rules, err := nftables.New(nftables.Config{Owner: cfg.Network, NetNS: cfg.NetNS, Logger: cfg.Logger})
+		rules, err := cfg.rules()
 		p.policy = add(p, &errs, "policy", rules, err, podweft.LoopConfig{Logger: cfg.Logger})
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(append(errs, p.Close())...)
 	}
 	return p, nil
+}
+
+// rules is what holds the node's pods to policies.
+func (c Config) rules() (*nftables.Driver, error) {
+	return nftables.New(nftables.Config{Owner: c.Network, NetNS: c.NetNS, Logger: c.Logger})
 }
 
 // add makes a part of a driver that could be opened.

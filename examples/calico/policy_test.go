@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -131,8 +132,17 @@ func TestUntold(t *testing.T) {
 	assert.Contains(t, agent.Status(t.Context()).Problems, problem)
 	cluster(t, dir, map[string]string{"early": "app: web"}, nil)
 	waitFor(t, agent, "the pod to be known", func(s calico.Status) bool { return len(s.Problems) == 0 })
+	require.NoError(t, os.Remove(filepath.Join(dir, "pods.yaml")))
+	waitFor(t, agent, "the pod to be unknown again", func(s calico.Status) bool { return slices.Contains(s.Problems, problem) })
 	stop()
 	assert.Contains(t, log.String(), problem)
+
+	// Nobody is closed any more when the node is to have no policies.
+	cfg.Policies = nil
+	start(t, cfg)
+	reaches(t, n, p.addrs...)
+	late := w.add(t, n, "late")
+	reaches(t, late.Node, p.addrs...)
 }
 
 // TestWaitingForPolicies: a node whose policies cannot be read tells meanwhile that it lives, and collects what the dead had if that is its
