@@ -106,6 +106,7 @@ func simpleDel(dir string, leak bool) error {
 // TestFaultsAreNamed: each fault breaks its rule, and the rule's text leads its author there.
 func TestFaultsAreNamed(t *testing.T) {
 	testnet.Require(t)
+	t.Setenv("GORACE", "atexit_sleep_ms=0") // of each plugin; the default is a second
 	self, err := os.Executable()
 	require.NoError(t, err)
 	t.Cleanup(func() { // plugins run in the namespace of the test
