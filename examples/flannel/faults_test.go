@@ -197,14 +197,15 @@ func expect(l *subnet.Lease, mac podweft.MAC) []string {
 	}
 }
 
-// until waits for a's kernel to have some lines and not to have others.
+// until waits for a's kernel to have some lines and not to have others, as far as they are not among the first: a new lease may be of the
+// subnet of one that is gone.
 func (s *stage) until(with, without []string) time.Duration {
 	s.t.Helper()
 	begun := time.Now()
 	for {
 		have := s.entries()
 		missing := slices.ContainsFunc(with, func(line string) bool { return !slices.Contains(have, line) })
-		extra := slices.ContainsFunc(without, func(line string) bool { return slices.Contains(have, line) })
+		extra := slices.ContainsFunc(without, func(line string) bool { return slices.Contains(have, line) && !slices.Contains(with, line) })
 		if !missing && !extra {
 			return time.Since(begun)
 		}
