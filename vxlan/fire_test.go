@@ -235,7 +235,8 @@ func (f *fire) renameUnderlay(t *testing.T) {
 		spec.VTEPs = slices.Clone(spec.VTEPs)
 		eachVTEP(&spec, func(v *vxlan.VTEP) { v.Device = device })
 		f.specs[0] = spec
-		require.NoError(t, f.loop.Wait(t.Context(), f.loop.Set(spec)))
+		// More than once: what a pass tried while the interface was down stays held back until the loop hears that it is up.
+		require.Eventually(t, func() bool { return f.loop.Wait(t.Context(), f.loop.Set(spec)) == nil }, patience, time.Millisecond)
 	}
 	start := f.now(t)
 	sabotage.Rename(t, f.node(), "eth0", "uplink0")
