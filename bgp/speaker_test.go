@@ -97,11 +97,11 @@ func TestReasonStays(t *testing.T) {
 		require.NoError(t, r[0].SetPeers([]bgp.Peer{external(1, 2, 64513)})) // which is in 64512, and so turned away
 		require.NoError(t, r[1].SetPeers([]bgp.Peer{peer(2, 1)}))
 		why := func() bgp.PeerStatus { return r[1].Status().Peers[0] }
-		require.Eventually(t, func() bool { return why().Reason != "" && why().State == bgp.Idle }, patience, time.Millisecond)
-		reason := why().Reason
+		const refused = "the peer refuses the session"
+		require.Eventually(t, func() bool { return why().Reason == refused && why().State == bgp.Idle }, patience, time.Millisecond)
 		require.Eventually(t, func() bool { return why().State != bgp.Idle }, patience, time.Millisecond)
 		for range 100 {
-			assert.Contains(t, why().Reason, reason)
+			assert.Equal(t, refused, why().Reason)
 			time.Sleep(time.Millisecond)
 		}
 		assert.Equal(t, "the peer answers, and not as one of AS 64513", r[0].Status().Peers[0].Reason, "of who has turned it away")

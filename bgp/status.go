@@ -129,8 +129,8 @@ func (p *PeerStatus) describe(n *api.Peer) {
 	in, out := st.GetMessages().GetReceived(), st.GetMessages().GetSent()
 	p.MessagesIn, p.UpdatesIn, p.NotificationsIn = in.GetTotal(), in.GetUpdate(), in.GetNotification()
 	p.MessagesOut, p.UpdatesOut, p.NotificationsOut = out.GetTotal(), out.GetUpdate(), out.GetNotification()
-	if p.State != Established && p.Reason == "" {
-		p.Reason = p.refusal()
+	if p.State != Established {
+		p.Reason = p.reason()
 	}
 	if b := st.GetBfdState(); b != nil && n.GetBfd().GetEnabled() {
 		p.BFD = word(b.GetSessionState().String(), "BFD_SESSION_STATE_")
@@ -138,16 +138,22 @@ func (p *PeerStatus) describe(n *api.Peer) {
 	}
 }
 
-// refusal is why a peer that has been dialled has no session. The engine says nothing of what is wrong before both have opened it, and counts
-// what was sent instead (outgoingConnManager in pkg/server/fsm.go).
-func (p *PeerStatus) refusal() string {
+// reason is why there is no session, where the engine's own words say little. Of a peer that it has dialled the engine says nothing before both
+// have opened the session, and counts what was sent instead (outgoingConnManager in pkg/server/fsm.go). Of one that has dialled us it calls any
+// answer but the expected an invalid message, also the one that turns us away.
+func (p *PeerStatus) reason() string {
+	notAsExpected := fmt.Sprintf("the peer answers, and not as one of AS %d", p.AS)
 	switch {
+	case p.Reason == "bad-peer-as":
+		return notAsExpected
+	case p.Reason != "" && p.Reason != "invalid-msg":
+		return p.Reason
 	case p.NotificationsIn > 0:
 		return "the peer refuses the session"
-	case p.NotificationsOut > 0:
-		return fmt.Sprintf("the peer answers, and not as one of AS %d", p.AS)
+	case p.Reason == "" && p.NotificationsOut > 0:
+		return notAsExpected
 	}
-	return ""
+	return p.Reason
 }
 
 func stateOf(s api.PeerState_SessionState) State {
