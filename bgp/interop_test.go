@@ -740,7 +740,7 @@ func restartEnd(t *testing.T, f *testnet.Fabric, d daemon, r router, as [2]uint3
 	e := newEnds(t, f, d, &r, as)
 	programmed(t, f.Nodes[1])
 	reach(t, f, 2, 1)
-	hasNoted(t, e.cfgs[0], v4Block(3), v6Block(3))
+	hasNoted(t, e.cfgs[0], v4Block(2), v6Block(2), v4Block(3), v6Block(3))
 	stop := storms(t, f, [2]int{3, 1}, [2]int{1, 3}, [2]int{2, 1})
 	e.agents[0].kill(t)
 	a := startAgent(t, f.Nodes[0], e.cfgs[0])
