@@ -327,11 +327,8 @@ func (r *run) own() (prefixes []netip.Prefix) {
 }
 
 // blocks are the node's, with how many of their addresses are held. No store is asked, and nobody is waited for who does.
-func (r *run) blocks(ctx context.Context) (all []Block) {
+func (r *run) blocks(ctx context.Context) (all []Block, err error) {
 	taken, err := r.cfg.held(ctx)
-	if err != nil {
-		r.log.WarnContext(ctx, "which addresses are held is not known", "err", err)
-	}
 	for _, p := range r.own() {
 		b := Block{Prefix: p}
 		if pool, ok := poolOf(r.cfg.Pools, p); ok {
@@ -346,7 +343,7 @@ func (r *run) blocks(ctx context.Context) (all []Block) {
 		}
 		all = append(all, b)
 	}
-	return all
+	return all, err
 }
 
 // held lists who holds addresses of the node's.

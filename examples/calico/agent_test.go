@@ -5,6 +5,8 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -219,4 +221,28 @@ func TestTwoOfOneName(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestUnreadableAddresses: where the node's own addresses cannot be read, its status says so, and does not just count none.
+func TestUnreadableAddresses(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	n := w.Nodes()[0]
+	cfg := w.config(t, n, pools(calico.CrossSubnet))
+	agent, _ := start(t, cfg)
+	w.add(t, n, "pod")
+	s := agent.Status(t.Context())
+	require.NotZero(t, s.Blocks[0].Used)
+	require.Empty(t, s.Problems)
+
+	files, err := filepath.Glob(filepath.Join(cfg.StateDir, "blocks-*"))
+	require.NoError(t, err)
+	for _, file := range files {
+		require.NoError(t, os.WriteFile(file, []byte("not what it was"), 0o600))
+	}
+	s = agent.Status(t.Context())
+	assert.NotEmpty(t, s.Blocks)
+	require.Len(t, s.Problems, 1)
+	assert.Contains(t, s.Problems[0], "which addresses are held is not known: ")
+	assert.Contains(t, s.Problems[0], cfg.StateDir)
 }

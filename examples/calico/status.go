@@ -21,7 +21,8 @@ type Status struct {
 	// Problem is what keeps the agent from following what happens elsewhere, or from collecting what dead nodes had; what is in force
 	// stays so.
 	Problem string `json:"problem,omitempty"`
-	// Problems are what others have told and was left out, and pods that nobody has told of where there are policies.
+	// Problems are what others have told and was left out, pods that nobody has told of where there are policies, and what of the node's
+	// own files cannot be read.
 	Problems []string `json:"problems,omitempty"`
 	// Leftovers are what Calico, or flannel, has left on the node.
 	Leftovers []string `json:"leftovers,omitempty"`
@@ -79,14 +80,17 @@ func (a *Agent) Status(ctx context.Context) Status {
 	if r == nil {
 		return s
 	}
-	s.Blocks = r.blocks(ctx)
+	blocks, err := r.blocks(ctx)
+	if s.Blocks = blocks; err != nil {
+		s.Problems = append(s.Problems, "which addresses are held is not known: "+oneLine(err))
+	}
 	if err := r.collector.Status().Err; err != nil && s.Problem == "" {
 		s.Problem = oneLine(err)
 	}
 	if r.policing != nil {
 		untold, err := r.policing.untold()
 		if err != nil {
-			r.log.WarnContext(ctx, "which pods are closed is not known", "err", err)
+			untold = append(untold, "which pods are closed is not known: "+oneLine(err))
 		}
 		s.Problems = slices.Concat(s.Problems, r.policing.problems(), untold)
 	}
