@@ -180,7 +180,7 @@ func startAgent(t testing.TB, n *testnet.Node, cfg bgp.Config) *agent {
 	t.Cleanup(func() {
 		a.kill(t)
 		if bytes.Contains(said.Bytes(), []byte("WARNING: DATA RACE")) {
-			os.Stderr.Write(said.Bytes()) // as it is: CI tells whose race it is
+			os.Stderr.Write(said.Bytes()) // as it is, for CI to find
 		}
 		if t.Failed() {
 			t.Logf("the agent of %s, last: %sits log:\n%s", n.Name, a.last, said)

@@ -47,7 +47,7 @@ const port = 1790
 // row is some Speakers of one process on its loopback link: number i, from 1, is at 127.0.0.i and has 10.244.i.0/24 and
 // fd00:244:0:i::/64 behind 192.0.2.i and 2001:db8::i. There is no graceful restart among them, which is for processes to try:
 // GoBGP v4.8 marks paths as stale without a lock while it lists them (Path.MarkStale in internal/pkg/table/path.go), and the race
-// detector sees it. The mark is then in the next list.
+// detector sees it unless, as by make race, it is not told of that package. The mark is then in the next list.
 type row []*bgp.Speaker
 
 // newRow runs n Speakers until the test ends. They have no peers yet: what the engine has only once for the process is not to

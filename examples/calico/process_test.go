@@ -104,7 +104,7 @@ func (p *process) kill(t testing.TB) {
 		_ = p.cmd.Wait() // which says that it was killed
 		p.cmd = nil
 		if said := p.log.String(); strings.Contains(said, "WARNING: DATA RACE") {
-			fmt.Fprint(os.Stderr, said) // as it is: CI tells whose race it is
+			fmt.Fprint(os.Stderr, said) // as it is, for CI to find
 		}
 	}
 }
