@@ -141,20 +141,15 @@ func (h *Hold) Publish(underlay Addrs, data Data) error {
 func (h *Hold) Observe(snapshot *Snapshot) {
 	h.change(func(s *holdState) {
 		back := s.last != nil && snapshot.Revision < s.last.Revision
-		seen := s.look(snapshot, h.cfg.Claim.Node)
-		switch {
-		case s.lease == nil:
-		case back:
-			s.doubted = true
-		case snapshot.Revision < s.lease.Revision:
-		case seen == nil || seen.Prefixes != s.lease.Prefixes || !seen.sameAttributes(s.lease):
+		s.look(snapshot, h.cfg.Claim.Node)
+		if s.lease != nil && (back || s.disagrees()) {
 			s.doubted = true
 		}
 	})
 }
 
-// look returns the node's lease in the snapshot, and remembers it: one change among thousands is another node's, as a rule.
-func (s *holdState) look(snapshot *Snapshot, node string) *Lease {
+// look remembers the node's lease in the snapshot: one change among thousands is another node's, as a rule.
+func (s *holdState) look(snapshot *Snapshot, node string) {
 	own := func(l *Lease) bool { return l.Node == node }
 	if s.last == nil {
 		s.own = snapshot.Lease(node)
@@ -162,7 +157,14 @@ func (s *holdState) look(snapshot *Snapshot, node string) *Lease {
 		s.own = snapshot.Lease(node)
 	}
 	s.last = snapshot
-	return s.own
+}
+
+// disagrees reports whether the last snapshot shows our lease missing or changed, and is not from before it.
+func (s *holdState) disagrees() bool {
+	if s.last == nil || s.last.Revision < s.lease.Revision {
+		return false
+	}
+	return s.own == nil || s.own.Prefixes != s.lease.Prefixes || !s.own.sameAttributes(s.lease)
 }
 
 // Release gives the lease back and ends Run. It waits for a Store that is down, as long as ctx lets it. Without a lease it
@@ -319,10 +321,10 @@ func (h *Hold) renew(ctx context.Context, s holdState) error {
 		return err
 	}
 	h.change(func(now *holdState) {
-		if s.doubted {
-			now.doubted, now.checked = false, time.Now()
-		}
 		now.lease = lease
+		if s.doubted { // the answer may be from before a snapshot that came meanwhile
+			now.doubted, now.checked = now.last != s.last && now.disagrees(), time.Now()
+		}
 		now.scheduleRenewal()
 		if !lease.sameAttributes(s.lease) {
 			// Somebody else wrote to our lease. What the Store made of what we published last would be the same.
@@ -354,7 +356,7 @@ func (h *Hold) claim(ctx context.Context, c Claim, version int) error {
 	h.change(func(s *holdState) {
 		s.lease, s.published = lease, version
 		s.want.Prefer = lease.Prefixes
-		s.doubted, s.checked = false, time.Now()
+		s.doubted, s.checked = s.disagrees(), time.Now() // a snapshot may have come before the answer did
 		s.scheduleRenewal()
 	})
 	h.logger().Info("subnet leased", "subnet", lease.Prefixes, "node", lease.Node)

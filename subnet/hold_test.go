@@ -455,6 +455,58 @@ func TestHoldIgnoresOldSnapshots(t *testing.T) {
 	})
 }
 
+// overtaken answers when somebody else has heard of what came after what it was asked.
+type overtaken struct {
+	*memory.Store
+	after func(*subnet.Lease) // before the next answer; nil: nothing
+}
+
+func (s *overtaken) answer(l *subnet.Lease, err error) (*subnet.Lease, error) {
+	if after := s.after; after != nil && err == nil {
+		s.after = nil
+		after(l)
+	}
+	return l, err
+}
+
+func (s *overtaken) Acquire(ctx context.Context, c subnet.Claim) (*subnet.Lease, error) {
+	return s.answer(s.Store.Acquire(ctx, c))
+}
+
+func (s *overtaken) Renew(ctx context.Context, l *subnet.Lease) (*subnet.Lease, error) {
+	return s.answer(s.Store.Renew(ctx, l))
+}
+
+// TestHoldHearsBeforeItsAnswer: a snapshot that says that the lease is another's may come before the Store's answer to what it was asked
+// before that. It counts all the same.
+func TestHoldHearsBeforeItsAnswer(t *testing.T) {
+	for _, asked := range []string{"claim", "renewal"} {
+		t.Run(asked, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &overtaken{Store: memory.New(network(t, small))}
+				h := held(t, store, subnet.Claim{Node: "a"})
+				lease, doubtful := h.Lease(), present(t, store)
+				if asked == "claim" {
+					require.NoError(t, store.Release(t.Context(), lease))
+					doubtful = present(t, store)
+				} else {
+					doubtful.Leases = nil
+				}
+				store.after = func(l *subnet.Lease) {
+					require.NoError(t, store.Release(t.Context(), l))
+					_, err := store.Store.Acquire(t.Context(), subnet.Claim{Node: "b", Prefer: l.Prefixes, Exact: true})
+					require.NoError(t, err)
+					h.Observe(present(t, store))
+				}
+				stop := run(t, h)
+				h.Observe(doubtful)
+				time.Sleep(time.Minute) // long before it is due for renewal
+				require.ErrorIs(t, stop(), subnet.ErrLeaseLost)
+			})
+		})
+	}
+}
+
 // TestHoldSeesLostStore: a Store that lost its data counts its revisions anew. The lease is claimed again, as it was.
 func TestHoldSeesLostStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
