@@ -140,12 +140,14 @@ func TestLostAddress(t *testing.T) {
 
 	blocks, err := file.New(filepath.Join(w.dir, "blocks"))
 	require.NoError(t, err)
-	_, err = block.Free(t.Context(), blocks, one.Name)
-	require.NoError(t, err)
 	c, err := block.New(block.Config{Store: blocks, Node: two.Name, Pools: []block.Pool{{Prefix: pool.Prefix}}})
 	require.NoError(t, err)
-	_, err = c.Claim(t.Context(), mine.Addr())
-	require.NoError(t, err)
+	eventually(t, func() error {
+		_, err := block.Free(t.Context(), blocks, one.Name)
+		require.NoError(t, err)
+		_, err = c.Claim(t.Context(), mine.Addr()) // which its node may have seen lost, and have again, in this moment
+		return err
+	})
 	s := waitFor(t, agents[0], "what it lacks", func(s calico.Status) bool { return s.Problem != "" && len(s.Routes) == 2 })
 	assert.Contains(t, s.Problem, "address of the vxlan link")
 	assert.Empty(t, s.Blocks)
