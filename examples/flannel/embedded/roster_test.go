@@ -81,6 +81,8 @@ func TestRosterOutage(t *testing.T) {
 			time.Sleep(3 * time.Second) // for longer than a TTL
 			server = startMember(t, cfg)
 			step++
+		case step == 0 && is(nodes, "rests", false): // it was a while until the watch began
+			require.NoError(t, s.Join(t.Context(), roster.Node{Name: "rests"}, 2*time.Second))
 		case step == 1 && is(nodes, "runs", true) && is(nodes, "rests", false):
 			step++
 		}
