@@ -258,5 +258,5 @@ func TestManyBlocksReachTheKernel(t *testing.T) {
 		require.Eventually(t, func() bool { return count() == before+len(blocks) }, patience, 10*time.Millisecond)
 		watch.RequireBack(t)
 	}
-	assert.Len(t, one.ask(t, nil).Paths, n/2)
+	one.wait(t, "what is left", func(a answer) bool { return len(a.Paths) == n/2 })
 }
