@@ -3,6 +3,7 @@ package flannel
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -101,6 +102,9 @@ func (k *kubelet) open(port nat.HostPort) bool {
 func (k *kubelet) pods() (names []string) {
 	k.t.Helper()
 	links, err := k.kernel.LinkList()
+	for errors.Is(err, netlink.ErrDumpInterrupted) { // the daemon deletes some just now
+		links, err = k.kernel.LinkList()
+	}
 	require.NoError(k.t, err)
 	for _, l := range links {
 		if l.Type() == "veth" && strings.Contains(l.Attrs().Alias, "cbr0") {
