@@ -21,6 +21,7 @@ import (
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/examples/flannel/embedded"
+	"github.com/podweft/podweft/examples/internal/loopback"
 	"github.com/podweft/podweft/subnet/etcd"
 	"github.com/podweft/podweft/testnet"
 	"github.com/podweft/podweft/vxlan"
@@ -92,8 +93,8 @@ func startEtcdProcess(b *testing.B) (url string) {
 	dir, err := os.MkdirTemp("/dev/shm", "podweft-bench-")
 	require.NoError(b, err)
 	b.Cleanup(func() { _ = os.RemoveAll(dir) })
-	url = freeURL(b)
-	peers := freeURL(b)
+	url = loopback.FreeURL(b)
+	peers := loopback.FreeURL(b)
 	cmd := exec.Command("etcd", "--data-dir", dir, "--listen-client-urls", url, "--advertise-client-urls", url,
 		"--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", "default="+peers)
 	if cmd.Err != nil {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/examples/flannel/embedded"
+	"github.com/podweft/podweft/examples/internal/loopback"
 	"github.com/podweft/podweft/subnet"
 	"github.com/podweft/podweft/subnet/etcd"
 	"github.com/podweft/podweft/testnet"
@@ -55,9 +56,9 @@ func newStage(t testing.TB, members int) *stage {
 	s := &stage{t: t, whole: t, running: make([]*exec.Cmd, members)}
 	var urls, cluster []string
 	for i := range members {
-		cfg := embedded.Config{Name: fmt.Sprint("m", i), Dir: t.TempDir(), Client: freeURL(t)}
+		cfg := embedded.Config{Name: fmt.Sprint("m", i), Dir: t.TempDir(), Client: loopback.FreeURL(t)}
 		if members > 1 {
-			cfg.Peer = freeURL(t)
+			cfg.Peer = loopback.FreeURL(t)
 			cluster = append(cluster, cfg.Name+"="+cfg.Peer)
 		}
 		s.servers = append(s.servers, cfg)
@@ -270,7 +271,7 @@ func TestFaults(t *testing.T) {
 		s.until(expect(gone, mac(2)), nil)
 		usual := s.servers[0]
 		s.stop(0)
-		s.servers[0].Client = freeURL(s.t) // where nobody but us finds it
+		s.servers[0].Client = loopback.FreeURL(s.t) // where nobody but us finds it
 		s.serve(0)
 		s.remove(gone.Key)
 		s.ask(s.servers[0].Client, "/v3/kv/compaction", map[string]any{"revision": s.revision()}, &struct{}{})

@@ -28,6 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podweft/podweft/examples/flannel/embedded"
+	"github.com/podweft/podweft/examples/internal/loopback"
 	"github.com/podweft/podweft/node"
 	"github.com/podweft/podweft/subnet"
 	"github.com/podweft/podweft/subnet/etcd"
@@ -77,7 +78,7 @@ const (
 // startEtcd serves a network's configuration at the URL that it returns, beside a Store for the test itself.
 func startEtcd(t testing.TB, conf string) (url string, store *etcd.Store) {
 	t.Helper()
-	url = freeURL(t)
+	url = loopback.FreeURL(t)
 	s, err := embedded.Start(t.Context(), embedded.Config{Dir: t.TempDir(), Client: url})
 	require.NoError(t, err)
 	t.Cleanup(s.Stop)
@@ -101,14 +102,6 @@ func serving(t testing.TB, url string) {
 		}
 		require.True(t, time.Now().Before(deadline), "etcd does not serve at %s: %v", url, err)
 	}
-}
-
-func freeURL(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return "http://" + l.Addr().String()
 }
 
 // configure puts net-conf.json as an operator does, here over etcd's HTTP gateway.
@@ -136,7 +129,7 @@ type agent struct {
 
 func newAgent(t testing.TB, n *testnet.Node, name, endpoints string, more ...string) *agent {
 	t.Helper()
-	a := &agent{t: t, program: os.Args[0], node: n, dir: t.TempDir(), url: freeURL(t)}
+	a := &agent{t: t, program: os.Args[0], node: n, dir: t.TempDir(), url: loopback.FreeURL(t)}
 	_, port, err := net.SplitHostPort(strings.TrimPrefix(a.url, "http://"))
 	require.NoError(t, err)
 	a.args = append([]string{
@@ -557,7 +550,7 @@ func TestRefusals(t *testing.T) {
 		{"CA", []string{"--etcd-cafile=/none"}, 2, "--etcd-cafile: open /none: no such file"},
 		{"no certificate", []string{"--etcd-cafile=/dev/null"}, 2, "has no certificate in it"},
 		{"certificate", []string{"--etcd-certfile=/none"}, 2, "--etcd-certfile, --etcd-keyfile: open /none: no such file"},
-		{"store away", at(freeURL(t), "--store-wait=100ms"), 1, "has not told the network within 100ms"},
+		{"store away", at(loopback.FreeURL(t), "--store-wait=100ms"), 1, "has not told the network within 100ms"},
 		{"no network", at(none, "--store-wait=100ms", "--etcd-prefix=/elsewhere"), 1, "no network configured: etcd has nothing at /elsewhere/config"},
 		{"backend", at(url), 1, "is not one that this daemon has"},
 		{"network", at(bad), 1, "SubnetLen"},
@@ -565,9 +558,9 @@ func TestRefusals(t *testing.T) {
 		{"network namespace", at(good, "--netns=/none"), 1, "/none"},
 		{"health port taken", at(good, "--healthz-ip=127.0.0.1", "--healthz-port="+taken), 1, "health endpoints: listen tcp 127.0.0.1:" + taken},
 		{"embedded at no URL", []string{"--etcd-listen=localhost:2379"}, 2, "is not a URL"},
-		{"embedded data", []string{"--etcd-listen=" + freeURL(t), "--etcd-data=/dev/null/none"}, 1, "embedded etcd: "},
+		{"embedded data", []string{"--etcd-listen=" + loopback.FreeURL(t), "--etcd-data=/dev/null/none"}, 1, "embedded etcd: "},
 		{"embedded where somebody is", []string{"--etcd-listen=" + good, "--etcd-data=" + t.TempDir()}, 1, "address already in use"},
-		{"embedded alone among others", []string{"--etcd-listen=" + freeURL(t), "--etcd-data=" + t.TempDir(), "--etcd-cluster=b=http://127.0.0.1:1"}, 1, "has no member a"},
+		{"embedded alone among others", []string{"--etcd-listen=" + loopback.FreeURL(t), "--etcd-data=" + t.TempDir(), "--etcd-cluster=b=http://127.0.0.1:1"}, 1, "has no member a"},
 		{"etcd nowhere", []string{"etcd"}, 1, "--etcd-listen: is missing"},
 		{"no plugin", []string{"--cni-plugin=/none", "install"}, 1, "install the CNI plugin: open /none: no such file"},
 		{"docker before the daemon", []string{"docker-opts"}, 1, "the daemon has not written the node's subnet yet"},
@@ -638,7 +631,7 @@ func TestUnprivileged(t *testing.T) {
 // startEtcdInside is startEtcd for those who are in the node's network namespace.
 func startEtcdInside(t *testing.T, n *testnet.Node) (url string) {
 	t.Helper()
-	cfg := embedded.Config{Dir: t.TempDir(), Client: freeURL(t)}
+	cfg := embedded.Config{Dir: t.TempDir(), Client: loopback.FreeURL(t)}
 	s, err := embedded.Start(t.Context(), cfg)
 	require.NoError(t, err)
 	configure(t, cfg.Client, vxlanConf)
@@ -657,14 +650,14 @@ func startEtcdInside(t *testing.T, n *testnet.Node) (url string) {
 
 // TestUserOfNoEtcd: where a user is to be checked, and nobody there to do it, that is what the daemon says.
 func TestUserOfNoEtcd(t *testing.T) {
-	cfg := etcd.Config{Endpoints: []string{freeURL(t)}, Username: "flannel", Password: "secret", Timeout: 50 * time.Millisecond}
+	cfg := etcd.Config{Endpoints: []string{loopback.FreeURL(t)}, Username: "flannel", Password: "secret", Timeout: 50 * time.Millisecond}
 	_, err := openStore(t.Context(), cfg, 50*time.Millisecond)
 	assert.ErrorContains(t, err, "etcd has not checked the user flannel within 50ms: ")
 }
 
 // TestCutShort: a start that its caller ends is no failure, whatever it waited for then.
 func TestCutShort(t *testing.T) {
-	o, _, err := ParseOptions([]string{"--cni-state-dir=", "--etcd-endpoints=" + freeURL(t)}, func(string) string { return "" }, io.Discard)
+	o, _, err := ParseOptions([]string{"--cni-state-dir=", "--etcd-endpoints=" + loopback.FreeURL(t)}, func(string) string { return "" }, io.Discard)
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/podweft/podweft/examples/internal/certs"
+	"github.com/podweft/podweft/examples/internal/loopback"
 	"github.com/podweft/podweft/subnet/etcd"
 	"github.com/podweft/podweft/testnet"
 )
@@ -22,7 +23,7 @@ import (
 func TestTLS(t *testing.T) {
 	ca := certs.NewCA(t)
 	cert, key := ca.Issue(t, "server")
-	url := strings.Replace(freeURL(t), "http:", "https:", 1)
+	url := strings.Replace(loopback.FreeURL(t), "http:", "https:", 1)
 	f := testnet.NewFabric(t, testnet.FabricConfig{Nodes: 2, Outside: true})
 	a := newAgent(t, f.Nodes[0], "a", "", "--etcd-listen", url, "--etcd-data", t.TempDir(),
 		"--etcd-listen-cafile", ca.File, "--etcd-listen-certfile", cert, "--etcd-listen-keyfile", key)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/examples/flannel/embedded"
+	"github.com/podweft/podweft/examples/internal/loopback"
 	"github.com/podweft/podweft/ipam/block"
 	"github.com/podweft/podweft/ipam/block/blocktest"
 	"github.com/podweft/podweft/ipam/block/etcd"
@@ -49,7 +50,7 @@ func TestBlockStore(t *testing.T) {
 
 // TestBlocksOutage: etcd goes away and comes back. What was claimed stays, and the watch tells that it may have changed.
 func TestBlocksOutage(t *testing.T) {
-	cfg := embedded.Config{Dir: t.TempDir(), Client: freeURL(t)}
+	cfg := embedded.Config{Dir: t.TempDir(), Client: loopback.FreeURL(t)}
 	server := startMember(t, cfg)
 	operator(t, cfg.Client)
 	s := blockStore(t, cfg.Client, "/outage")

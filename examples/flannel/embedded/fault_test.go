@@ -15,6 +15,7 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/podweft/podweft/examples/flannel/embedded"
+	"github.com/podweft/podweft/examples/internal/loopback"
 	"github.com/podweft/podweft/subnet"
 	"github.com/podweft/podweft/subnet/etcd"
 )
@@ -81,7 +82,7 @@ const sixteen = `{"Network":"10.244.0.0/16"}`
 
 // TestOutage: etcd is killed and comes back; what was claimed stays, and the watch goes on.
 func TestOutage(t *testing.T) {
-	cfg := embedded.Config{Dir: t.TempDir(), Client: freeURL(t)}
+	cfg := embedded.Config{Dir: t.TempDir(), Client: loopback.FreeURL(t)}
 	server := startMember(t, cfg)
 	p := place{server: cfg.Client, prefix: "/outage", operator: operator(t, cfg.Client)}
 	p.configure(t, parse(t, sixteen))
@@ -111,7 +112,7 @@ func TestOutage(t *testing.T) {
 // TestDataLost: etcd comes back without its data. The node claims the subnet that it has, and the watch shows what is there now,
 // not what it knew.
 func TestDataLost(t *testing.T) {
-	cfg := embedded.Config{Dir: t.TempDir(), Client: freeURL(t)}
+	cfg := embedded.Config{Dir: t.TempDir(), Client: loopback.FreeURL(t)}
 	server := startMember(t, cfg)
 	p := place{server: cfg.Client, prefix: "/lost", operator: operator(t, cfg.Client)}
 	p.configure(t, parse(t, sixteen))
@@ -150,7 +151,7 @@ func TestLeaderLost(t *testing.T) {
 	cluster := ""
 	var endpoints []string
 	for i := range members {
-		members[i] = embedded.Config{Name: fmt.Sprint("m", i), Dir: t.TempDir(), Client: freeURL(t), Peer: freeURL(t)}
+		members[i] = embedded.Config{Name: fmt.Sprint("m", i), Dir: t.TempDir(), Client: loopback.FreeURL(t), Peer: loopback.FreeURL(t)}
 		cluster += fmt.Sprintf(",%s=%s", members[i].Name, members[i].Peer)
 		endpoints = append(endpoints, members[i].Client)
 	}
@@ -196,7 +197,7 @@ func TestLeaderLost(t *testing.T) {
 // TestStop: a server that is stopped does not wait until its clients end their watches, and a client goes on with the watch that it has
 // when the server is back.
 func TestStop(t *testing.T) {
-	cfg := embedded.Config{Dir: t.TempDir(), Client: freeURL(t)}
+	cfg := embedded.Config{Dir: t.TempDir(), Client: loopback.FreeURL(t)}
 	server, err := embedded.Start(t.Context(), cfg)
 	require.NoError(t, err)
 	p := place{server: cfg.Client, prefix: "/stop", operator: operator(t, cfg.Client)}

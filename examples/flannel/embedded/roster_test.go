@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/podweft/podweft/examples/flannel/embedded"
+	"github.com/podweft/podweft/examples/internal/loopback"
 	"github.com/podweft/podweft/roster"
 	"github.com/podweft/podweft/roster/etcd"
 	"github.com/podweft/podweft/roster/rostertest"
@@ -51,7 +52,7 @@ func TestRosterStore(t *testing.T) {
 // TestRosterOutage: etcd is away for longer than nodes live without being heard of. All are known when it is back, and those whose
 // agents run are alive.
 func TestRosterOutage(t *testing.T) {
-	cfg := embedded.Config{Dir: t.TempDir(), Client: freeURL(t)}
+	cfg := embedded.Config{Dir: t.TempDir(), Client: loopback.FreeURL(t)}
 	server := startMember(t, cfg)
 	operator(t, cfg.Client)
 	s := rosterStore(t, cfg.Client, "/outage")

@@ -19,16 +19,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/podweft/podweft/examples/flannel/embedded"
+	"github.com/podweft/podweft/examples/internal/loopback"
 )
-
-// freeURL is a URL on the loopback that nobody listens at just now.
-func freeURL(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return "http://" + l.Addr().String()
-}
 
 // memberEnv, in a child process, is the configuration of the embedded server that the child is to be. In a process of its own
 // it can be killed, and its goroutines are not counted as the Store's.
@@ -52,7 +44,7 @@ func TestMain(m *testing.M) {
 
 func startEmbedded(t testing.TB) string {
 	t.Helper()
-	return startMember(t, embedded.Config{Dir: t.TempDir(), Client: freeURL(t)}).url
+	return startMember(t, embedded.Config{Dir: t.TempDir(), Client: loopback.FreeURL(t)}).url
 }
 
 // startMember starts an embedded server in a process of its own. It does not wait for it.
@@ -75,7 +67,7 @@ func startDebian(t testing.TB) string {
 		}
 		t.Skip("there is no etcd on this machine: apt install etcd-server")
 	}
-	return startBinary(t, binary, t.TempDir(), freeURL(t)).url
+	return startBinary(t, binary, t.TempDir(), loopback.FreeURL(t)).url
 }
 
 // process is an etcd in a process of its own.
@@ -86,7 +78,7 @@ type process struct {
 
 func startBinary(t testing.TB, binary, dir, url string) *process {
 	t.Helper()
-	peer := freeURL(t)
+	peer := loopback.FreeURL(t)
 	cmd := exec.Command(binary, "--data-dir", dir, "--listen-client-urls", url, "--advertise-client-urls", url,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer)
 	p := startProcess(t, cmd, url)

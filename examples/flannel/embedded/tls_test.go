@@ -17,6 +17,7 @@ import (
 	"github.com/podweft/podweft"
 	"github.com/podweft/podweft/examples/flannel/embedded"
 	"github.com/podweft/podweft/examples/internal/certs"
+	"github.com/podweft/podweft/examples/internal/loopback"
 	"github.com/podweft/podweft/subnet/etcd"
 )
 
@@ -49,7 +50,7 @@ func TestTLS(t *testing.T) {
 	for i := range members {
 		name := fmt.Sprint("m", i)
 		members[i] = embedded.Config{
-			Name: name, Dir: t.TempDir(), Client: secure(freeURL(t)), Peer: secure(freeURL(t)),
+			Name: name, Dir: t.TempDir(), Client: secure(loopback.FreeURL(t)), Peer: secure(loopback.FreeURL(t)),
 			ClientTLS: issue(t, ca, name), PeerTLS: issue(t, peers, name),
 		}
 		urls, cluster = append(urls, members[i].Client), append(cluster, name+"="+members[i].Peer)
@@ -118,7 +119,7 @@ func TestTLS(t *testing.T) {
 func TestTLSForAnybody(t *testing.T) {
 	ca := certs.NewCA(t)
 	cert, key := ca.Issue(t, "server")
-	cfg := embedded.Config{Dir: t.TempDir(), Client: secure(freeURL(t)), ClientTLS: embedded.TLS{Cert: cert, Key: key}}
+	cfg := embedded.Config{Dir: t.TempDir(), Client: secure(loopback.FreeURL(t)), ClientTLS: embedded.TLS{Cert: cert, Key: key}}
 	s, err := embedded.Start(t.Context(), cfg)
 	require.NoError(t, err)
 	defer s.Stop()

@@ -9,6 +9,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/podweft/podweft/examples/flannel/embedded"
+	"github.com/podweft/podweft/examples/internal/loopback"
 	"github.com/podweft/podweft/subnet"
 	"github.com/podweft/podweft/subnet/etcd"
 )
@@ -16,7 +17,7 @@ import (
 // TestUser: an etcd that wants names and passwords serves who has them, with no more rights than to what stands below the prefix; also
 // when it has started anew, and has forgotten who was let in.
 func TestUser(t *testing.T) {
-	cfg := embedded.Config{Dir: t.TempDir(), Client: freeURL(t)}
+	cfg := embedded.Config{Dir: t.TempDir(), Client: loopback.FreeURL(t)}
 	server := startMember(t, cfg)
 	p := place{server: cfg.Client, prefix: "/user", operator: operator(t, cfg.Client)}
 	p.configure(t, parse(t, sixteen))
