@@ -38,6 +38,13 @@ func TestPodman(t *testing.T) {
 	n.write(t, "containers.conf", fmt.Sprintf(containersConf, bin, conf))
 	n.write(t, "storage.conf", fmt.Sprintf("[storage]\ndriver = \"vfs\"\ngraphroot = \"%s/graph\"\nrunroot = \"/run/containers\"\n", n.dir))
 	n.start(t, "exec sleep infinity")
+	eventually(t, "the node's mounts", func(context.Context) error { // podman must not come between them
+		command, err := os.ReadFile("/proc/" + n.first(t) + "/cmdline")
+		if err == nil && !strings.HasPrefix(string(command), "sleep") {
+			err = fmt.Errorf("it runs %q still", command)
+		}
+		return err
+	})
 	podman := func(args ...string) (string, error) {
 		inside := []string{"-t", n.first(t), "-m", "-p", "env", "CONTAINERS_CONF=" + n.dir + "/containers.conf", "CONTAINERS_STORAGE_CONF=" + n.dir + "/storage.conf", "podman"}
 		out, err := n.Command(t.Context(), "nsenter", append(inside, args...)...).CombinedOutput()
