@@ -185,7 +185,7 @@ func pings(t *testing.T, from *testnet.Node, to netip.Addr) (stop func() (sent, 
 			case <-tick.C:
 			}
 			all.Go(func() {
-				echo, end := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+				echo, end := context.WithTimeout(context.WithoutCancel(ctx), patience) // a loaded machine is late: lost is what never comes
 				defer end()
 				_, err := p.Ping(echo, to)
 				mu.Lock()
