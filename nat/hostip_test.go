@@ -107,7 +107,8 @@ func TestHostIP(t *testing.T) {
 			}
 		}
 		for _, network := range []string{"tcp", "udp"} {
-			assert.Equal(t, "no answer", ask(t, b.outside, network, netip.AddrPortFrom(another, 9001)), "the other address has no such port")
+			to := netip.AddrPortFrom(another, 9001)
+			assert.Equal(t, "no answer", ask(t, silence, b.outside, network, to), "the other address has no such port")
 		}
 	}
 }

@@ -63,13 +63,13 @@ func TestKeepSource(t *testing.T) {
 		} {
 			t.Run(test.name, func(t *testing.T) {
 				t.Parallel() // who waits for no answer waits for two seconds
-				assert.Equal(t, test.keeping, ask(t, test.from, "tcp", netip.AddrPortFrom(test.to, 8000)))
-				assert.Equal(t, test.another, ask(t, test.from, "tcp", netip.AddrPortFrom(test.to, 8001)))
+				assert.Equal(t, test.keeping, ask(t, waitFor(test.keeping), test.from, "tcp", netip.AddrPortFrom(test.to, 8000)))
+				assert.Equal(t, test.another, ask(t, waitFor(test.another), test.from, "tcp", netip.AddrPortFrom(test.to, 8001)))
 			})
 		}
 	})
 	for i, to := range b.node.Addrs() {
-		require.Equal(t, "no answer", ask(t, b.pods[0], "udp", netip.AddrPortFrom(to, 8002)))
+		require.Equal(t, "no answer", ask(t, silence, b.pods[0], "udp", netip.AddrPortFrom(to, 8002)))
 		assert.Equal(t, b.pods[0].Addrs()[i], door.came(t, "udp"), "what was sent arrived, and says who sent it")
 	}
 }

@@ -95,19 +95,30 @@ func (b *bridged) pod(t testing.TB, i int) *testnet.Node {
 	return pod
 }
 
+// silence is how long an answer is waited for that must not come.
+const silence = 2 * time.Second
+
+// waitFor is how long an answer is waited for.
+func waitFor(answer string) time.Duration {
+	if answer == "no answer" {
+		return silence
+	}
+	return patience
+}
+
 // ask says who answers there and from which address it was asked, or what went wrong.
-func ask(t testing.TB, from *testnet.Node, network string, to netip.AddrPort) string {
+func ask(t testing.TB, wait time.Duration, from *testnet.Node, network string, to netip.AddrPort) string {
 	t.Helper()
 	text := ""
 	require.NoError(t, from.Do(func() error {
-		d := net.Dialer{Timeout: 2 * time.Second}
+		d := net.Dialer{Timeout: wait}
 		c, err := d.DialContext(context.WithoutCancel(t.Context()), network, to.String())
 		if err != nil {
 			text = "no answer"
 			return nil
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(2 * time.Second))
+		c.SetDeadline(time.Now().Add(wait))
 		if network == "udp" {
 			c.Write([]byte("who?"))
 		}
@@ -167,14 +178,14 @@ func TestHostPorts(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			for _, network := range []string{"tcp", "udp"} {
-				assert.Equal(t, test.want, ask(t, test.from, network, netip.AddrPortFrom(test.to, test.port)), network)
+				assert.Equal(t, test.want, ask(t, waitFor(test.want), test.from, network, netip.AddrPortFrom(test.to, test.port)), network)
 			}
 		})
 	}
 	t.Run("one address", func(t *testing.T) {
-		assert.Equal(t, "pod1 "+outside4, ask(t, b.outside, "tcp", netip.AddrPortFrom(b.node.V4, 9000)))
-		assert.Equal(t, "no answer", ask(t, b.node, "tcp", netip.AddrPortFrom(gateway4, 9000)), "another address of the node")
-		assert.Equal(t, "no answer", ask(t, b.outside, "udp", netip.AddrPortFrom(b.node.V4, 9000)), "another protocol")
+		assert.Equal(t, "pod1 "+outside4, ask(t, patience, b.outside, "tcp", netip.AddrPortFrom(b.node.V4, 9000)))
+		assert.Equal(t, "no answer", ask(t, silence, b.node, "tcp", netip.AddrPortFrom(gateway4, 9000)), "another address of the node")
+		assert.Equal(t, "no answer", ask(t, silence, b.outside, "udp", netip.AddrPortFrom(b.node.V4, 9000)), "another protocol")
 	})
 	t.Run("nobody else's loopback", func(t *testing.T) {
 		var l net.Listener
@@ -190,7 +201,7 @@ func TestHostPorts(t *testing.T) {
 			route(t, h, "127.0.0.0/8", gateway4)
 		})
 		require.NoError(t, b.pods[0].Do(func() error { return set("net/ipv4/conf/all/route_localnet=1") }))
-		assert.Equal(t, "no answer", ask(t, b.pods[0], "tcp", netip.MustParseAddrPort("127.0.0.1:8099")))
+		assert.Equal(t, "no answer", ask(t, silence, b.pods[0], "tcp", netip.MustParseAddrPort("127.0.0.1:8099")))
 	})
 }
 
@@ -255,7 +266,7 @@ func TestOneOfTwoPlacesIsClosed(t *testing.T) {
 			missing, err := b.ports.Missing(t.Context(), []nat.HostPort{one, all})
 			require.NoError(t, err)
 			assert.Equal(t, []nat.HostPort{closed}, missing)
-			assert.NotEqual(t, "no answer", ask(t, b.pods[0], "tcp", netip.AddrPortFrom(to, 8000)))
+			assert.NotEqual(t, "no answer", ask(t, patience, b.pods[0], "tcp", netip.AddrPortFrom(to, 8000)))
 		}
 		require.NoError(t, b.ports.Remove(t.Context(), []nat.HostPort{one, all}))
 	}
@@ -303,7 +314,7 @@ func TestNearOfOtherLengths(t *testing.T) {
 		require.NoError(t, err)
 		assert.Empty(t, missing, near)
 		for _, to := range []netip.Addr{b.node.V4, b.node.V6} {
-			assert.NotEqual(t, "no answer", ask(t, b.pods[1], "tcp", netip.AddrPortFrom(to, uint16(8000+i))), "%v: a pod is near", near)
+			assert.NotEqual(t, "no answer", ask(t, patience, b.pods[1], "tcp", netip.AddrPortFrom(to, uint16(8000+i))), "%v: a pod is near", near)
 		}
 	}
 	err := b.ports.Add(t.Context(), both(8000, b.pods[1]), prefixes("10.0.0.0/8")...)
@@ -390,7 +401,7 @@ func TestPortsComeBack(t *testing.T) {
 	table := nft.Table{Family: nft.INet, Name: "podweft-hostports"}
 	change(t, someone(t, b.node), func(batch *nft.Batch) { batch.DeleteTable(table) })
 	require.Eventually(t, func() bool { return loop.Status().Drift > 0 }, patience, time.Millisecond)
-	assert.Equal(t, "pod0 "+outside4, ask(t, b.outside, "tcp", netip.AddrPortFrom(b.node.V4, 8000)))
+	assert.Equal(t, "pod0 "+outside4, ask(t, patience, b.outside, "tcp", netip.AddrPortFrom(b.node.V4, 8000)))
 }
 
 func TestPortSpecValidate(t *testing.T) {
