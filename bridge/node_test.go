@@ -170,12 +170,18 @@ func (h *host) ping(t testing.TB, to netip.Addr) {
 // lost the kernel sends another a second later, and the answer comes all the same.
 func (m *machine) pingBy(t testing.TB, link string, to netip.Addr) {
 	t.Helper()
+	m.echoBy(t, link, to, testnet.Echo{})
+}
+
+// echoBy is pingBy with a request that is not like all.
+func (m *machine) echoBy(t testing.TB, link string, to netip.Addr, e testnet.Echo) {
+	t.Helper()
 	frames, err := m.Capture(link)
 	require.NoError(t, err)
 	defer frames.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	_, err = m.Ping(ctx, to)
+	_, err = m.Echo(ctx, to, e)
 	require.NoError(t, err, "%s to %s", m.Name, to)
 	asked := map[netip.Addr]int{}
 	_, err = frames.Count(func(p testnet.Packet) bool {

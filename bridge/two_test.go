@@ -79,10 +79,7 @@ func TestTwoPortsOfAPod(t *testing.T) {
 				h.ping(t, first.Addresses[i].Addr())
 				h.ping(t, other.Addresses[i].Addr())
 				pod.ping(t, dual.Gateways[i].Addr())
-				ctx, cancel := shortly(t)
-				_, err := pod.Echo(ctx, s.bridge.Gateways[i].Addr(), testnet.Echo{From: other.Addresses[i].Addr()})
-				cancel()
-				require.NoError(t, err)
+				pod.echoBy(t, "net1", s.bridge.Gateways[i].Addr(), testnet.Echo{From: other.Addresses[i].Addr()})
 			}
 			require.NoError(t, h.pods.Check(t.Context(), dual, first))
 			require.NoError(t, net.Check(t.Context(), s.bridge, other))
