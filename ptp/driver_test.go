@@ -231,7 +231,8 @@ func TestLocalOfOneAddress(t *testing.T) {
 		for _, a := range p.Addresses {
 			h.ping(t, a)
 		}
-		loop.Set(ptp.Spec{Local: append(local[:1:1], single...)}) // another pass, as when a block was claimed
+		// Another pass, as when a block was claimed.
+		require.NoError(t, loop.Wait(t.Context(), loop.Set(ptp.Spec{Local: append(local[:1:1], single...)})))
 		sabotage.Settle(t, loop)
 		for _, a := range p.Addresses {
 			h.ping(t, a)
