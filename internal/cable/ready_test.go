@@ -4,12 +4,12 @@ import (
 	"context"
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/podweft/podweft/internal/nl"
+	"github.com/podweft/podweft/internal/sabotage"
 	"github.com/podweft/podweft/testnet"
 )
 
@@ -26,11 +26,11 @@ func TestNobodyWaitsForWhatIsGone(t *testing.T) {
 	defer cancel()
 
 	require.NoError(t, s.Reachable(ctx, eth0.Index, n.V6))
-	begun := time.Now()
+	watch := sabotage.Start(t, n)
 	require.ErrorIs(t, s.Reachable(ctx, eth0.Index, netip.MustParseAddr("fd00::1")), ErrMissing)
 	require.NoError(t, n.SetDown("eth0"))
 	_, err = s.Operational(ctx, "eth0")
 	require.ErrorIs(t, err, ErrMissing)
 	assert.ErrorContains(t, err, "await carrier of link eth0: is missing: the link was taken down")
-	assert.Less(t, time.Since(begun), patience/10)
+	assert.Less(t, watch.Stop(), patience/10)
 }
