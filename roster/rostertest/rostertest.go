@@ -236,12 +236,14 @@ func deathAndReturn(h *harness) {
 
 // longerLife changes the TTL of a node that is alive.
 func longerLife(h *harness) {
+	begun := time.Now()
 	h.join(h.store, node("a"), h.cfg.TTL)
 	before := h.one("a")
 	h.join(h.other, node("a"), long)
+	inTime := time.Since(begun) < h.cfg.TTL // else it may have died on a busy machine, and come back
 	h.join(h.store, node("b"), h.cfg.TTL)
 	h.until("death", "b", dead)
-	if after := h.one("a"); before.Alive && (!after.Alive || after.Rank != before.Rank) {
+	if after := h.one("a"); !after.Alive || inTime && after.Rank != before.Rank {
 		h.Fatalf("it died in spite of its longer life: %+v, then %+v", before, after)
 	}
 }
@@ -444,19 +446,23 @@ func watch(h *harness) {
 	until("a death", func(ns roster.Nodes) bool { return len(ns) == 2 && !ns[1].Alive })
 	h.join(h.store, node("b"), long)
 	until("a return", func(ns roster.Nodes) bool { return ns[1].Alive })
-	h.pause(quiet) // a hint may be on its way still
-	select {
-	case <-hints:
-	default:
-	}
-	for range 3 {
-		h.join(h.store, node("b"), long)
-		h.join(h.other, full("a"), long)
-	}
-	select {
-	case <-hints:
-		h.Fatal("the watch told of nodes that had joined again and said nothing new")
-	case <-time.After(quiet):
+	for tries := 5; ; tries-- { // on a busy machine a hint may be on its way for long; but those of each time would be new ones
+		h.pause(quiet)
+		select {
+		case <-hints:
+		default:
+		}
+		for range 3 {
+			h.join(h.store, node("b"), long)
+			h.join(h.other, full("a"), long)
+		}
+		h.pause(quiet)
+		if len(hints) == 0 {
+			break
+		}
+		if tries == 0 {
+			h.Fatal("the watch told of nodes that had joined again and said nothing new")
+		}
 	}
 	if err := h.store.Forget(h.Context(), "a"); err != nil {
 		h.Fatal(err)

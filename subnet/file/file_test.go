@@ -272,13 +272,17 @@ func TestMountedNetwork(t *testing.T) {
 func TestNotified(t *testing.T) {
 	s, dir := configured(t, large)
 	until := watch(t, open(t, dir))
-	begun := time.Now()
+	best := time.Hour // what a machine that has much else to do can make of it
 	for i := range 5 {
 		l, err := s.Acquire(t.Context(), subnet.Claim{Node: fmt.Sprint(i)})
 		require.NoError(t, err)
+		claimed := time.Now()
 		until("the lease", func(s *subnet.Snapshot) bool { return s.Lease(l.Node) != nil })
+		if i > 0 { // the first may come just before a look
+			best = min(best, time.Since(claimed))
+		}
 	}
-	assert.Less(t, time.Since(begun), 5*time.Second, "five looks would be eight seconds apart")
+	assert.Less(t, best, time.Second, "looks are two seconds apart")
 }
 
 // TestDamaged: a state that no Store has written is refused and left as it is, for a person to look at.
@@ -316,9 +320,9 @@ func TestDamaged(t *testing.T) {
 func TestReboot(t *testing.T) {
 	const ttl = 300 * time.Millisecond
 	s, dir := configured(t, large)
-	l, err := s.Acquire(t.Context(), subnet.Claim{Node: "a", TTL: ttl})
-	require.NoError(t, err)
 	forever, err := s.Acquire(t.Context(), subnet.Claim{Node: "b"})
+	require.NoError(t, err)
+	l, err := s.Acquire(t.Context(), subnet.Claim{Node: "a", TTL: ttl}) // the last: a claim after its end would remove it
 	require.NoError(t, err)
 
 	leases := filepath.Join(dir, "leases.json")

@@ -86,8 +86,8 @@ func TestKilledCollector(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	freed, ended := make(chan []block.Share, 10), make(chan error, 1)
 	go func() { ended <- agent(ctx, dir, "second", func(s []block.Share) { freed <- s }) }()
-	require.NoError(t, first.Process.Kill())
 	killed := time.Now()
+	require.NoError(t, first.Process.Kill())
 	require.EqualError(t, first.Wait(), "signal: killed")
 	select {
 	case shares := <-freed:
