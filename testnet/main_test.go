@@ -118,11 +118,13 @@ func waitProgram() {
 	exitOn(err)
 	exitOn(n.Command(context.Background(), "sleep", "600").Start())
 	fmt.Println("ready")
+	wait := 10 * time.Second // for who sends the first
 	for {
 		select {
 		case sig := <-signals:
 			fmt.Println("got", sig)
-		case <-time.After(200 * time.Millisecond):
+			wait = 200 * time.Millisecond
+		case <-time.After(wait):
 			if len(os.Args) > 1 && os.Args[1] == "for ever" {
 				continue
 			}
