@@ -27,28 +27,31 @@ import (
 )
 
 // connect opens a connection from the node.
-func (n *node) connect(network, to string) (c net.Conn, err error) {
+func (n *node) connect(network, to string, wait time.Duration) (c net.Conn, err error) {
 	err = n.ns.Do(func() (err error) {
-		c, err = net.DialTimeout(network, to, time.Second)
+		c, err = net.DialTimeout(network, to, wait)
 		return err
 	})
 	return c, err
 }
 
+// silence is how long an answer is waited for that must not come.
+const silence = time.Second
+
 // who says which pod answers at an address of the node, "" if none.
-func (n *node) who(to string) (string, error) {
-	c, err := n.connect("tcp", to)
+func (n *node) who(to string, wait time.Duration) (string, error) {
+	c, err := n.connect("tcp", to, wait)
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
-	return hear(c)
+	return hear(c, wait)
 }
 
 // hear says which pod answers.
-func hear(c net.Conn) (string, error) {
+func hear(c net.Conn, wait time.Duration) (string, error) {
 	buf := make([]byte, 100)
-	if err := c.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(wait)); err != nil {
 		return "", err
 	}
 	got, err := c.Read(buf)
@@ -128,16 +131,16 @@ func takeOverRules(t *testing.T, kind string) {
 			"cniVersion": "1.0.0", "name": "pods", "type": "portmap", "runtimeConfig": ports[name],
 		}))
 		for _, to := range at(name) {
-			require.Eventually(t, func() bool { who, _ := n.who(to); return who == name }, patience, 10*time.Millisecond, to)
+			require.Eventually(t, func() bool { who, _ := n.who(to, silence); return who == name }, patience, 10*time.Millisecond, to)
 		}
 	}
 	for _, to := range at("chained") {
-		c, err := n.connect("udp", to)
+		c, err := n.connect("udp", to, patience)
 		require.NoError(t, err)
 		t.Cleanup(func() { c.Close() })
 		_, err = c.Write([]byte("who?"))
 		require.NoError(t, err)
-		who, err := hear(c)
+		who, err := hear(c, patience)
 		require.NoError(t, err)
 		require.Equal(t, "chained", who)
 		flows = append(flows, c)
@@ -176,18 +179,18 @@ func takeOverRules(t *testing.T, kind string) {
 		n.add(t, heir, with(ours, map[string]any{"runtimeConfig": map[string]any{"ips": ips}}))
 		sabotage.Serve(t, heir)
 		for _, to := range at(name) {
-			_, err := n.who(to)
+			_, err := n.who(to, patience)
 			assert.ErrorIs(t, err, unix.ECONNREFUSED, to)
 		}
 	}
 	for _, c := range flows {
 		_, err := c.Write([]byte("who?"))
 		require.NoError(t, err)
-		_, err = hear(c)
+		_, err = hear(c, silence)
 		assert.True(t, errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, os.ErrDeadlineExceeded), "%s: %v", c.RemoteAddr(), err)
 	}
 	for _, to := range at("stays") {
-		who, err := n.who(to)
+		who, err := n.who(to, patience)
 		require.NoError(t, err)
 		assert.Equal(t, "stays", who)
 	}

@@ -95,10 +95,10 @@ func TestSNAT(t *testing.T) {
 			if r.Interfaces[0].Name != "cni0" { // routed
 				to = "192.0.2.1"
 			}
-			who, err := n.who(to + ":8080")
+			who, err := n.who(to+":8080", patience)
 			require.NoError(t, err)
 			assert.Equal(t, "pod", who)
-			if who, err = n.who("127.0.0.1:8080"); test.keeps {
+			if who, err = n.who("127.0.0.1:8080", map[bool]time.Duration{true: silence, false: patience}[test.keeps]); test.keeps {
 				assert.Error(t, err)
 			} else {
 				require.NoError(t, err)
