@@ -31,7 +31,7 @@ func watched(t *testing.T, c *nft.Conn, table nft.Table) *atomic.Int32 {
 
 func eventually(t *testing.T, calls *atomic.Int32, atLeast int32) {
 	t.Helper()
-	require.Eventually(t, func() bool { return calls.Load() >= atLeast }, 5*time.Second, 100*time.Microsecond)
+	require.Eventually(t, func() bool { return calls.Load() >= atLeast }, 20*time.Second, 100*time.Microsecond)
 }
 
 func TestWatch(t *testing.T) {
